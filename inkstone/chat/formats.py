@@ -1,0 +1,240 @@
+"""Turn one row of a known layout into messages, collecting every fault instead of stopping at the first.
+
+A layout is detected once per file from the fields of its rows: a list of turns (OpenAI `messages`, ShareGPT
+`conversations`) or an instruction and its answer (Alpaca). Faults are (field, what is wrong) pairs.
+"""
+
+import json
+from dataclasses import dataclass
+
+from inkstone.chat.messages import Message, Preference, Role
+from inkstone.chat.rows import Row
+
+Fault = tuple[str, str]
+Labelled = tuple[str, Message]
+
+_TURN_FIELDS = ("messages", "conversations", "conversation")
+_PROMPT_FIELDS = ("instruction", "prompt", "question", "query")
+_ANSWER_FIELDS = ("output", "response", "answer")
+_VERDICT_FIELDS = ("label", "kto_tag")
+_ROLE_NAMES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+EXPECTED_CHAT = (
+    '"messages" or "conversations" with a list of turns, or "instruction" and "output" '
+    f"(also {', '.join(_PROMPT_FIELDS[1:])} and {', '.join(_ANSWER_FIELDS[1:])})"
+)
+EXPECTED_PREFERENCE = '"chosen" and "rejected" beside "prompt", "instruction", "messages" or "conversations"'
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which fields hold the conversation: a list of `turns`, or a `prompt` with its `answer`."""
+
+    turns: str | None
+    prompt: str = ""
+    answer: str = ""
+
+
+def detect_chat(row: Row) -> Layout | None:
+    """The layout of a row with a conversation, or None."""
+    for field in _TURN_FIELDS:
+        if field in row:
+            return Layout(field)
+    prompt = next((field for field in _PROMPT_FIELDS if field in row), None)
+    answer = next((field for field in _ANSWER_FIELDS if field in row), None)
+    return Layout(None, prompt, answer) if prompt and answer else None
+
+
+def detect_preference(row: Row) -> Layout | None:
+    """The layout of a row with a prompt, a chosen and a rejected answer, or None."""
+    if not {"chosen", "rejected"} <= row.keys():
+        return None
+    for field in ("prompt", *_TURN_FIELDS):
+        if isinstance(row.get(field), list):
+            return Layout(field)
+    prompt = next((field for field in _PROMPT_FIELDS if field in row), None)
+    return Layout(None, prompt) if prompt else None
+
+
+def read_chat(row: Row, layout: Layout) -> tuple[list[Message], list[Fault]]:
+    """The conversation of a row; it is usable when there are no faults."""
+    faults: list[Fault] = []
+    for field in _VERDICT_FIELDS:
+        if isinstance(row.get(field), bool):
+            faults.append(
+                (field, "marks the answer as good or bad, so the row is not simply a conversation to imitate")
+            )
+    turns = _conversation(row, layout, faults)
+    if layout.answer:
+        turns.append((layout.answer, Message("assistant", _text(row.get(layout.answer), layout.answer, faults))))
+    if turns:
+        _check_order(turns, faults)
+        if turns[-1][1].role != "assistant":
+            faults.append((turns[-1][0], f"the last turn is the {turns[-1][1].role}'s, so there is no answer to learn"))
+    return [message for _, message in turns], faults
+
+
+def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
+    """The pair of a row; it is usable when there are no faults."""
+    faults: list[Fault] = []
+    turns = _conversation(row, layout, faults)
+    if turns:
+        _check_order(turns, faults)
+        if turns[-1][1].role == "assistant":
+            faults.append((turns[-1][0], "the prompt ends with an assistant turn, before the answers"))
+    chosen, rejected = (_answer(row.get(field), field, faults) for field in ("chosen", "rejected"))
+    if chosen and chosen.strip() == rejected.strip():
+        faults.append(("rejected", "is the same text as chosen"))
+    lang = row.get("lang")
+    return Preference(
+        [message for _, message in turns], chosen, rejected, lang if isinstance(lang, str) else None
+    ), faults
+
+
+def _conversation(row: Row, layout: Layout, faults: list[Fault]) -> list[Labelled]:
+    """System and turns as they stand in the row; for an instruction also its history, but not its answer."""
+    if layout.turns:
+        turns = _turns(row.get(layout.turns), layout.turns, faults)
+    else:
+        turns = _history(row.get("history"), faults)
+        request = [row.get(field) for field in (layout.prompt, "input")]
+        parts = [part for part in request if not (part is None or (isinstance(part, str) and not part.strip()))]
+        texts = [_text(part, layout.prompt, faults) for part in parts or [row.get(layout.prompt)]]
+        turns.append((layout.prompt, Message("user", "\n".join(texts))))
+    return _with_system(row, turns, faults)
+
+
+def _with_system(row: Row, turns: list[Labelled], faults: list[Fault]) -> list[Labelled]:
+    """Put the row's `system` (unless the turns bring one) and its `tools` into a first system turn."""
+    label, system = "system", ""
+    if turns and turns[0][1].role == "system":
+        (label, message), *turns = turns
+        system = message.content
+    elif row.get("system"):
+        system = _text(row["system"], "system", faults)
+    tools = row.get("tools")
+    described = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False) if tools else ""
+    if described.strip() not in ("", "[]"):
+        system = f"{system}\n\n{described}".strip()
+    return [(label, Message("system", system)), *turns] if system else turns
+
+
+def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
+    if not isinstance(value, list) or not value:
+        faults.append((field, "is missing" if value is None else "must be a list with at least one turn"))
+        return []
+    turns: list[Labelled] = []
+    readable = True
+    for number, turn in enumerate(value):
+        label = f"{field}[{number}]"
+        if not isinstance(turn, dict):
+            faults.append((label, "must be an object with a role and a content"))
+            readable = False
+            continue
+        name = turn.get("role", turn.get("from"))
+        role = _ROLE_NAMES.get(name) if isinstance(name, str) else None
+        if role is None:
+            faults.append((label, f"unknown role {json.dumps(name, ensure_ascii=False)}"))
+            readable = False
+            continue
+        turns.append((label, Message(role, _content(turn, label, faults), _loss_weight(turn, label, faults))))
+    return turns if readable else []  # the order of half a conversation says nothing
+
+
+def _content(turn: Row, label: str, faults: list[Fault]) -> str:
+    """The text of a turn: a string, or OpenAI's list of text parts."""
+    if turn.get("tool_calls"):
+        faults.append((f"{label}.tool_calls", "is not read: write the call as the turn's content"))
+        return ""
+    field = "content" if "content" in turn else "value"
+    value = turn.get(field)
+    if not isinstance(value, list):
+        return _text(value, f"{label}.{field}", faults)
+    texts = []
+    for number, part in enumerate(value):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or kind != "text":
+            faults.append((f"{label}.{field}[{number}]", f"only parts of type text are read, not {json.dumps(kind)}"))
+        else:
+            texts.append(_text(part.get("text", part.get("value")), f"{label}.{field}[{number}]", faults))
+    if not value:
+        faults.append((f"{label}.{field}", "is empty"))
+    return "".join(texts)
+
+
+def _loss_weight(turn: Row, label: str, faults: list[Fault]) -> float | None:
+    value = turn.get("loss_weight")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        faults.append((f"{label}.loss_weight", "must be a number of at least 0"))
+        return None
+    return float(value)
+
+
+def _history(value: object, faults: list[Fault]) -> list[Labelled]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        faults.append(("history", "must be a list of [question, answer] pairs"))
+        return []
+    turns: list[Labelled] = []
+    roles: tuple[Role, Role] = ("user", "assistant")
+    for number, pair in enumerate(value):
+        if not isinstance(pair, list) or len(pair) != 2:
+            faults.append((f"history[{number}]", "must be a [question, answer] pair"))
+            continue
+        for place, (role, text) in enumerate(zip(roles, pair, strict=True)):
+            label = f"history[{number}][{place}]"
+            turns.append((label, Message(role, _text(text, label, faults))))
+    return turns
+
+
+def _answer(value: object, field: str, faults: list[Fault]) -> str:
+    """A preferred or rejected answer: a string, one turn, or a list with one turn."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        return _content(value, field, faults)
+    return _text(value, field, faults)
+
+
+def _text(value: object, field: str, faults: list[Fault]) -> str:
+    if not isinstance(value, str):
+        faults.append((field, "is missing" if value is None else "must be a string"))
+        return ""
+    if not value.strip():
+        faults.append((field, "is empty"))
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        faults.append((field, f"has a lone surrogate at character {error.start}, which is not valid Unicode"))
+    return value
+
+
+def _check_order(turns: list[Labelled], faults: list[Fault]) -> None:
+    """System first, then the user, then answers and questions in turn; a tool speaks between two assistant turns."""
+    allowed = {"user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"assistant", "tool"}}
+    spoken = turns[1:] if turns[0][1].role == "system" else turns
+    if not spoken:
+        faults.append((turns[0][0], "is the only turn"))
+    before: Role | None = None
+    for label, message in spoken:
+        role = message.role
+        if role == "system":
+            faults.append((label, "a system turn may only stand first"))
+        elif before is None and role != "user":
+            faults.append((label, f"the conversation begins with the {role}, not with the user"))
+        elif before == role != "tool":
+            faults.append((label, f"two {role} turns in a row"))
+        elif before is not None and before != "system" and before not in allowed[role]:
+            faults.append((label, f"a {role} turn cannot follow a {before} turn"))
+        before = role

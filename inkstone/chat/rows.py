@@ -1,0 +1,77 @@
+"""Read rows of JSON from the files people have: a list (.json) or one object per line (.jsonl), plain, .gz or .zst.
+
+Which of the two is decided by the content, since many files named .json hold lines. A broken line is a fault of that
+row; a file that cannot be read at all is an `UnreadableFile`.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import zstandard
+
+Row = dict[str, object]
+SUFFIXES = (".json", ".jsonl")
+COMPRESSIONS = (".gz", ".zst")
+
+
+class UnreadableFile(Exception):
+    """The sentence says why the whole file cannot be used."""
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row | str]]:
+    """(row number from 1, the object, or a sentence on why this row is none). Blank lines are no rows.
+
+    Rows of .jsonl are numbered by line, rows of a list by their place.
+    """
+    content = _read_bytes(path)
+    if content.lstrip()[:1] == b"[":
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise UnreadableFile(f"is not valid JSON ({error})") from error
+        for number, value in enumerate(values, start=1):
+            yield number, value if isinstance(value, dict) else _not_an_object(value)
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield number, _parse_line(line)
+
+
+def _parse_line(line: bytes) -> Row | str:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 at byte {error.start}"
+    except ValueError as error:
+        return f"is not valid JSON ({error})"
+    return value if isinstance(value, dict) else _not_an_object(value)
+
+
+def _not_an_object(value: object) -> str:
+    return f"is {_KINDS.get(type(value), 'null')}, not an object"
+
+
+_KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+
+
+def _read_bytes(path: Path) -> bytes:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    if not suffixes or suffixes[-1] not in SUFFIXES:
+        raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with {' or '.join(COMPRESSIONS)})")
+    try:
+        if compression == ".gz":
+            with gzip.open(path, "rb") as packed:
+                content = packed.read()
+        elif compression == ".zst":
+            with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:
+                content = reader.readall()
+        else:
+            content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UnreadableFile("does not exist") from error
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise UnreadableFile(f"cannot be read ({error})") from error
+    return content.removeprefix(b"\xef\xbb\xbf")

@@ -1,0 +1,154 @@
+"""The verbs. Each one reads its arguments, calls a room or the pipeline, and shows the result."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
+)
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set pretrain.epochs=2; repeatable"),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="stop after this stage")] = None,
+) -> None:
+    """Run a recipe: every stage that is missing or stale, then the result. A killed run continues."""
+    from inkstone.cli.run import run_recipe
+
+    run_recipe(recipe, overrides or [], dry_run=dry_run, until=until)
+
+
+@app.command()
+def curate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run a recipe up to its curated corpus."""
+    run(recipe, overrides, dry_run, until="corpus")
+
+
+@app.command()
+def pretrain(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run a recipe up to its pretrained base model."""
+    run(recipe, overrides, dry_run, until="pretrain")
+
+
+@app.command()
+def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run a recipe up to its tuned chat model."""
+    run(recipe, overrides, dry_run, until="sft")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="e.g. runs/primer")]) -> None:
+    """Write a run's report.html again from what its stages left."""
+    from inkstone.report import render_report
+
+    typer.echo(render_report(run_dir))
+
+
+@app.command()
+def primer(
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory to write")],
+    size_mb: Annotated[float, typer.Option(help="size of the raw corpus in MB")] = 8.0,
+    seed: Annotated[int, typer.Option(help="of every random draw")] = 1,
+) -> None:
+    """Write the embedded primer: a dirty raw corpus, chats, preference pairs, a quiz and word problems."""
+    from inkstone.cli.progress import show_progress
+    from inkstone.primer import PrimerSettings, render_primer
+    from inkstone.storage import atomic_directory
+
+    with show_progress("primer") as progress, atomic_directory(output) as draft:
+        render_primer(PrimerSettings(size_mb=size_mb, seed=seed), draft, progress)
+    typer.echo(output)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model directory", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory for scores.json and one row per question")],
+    quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
+    problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
+    shots: Annotated[int, typer.Option(help="worked examples before each question")] = 5,
+) -> None:
+    """Score a model directory on a quiz, on word problems and on held-out text."""
+    from rich.console import Console
+
+    from inkstone.cli.progress import show_progress
+    from inkstone.errors import InputError
+    from inkstone.evaluate import EvaluateSettings, evaluate_directory, rich_table
+    from inkstone.storage import atomic_directory
+
+    if not (quiz or problems or tokens):
+        raise InputError("nothing to evaluate: give --quiz, --problems or --tokens")
+    with show_progress("evaluate") as progress, atomic_directory(output) as draft:
+        scores = evaluate_directory(
+            model, draft, EvaluateSettings(shots=shots), quiz, problems, tokens, progress=progress
+        )
+    Console().print(rich_table(scores))
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(help="chat model directory, e.g. runs/primer/sft", show_default=False)],
+    system: Annotated[str | None, typer.Option(help="system prompt")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest reply in tokens")] = 128,
+    seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
+) -> None:
+    """Talk to a chat model: streaming, multi-turn, Chinese or English."""
+    from inkstone.cli.chat import converse
+    from inkstone.generate import SamplingSettings
+
+    sampling = SamplingSettings(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    converse(model, system, sampling)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="tokenizer directory to write")],
+    vocab_size: Annotated[int, typer.Option(help="tokens in the whole vocabulary")] = 8192,
+    character_coverage: Annotated[float, typer.Option(help="share of characters with a token of their own")] = 0.9995,
+) -> None:
+    """Train a BPE tokenizer with byte fallback on a curated corpus."""
+    from inkstone.cli.progress import show_progress
+    from inkstone.storage import atomic_directory
+    from inkstone.tokenizer import TokenizerSettings, train_tokenizer
+
+    settings = TokenizerSettings(vocab_size=vocab_size, character_coverage=character_coverage)
+    with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
+        train_tokenizer(settings, corpus, draft, progress)
+    typer.echo(output)
+
+
+@tokenizer_app.command("encode")
+def tokenizer_encode(
+    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
+    tokenizer: Annotated[Path, typer.Argument(help="tokenizer directory", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory for the token shards")],
+) -> None:
+    """Encode a curated corpus into token shards."""
+    from inkstone.cli.progress import show_progress
+    from inkstone.storage import atomic_directory
+    from inkstone.tokenizer import TokensSettings, encode_corpus
+
+    with show_progress("tokens") as progress, atomic_directory(output) as draft:
+        encode_corpus(TokensSettings(), corpus, tokenizer, draft, progress)
+    typer.echo(output)

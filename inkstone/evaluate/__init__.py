@@ -1,0 +1,18 @@
+"""How good is a model? Quizzes, word problems, held-out text and samples, with the method beside every number.
+
+`evaluate_models` is the stage, `evaluate_directory` the same for one model directory, `rich_table` shows the result.
+"""
+
+from inkstone.evaluate.settings import EvaluateSettings
+from inkstone.evaluate.stage import evaluate_directory, evaluate_models
+from inkstone.evaluate.table import markdown_table, plain_table, rich_table, score_rows
+
+__all__ = [
+    "EvaluateSettings",
+    "evaluate_directory",
+    "evaluate_models",
+    "markdown_table",
+    "plain_table",
+    "rich_table",
+    "score_rows",
+]

@@ -1,0 +1,29 @@
+"""What a user may choose about evaluation: the `[evaluate]` table of a recipe.
+
+The stage functions receive resolved paths beside these settings; the strings here are what a recipe says
+(`primer:quiz` is resolved by the pipeline). Everything that changes a score is repeated in scores.json.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EvaluateSettings(BaseModel):
+    """Which questions are asked, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    quiz: str = Field("", description="Directory with dev.jsonl and test.jsonl of four-choice questions; empty: none.")
+    problems: str = Field("", description="Directory with dev.jsonl and test.jsonl of word problems; empty: none.")
+    prompts: str = Field("", description="JSON file with texts to continue and conversations to hold; empty: none.")
+    shots: int = Field(5, ge=0, description="Worked examples before each question, taken from dev.jsonl in order.")
+    max_problems: int = Field(60, ge=0, description="At most this many word problems, spread evenly over the file.")
+    max_new_tokens: int = Field(128, ge=1, description="Tokens a model may write for one word problem.")
+    sample_tokens: int = Field(64, ge=1, description="Tokens a model may write for one sample or chat turn.")
+    heldout: bool = Field(True, description="Measure bits per byte on the held-out documents.")
+    heldout_tokens: int = Field(
+        400_000, ge=1, description="At most about this many held-out tokens, in documents spread evenly over the split."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format the model is loaded in.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: cuda where there is one.")

@@ -1,0 +1,201 @@
+"""Evaluate models: each in turn is loaded, asked the quiz and the problems, measured on held-out text and sampled.
+
+`evaluate_models` writes into a directory the pipeline gives it (scores.json, questions.jsonl, problems.jsonl,
+samples.json); `evaluate_directory` does the same for one model directory. All inputs are read before the first model
+is loaded, so what is wrong with them is said at once.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from inkstone.chat import Template, load_template
+from inkstone.errors import InputError
+from inkstone.evaluate import problems as word_problems
+from inkstone.evaluate import quiz as four_choices
+from inkstone.evaluate.items import Item, Problem, Questions, read_problems, read_quiz
+from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout, run_heldout
+from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
+from inkstone.evaluate.settings import EvaluateSettings
+from inkstone.model import Decoder, load_model
+from inkstone.progress import Progress, Silent
+from inkstone.storage import fingerprint
+from inkstone.tokenizer import Tokenizer
+
+Rows = list[dict[str, object]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every model is asked; None where a kind was not chosen."""
+
+    quiz: Questions[Item] | None
+    problems: Questions[Problem] | None
+    prompts: Prompts | None
+    heldout: list[Document]
+
+
+def evaluate_models(
+    settings: EvaluateSettings,
+    models: Mapping[str, Path],
+    quiz_dir: Path | None,
+    problems_dir: Path | None,
+    tokens_dir: Path | None,
+    output: Path,
+    progress: Progress | None = None,
+    prompts_file: Path | None = None,
+) -> dict[str, object]:
+    """Evaluate `models` (name to directory, in the order of the table) and return the contents of scores.json."""
+    progress = progress or Silent()
+    inputs = _read_inputs(
+        settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file
+    )
+    results: dict[str, object] = {}
+    samples: dict[str, object] = {}
+    quiz_rows: Rows = []
+    problem_rows: Rows = []
+    for name, directory in models.items():
+        progress.note(f"Evaluating {name}.", model=name)
+        result, said, asked, solved = _evaluate_model(settings, directory, inputs, progress)
+        results[name], samples[name] = result, said
+        quiz_rows += [{"model": name, **row} for row in asked]
+        problem_rows += [{"model": name, **row} for row in solved]
+    scores: dict[str, object] = {"method": method(settings), "models": results}
+    (output / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    _write_rows(quiz_rows, output / "questions.jsonl")
+    _write_rows(problem_rows, output / "problems.jsonl")
+    write_samples({"models": samples}, output / "samples.json")
+    return scores
+
+
+def evaluate_directory(
+    directory: Path,
+    output: Path,
+    settings: EvaluateSettings | None = None,
+    quiz_dir: Path | None = None,
+    problems_dir: Path | None = None,
+    tokens_dir: Path | None = None,
+    prompts_file: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """Evaluate one model directory; the same work and the same files as `evaluate_models`."""
+    settings = settings or EvaluateSettings()
+    name = directory.resolve().name
+    return evaluate_models(
+        settings, {name: directory}, quiz_dir, problems_dir, tokens_dir, output, progress, prompts_file
+    )
+
+
+def method(settings: EvaluateSettings) -> dict[str, object]:
+    """How the scores were made; scores with different fingerprints must not be compared."""
+    labels: dict[str, object] = {
+        "letter": f"{settings.shots}-shot, log-probability of the option letter, plain prompt with BOS",
+        "text": f"{settings.shots}-shot, summed log-probability of the option's text, plain prompt with BOS",
+        "text_norm": f"{settings.shots}-shot, the same sum divided by the option's UTF-8 bytes",
+        "problems": f"greedy, last number, exact match; base models {settings.shots}-shot, chat models 0-shot with "
+        f"their template; at most {settings.max_new_tokens} new tokens",
+        "heldout": "bits per UTF-8 byte over all tokens and the end token, given BOS; long documents in consecutive "
+        "windows that each start from BOS",
+    }
+    templates = [four_choices.HEADER, four_choices.LETTER_QUESTION, four_choices.TEXT_QUESTION, four_choices.SPACE]
+    labels["dtype"] = settings.dtype
+    labels["fingerprint"] = fingerprint([labels, templates, four_choices.SEPARATOR])[:16]
+    return labels
+
+
+def _read_inputs(
+    settings: EvaluateSettings,
+    models: Mapping[str, Path],
+    quiz_dir: Path | None,
+    problems_dir: Path | None,
+    tokens_dir: Path | None,
+    prompts_file: Path | None,
+) -> Inputs:
+    """Read every input; all that is wrong is reported in one error."""
+    wrong: list[str] = []
+
+    def attempt(read: Callable[[Path], Result], path: Path | None) -> Result | None:
+        try:
+            return read(path) if path else None
+        except InputError as error:
+            wrong.extend(error.problems)
+            return None
+
+    for directory in models.values():
+        if not (directory / "config.json").is_file():
+            wrong.append(f"{directory} is no model directory (it has no config.json): give one that training wrote.")
+        elif tokens_dir and other_tokenizer(tokens_dir, Tokenizer.load(directory)):
+            wrong.append(
+                f"{tokens_dir} was encoded with another tokenizer than that of {directory}: encode the corpus with "
+                "the model's tokenizer, or set heldout = false."
+            )
+    inputs = Inputs(
+        quiz=attempt(read_quiz, quiz_dir),
+        problems=attempt(read_problems, problems_dir),
+        prompts=attempt(read_prompts, prompts_file),
+        heldout=attempt(lambda path: read_heldout(path, settings.heldout_tokens), tokens_dir) or [],
+    )
+    if wrong:
+        raise InputError(wrong)
+    return inputs
+
+
+def _evaluate_model(
+    settings: EvaluateSettings, directory: Path, inputs: Inputs, progress: Progress
+) -> tuple[dict[str, object], dict[str, object], Rows, Rows]:
+    """(scores, samples, quiz rows, problem rows) of one model."""
+    started = time.perf_counter()
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = Tokenizer.load(directory)
+    template = load_template(directory) if (directory / "chat_template.json").is_file() else None
+    model = load_model(directory, getattr(torch, settings.dtype), device)
+    model.eval()
+    result: dict[str, object] = {
+        "kind": "chat" if template else "base",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": device,
+    }
+    asked: Rows = []
+    solved: Rows = []
+    said: dict[str, object] = {}
+    with torch.inference_mode():
+        if inputs.quiz:
+            result["quiz"], asked = four_choices.run_quiz(model, tokenizer, inputs.quiz, settings.shots, progress)
+        if inputs.problems and settings.max_problems:
+            limits = (settings.shots, settings.max_problems, settings.max_new_tokens)
+            result["problems"], solved = word_problems.run_problems(
+                model, tokenizer, template, inputs.problems, *limits, progress
+            )
+        if inputs.heldout:
+            result["heldout"] = run_heldout(model, tokenizer.bos_id, inputs.heldout, progress)
+        if inputs.prompts:
+            said = _sample(model, tokenizer, template, inputs.prompts, settings.sample_tokens)
+    result["seconds"] = round(time.perf_counter() - started, 3)
+    return result, said, asked, solved
+
+
+def _sample(
+    model: Decoder, tokenizer: Tokenizer, template: Template | None, prompts: Prompts, max_new_tokens: int
+) -> dict[str, object]:
+    if template is None:
+        return {"continue": continue_texts(model, tokenizer, prompts.continuations, max_new_tokens)}
+    return {
+        "chat": {
+            lang: hold_conversation(model, tokenizer, template, turns, max_new_tokens)
+            for lang, turns in prompts.chat.items()
+        }
+    }
+
+
+def _write_rows(rows: Rows, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,90 @@
+"""The table of scores: one row per score, one column per model, in the order the models were trained.
+
+`score_rows` turns scores.json into plain strings; `rich_table`, `plain_table` and `markdown_table` lay them out.
+"""
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+MISSING = "–"
+
+_SCORINGS = {"letter": "quiz, by letter", "text": "quiz, by option text", "text_norm": "quiz, by option text per byte"}
+
+
+def score_rows(scores: dict[str, Any]) -> list[list[str]]:
+    """First row: the column heads. Scores that a model lacks are a dash; rows that all models lack are left out."""
+    models: dict[str, dict[str, Any]] = scores["models"]
+    rows = [["score", *models]]
+    for keys, label in _labels(models):
+        cells = [_cell(_find(model, keys)) for model in models.values()]
+        if any(cell != MISSING for cell in cells):
+            rows.append([label, *cells])
+    return rows
+
+
+def rich_table(scores: dict[str, Any]) -> Table:
+    head, *rows = score_rows(scores)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(head[0])
+    for name in head[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(scores: dict[str, Any]) -> str:
+    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in score_rows(scores)]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
+
+
+def plain_table(scores: dict[str, Any]) -> str:
+    rows = score_rows(scores)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:
+    """(path to a score inside a model's scores, its label) of every row that could appear."""
+    labels: list[tuple[list[str], str]] = []
+    for scoring, label in _SCORINGS.items():
+        labels.append((["quiz", scoring], label))
+        labels += [
+            (["quiz", scoring, group, key], f"  {key}" + (" wording" if group == "by_phrasing" else ""))
+            for group in ("by_phrasing", "by_lang")
+            for key in _all_keys(models, ["quiz", scoring, group])
+        ]
+    labels.append((["problems"], "word problems"))
+    labels += [(["problems", "by_lang", key], f"  {key}") for key in _all_keys(models, ["problems", "by_lang"])]
+    labels.append((["heldout"], "held-out bits per byte"))
+    labels += [(["heldout", "by_lang", key], f"  {key}") for key in _all_keys(models, ["heldout", "by_lang"])]
+    return labels
+
+
+def _all_keys(models: dict[str, dict[str, Any]], keys: list[str]) -> list[str]:
+    return sorted({key for model in models.values() for key in (_find(model, keys) or {})})
+
+
+def _find(node: dict[str, Any], keys: list[str]) -> Any:
+    found: Any = node
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _cell(found: Any) -> str:
+    if not isinstance(found, dict):
+        return MISSING
+    if "bits_per_byte" in found:
+        return f"{found['bits_per_byte']:.3f}"
+    if "accuracy" not in found:
+        return MISSING
+    error = found.get("stderr")
+    return f"{100 * found['accuracy']:.1f} %" + ("" if error is None else f" ± {100 * error:.1f}")

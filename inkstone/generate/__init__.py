@@ -1,0 +1,24 @@
+"""The one decoding engine: chat, evaluation and (later) rollouts and the server all generate and score here.
+
+new_ids = generate(model, prompts, SamplingSettings(), stop_ids)
+for token_id in stream(model, prompt, SamplingSettings(temperature=0.7), stop_ids): ...
+scored = score(model, [(context_ids, continuation_ids), ...])
+"""
+
+from inkstone.generate.dialogue import Speaker, load_speaker, stream_reply, text_deltas
+from inkstone.generate.engine import generate, stream
+from inkstone.generate.sampler import SamplingSettings
+from inkstone.generate.score import Scored, next_token_logprobs, score
+
+__all__ = [
+    "SamplingSettings",
+    "Scored",
+    "Speaker",
+    "generate",
+    "load_speaker",
+    "next_token_logprobs",
+    "score",
+    "stream",
+    "stream_reply",
+    "text_deltas",
+]

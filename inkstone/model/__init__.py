@@ -1,0 +1,25 @@
+"""One decoder-only transformer and the Hugging Face directory it lives in.
+
+    model = load_model(Path("runs/primer/sft"))
+    logits_BTV = model(tokens_BT)
+
+The decoder never asks which family it is; `families.py` translates configurations, `directory.py` reads and writes.
+"""
+
+from inkstone.model.attention import AttentionContext, CacheContext, KVCache, PackedContext
+from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder import Decoder
+from inkstone.model.directory import load_model, save_model
+from inkstone.model.settings import ModelSettings
+
+__all__ = [
+    "AttentionContext",
+    "CacheContext",
+    "Decoder",
+    "DecoderConfig",
+    "KVCache",
+    "ModelSettings",
+    "PackedContext",
+    "load_model",
+    "save_model",
+]

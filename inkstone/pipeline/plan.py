@@ -1,0 +1,80 @@
+"""Which stages are fresh, which must run, and why.
+
+A stage's fingerprint covers its settings, its version, the bytes of its input files and the fingerprints of the stages
+it needs. It is compared with the one in the stage.json on disk, so the plan is known before anything runs.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inkstone.pipeline.stages import Stage
+from inkstone.storage import file_sha256, fingerprint, settle
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, its fingerprint and what it covers, and why it must run (None: it is fresh)."""
+
+    stage: Stage
+    fingerprint: str
+    covers: dict[str, Any]
+    reason: str | None
+
+
+def make_plan(run_dir: Path, stages: list[Stage]) -> list[Planned]:
+    """The stages in order, each with its reason to run or None."""
+    planned: dict[str, Planned] = {}
+    for stage in stages:
+        covers = {
+            "version": stage.version,
+            "settings": {name: model.model_dump(mode="json") for name, model in stage.settings.items()},
+            "inputs": _digests(stage.inputs),
+            "needs": {name: planned[name].fingerprint for name in stage.needs},
+        }
+        name = fingerprint({"stage": stage.name, **covers})
+        settle(run_dir / stage.name)
+        stale = next((need for need in stage.needs if planned[need].reason), None)
+        reason = f"{stale} runs again" if stale else _why(run_dir / stage.name / "stage.json", name, covers)
+        planned[stage.name] = Planned(stage, name, covers, reason)
+    return list(planned.values())
+
+
+def _digests(inputs: tuple[Path, ...]) -> dict[str, str]:
+    files = [file for path in inputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return {str(file): file_sha256(file) for file in files if file.is_file()}
+
+
+def _why(path: Path, name: str, covers: dict[str, Any]) -> str | None:
+    """Why the stage that left `path` must run again; None when it is fresh."""
+    if not path.is_file():
+        return "not done yet"
+    done = json.loads(path.read_text(encoding="utf-8"))
+    if done.get("fingerprint") == name:
+        return None
+    old = done.get("covers", {})
+    if old.get("version") != covers["version"]:
+        return "the stage's code has changed"
+    changes = _differences(old.get("settings", {}), covers["settings"])
+    if changes:
+        return "settings changed: " + ", ".join(changes[:5]) + (" ..." if len(changes) > 5 else "")
+    files = {**old.get("inputs", {}), **covers["inputs"]}
+    changed = [file for file in files if old.get("inputs", {}).get(file) != covers["inputs"].get(file)]
+    if changed:
+        return f"input changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+    return "what it builds on has changed"
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted({*old, *new}):
+            found += _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        return found
+    return [] if old == new else [f"{prefix} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."

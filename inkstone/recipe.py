@@ -1,0 +1,187 @@
+"""The recipe: one TOML file that says which stages run and how, validated as a whole before anything starts.
+
+    recipe = read_recipe(Path("recipes/primer.toml"), ['pretrain.learning_rate=1e-3'])
+
+A section that is present is a stage that runs. Every problem is reported at once, with its section and key; unknown
+keys are errors, because a misspelt setting that is silently ignored costs a training run.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inkstone.corpus import CorpusSettings
+from inkstone.errors import InputError
+from inkstone.evaluate import EvaluateSettings
+from inkstone.model import ModelSettings
+from inkstone.primer import PrimerSettings
+from inkstone.tokenizer import TokenizerSettings, TokensSettings
+from inkstone.train import TrainSettings
+from inkstone.tune import SFTSettings
+
+
+class Recipe(BaseModel):
+    """A run. Sections that are None are stages that do not run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="the run's directory is runs_dir/name")
+    runs_dir: str = Field("runs", description="where run directories are")
+    primer: PrimerSettings | None = None
+    corpus: CorpusSettings | None = None
+    tokenizer: TokenizerSettings | None = None
+    tokens: TokensSettings = TokensSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: TrainSettings | None = None
+    sft: SFTSettings | None = None
+    evaluate: EvaluateSettings | None = None
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs_dir) / self.name
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read and validate. `overrides` are "section.key=value" with TOML values; a bare word is a string.
+
+    Raises InputError with every problem found.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such recipe; recipes/ holds some to start from") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error
+    problems = [problem for override in overrides or [] if (problem := _apply(values, override))]
+    recipe, found = _validate(values)
+    problems += [f"{path}: {problem}" for problem in found]
+    if problems or recipe is None:
+        raise InputError(problems)
+    return recipe
+
+
+def _apply(values: dict[str, Any], override: str) -> str | None:
+    """Set one key in place; returns what is wrong with the override."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set {override}: expected key=value, e.g. --set pretrain.epochs=2"
+    *parents, last = key.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            return f"--set {override}: {parent} is not a section"
+    try:
+        table[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = text
+    return None
+
+
+def _validate(values: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """The recipe, or None and every problem; sections are checked apart so that one does not hide another's."""
+    problems: list[str] = []
+    good: dict[str, Any] = {}
+    for name, value in values.items():
+        field = Recipe.model_fields.get(name)
+        if field is None:
+            problems.append(_unknown(name, Recipe, name))
+            continue
+        try:
+            Recipe.model_validate({"name": "x", name: value})
+            good[name] = value
+        except ValidationError as error:
+            problems += [_sentence(one, name) for one in error.errors() if one["loc"][:1] == (name,)]
+    if "name" not in values:
+        problems.append("name is missing: every run needs one")
+    partial = Recipe.model_validate({"name": "x", **good})
+    problems += _across_sections(partial, set(values))
+    return (None, problems) if problems else (partial, [])
+
+
+def _sentence(error: Any, section: str) -> str:
+    """One pydantic error as `[section] key = value: what is wrong`."""
+    keys = [str(part) for part in error["loc"][1:]]
+    where = f"[{section}] {'.'.join(keys)}" if keys else f"[{section}]"
+    if error["type"] == "extra_forbidden":
+        settings = _settings_at(section, keys[:-1])
+        return _unknown(where, settings, keys[-1]) if settings else f"{where}: there is no such key"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _settings_at(section: str, keys: list[str]) -> type[BaseModel] | None:
+    """The settings model that holds a key, for suggestions."""
+    model: type[BaseModel] = Recipe
+    for key in [section, *keys]:
+        field = model.model_fields.get(key)
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        found = [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not found:
+            return None
+        model = found[0]
+    return model
+
+
+def _unknown(where: str, settings: type[BaseModel], key: str) -> str:
+    close = difflib.get_close_matches(key, settings.model_fields, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(settings.model_fields)}"
+    return f"{where}: there is no such key; {hint}"
+
+
+def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
+    """What is wrong between sections that are fine by themselves."""
+    problems = []
+    needs = {"tokenizer": "corpus", "pretrain": "tokenizer"}
+    problems += [
+        f"[{name}] needs a [{need}] section" for name, need in needs.items() if name in present and need not in present
+    ]
+    if recipe.sft and recipe.sft.base == "pretrain" and "pretrain" not in present:
+        problems.append('[sft] base = "pretrain" needs a [pretrain] section; or set base to a model directory')
+    for name in ("pretrain", "sft"):
+        stage: TrainSettings | None = getattr(recipe, name)
+        own_model = name == "pretrain" or (recipe.sft is not None and recipe.sft.base == "pretrain")
+        if stage and own_model and stage.sequence_length > recipe.model.max_positions:
+            problems.append(
+                f"[{name}] sequence_length = {stage.sequence_length} exceeds the model's {recipe.model.max_positions} "
+                f"positions: shorten it, or raise [model] max_positions"
+            )
+    for where, reference in _references(recipe):
+        if reference.startswith("primer:"):
+            if "primer" not in present:
+                problems.append(f'{where} = "{reference}" needs a [primer] section')
+            elif reference.removeprefix("primer:") not in PRIMER_PARTS:
+                known = ", ".join(f"primer:{part}" for part in PRIMER_PARTS)
+                problems.append(f'{where} = "{reference}": there is no such part; known: {known}')
+    return problems
+
+
+PRIMER_PARTS = {
+    "raw": "raw",
+    "chats": "chats.jsonl",
+    "preferences": "preferences.jsonl",
+    "quiz": "quiz",
+    "problems": "problems",
+    "prompts": "prompts.json",
+}
+"""What "primer:PART" stands for, below the primer stage's directory."""
+
+
+def _references(recipe: Recipe) -> list[tuple[str, str]]:
+    """(where, value) of every setting that names input data."""
+    found = []
+    if recipe.corpus:
+        found += [("[corpus] inputs", one) for one in recipe.corpus.inputs]
+    if recipe.sft:
+        found += [("[sft] inputs", one) for one in recipe.sft.inputs]
+    if recipe.evaluate:
+        names = ("quiz", "problems", "prompts")
+        found += [(f"[evaluate] {name}", str(getattr(recipe.evaluate, name))) for name in names]
+    return found

@@ -1,0 +1,19 @@
+"""Ground floor: directories that appear whole or not at all, manifests with checksums, fingerprints.
+
+Standard library only; every other room writes its border through here.
+"""
+
+from inkstone.storage.atomic import atomic_directory, atomic_file, settle
+from inkstone.storage.fingerprint import file_sha256, fingerprint
+from inkstone.storage.manifest import read_manifest, verify_manifest, write_manifest
+
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "file_sha256",
+    "fingerprint",
+    "read_manifest",
+    "settle",
+    "verify_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,124 @@
+"""Write a directory or a file so that a kill at any moment leaves the old one or the new one, never a half one.
+
+    with atomic_directory(path) as draft:      # write into draft
+        (draft / "data.bin").write_bytes(...)
+    # here `path` is complete and on disk
+
+The draft is a sibling named `.NAME.draft`; it is fsynced and renamed over `path`. Where a directory is replaced, Linux
+can exchange two names in one step (renameat2); elsewhere two renames are needed, and `settle`, which every reader and
+writer of such a directory calls first, repairs a kill between them.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inkstone.errors import InkstoneError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty draft directory that becomes `path` when the block ends without an exception.
+
+    On an exception the draft is removed and `path` is untouched. Raises InkstoneError when the disk is full.
+    """
+    settle(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _sibling(path, "draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        yield draft
+        _fsync_tree(draft)
+        _replace_directory(draft, path)
+    except Exception as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _explain(error, path) from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a draft file name that replaces `path` when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _sibling(path, "draft")
+    try:
+        yield draft
+        _fsync(draft)
+        draft.replace(path)
+        _fsync(path.parent)
+    except Exception as error:
+        draft.unlink(missing_ok=True)
+        raise _explain(error, path) from error
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def settle(path: Path) -> None:
+    """Finish or undo what a killed writer of `path` left behind; afterwards `path` is the old or the new directory."""
+    old = _sibling(path, "old")
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+    shutil.rmtree(_sibling(path, "draft"), ignore_errors=True)
+
+
+def _sibling(path: Path, role: str) -> Path:
+    return path.with_name(f".{path.name}.{role}")
+
+
+def _replace_directory(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+    elif _exchange(draft, path):
+        draft.rename(_sibling(path, "old"))
+    else:
+        path.rename(_sibling(path, "old"))
+        draft.rename(path)
+    _fsync(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system cannot (then nothing has changed)."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _fsync_tree(root: Path) -> None:
+    for folder, _, files in os.walk(root):
+        for name in files:
+            _fsync(Path(folder) / name)
+        _fsync(Path(folder))
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explain(error: Exception, path: Path) -> Exception:
+    """A full disk as a sentence for the user, whichever library noticed it; any other error as it is."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):
+        return InkstoneError(
+            f"{path}: the disk is full; nothing was changed there. Free some space and run the same command again."
+        )
+    return error

@@ -1,0 +1,45 @@
+"""What a recipe may say about the tokenizer and about the token shards."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TokenizerSettings(BaseModel):
+    """`[tokenizer]`: how the vocabulary is learned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vocab_size: int = Field(
+        8192,
+        ge=273,
+        description="Tokens in the whole vocabulary, with its 16 control tokens and 256 bytes.",
+    )
+    character_coverage: float = Field(
+        0.9995,
+        gt=0,
+        le=1,
+        description="Share of the text's characters that get a token of their own; rarer ones are written as bytes. "
+        "At most half of the vocabulary is spent on single characters.",
+    )
+    sample_mb: float = Field(
+        100.0, gt=0, description="Train on a sample of whole documents of about this many MB of UTF-8 text."
+    )
+    max_piece_characters: int = Field(16, ge=2, description="Longest piece that may be learned, in characters.")
+    max_han_characters: int = Field(
+        4, ge=1, description="Longest piece of Chinese characters; keeps stock phrases from filling the vocabulary."
+    )
+    min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
+    measure_mb: float = Field(
+        20.0, gt=0, description="Measure compression on about this many MB of held-out text at most."
+    )
+    seed: int = Field(1, description="Chooses which documents are sampled.")
+
+
+class TokensSettings(BaseModel):
+    """`[tokens]`: how the encoded corpus is cut into files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_shard_tokens: int = Field(
+        100_000_000, ge=1, description="A new shard begins before a document that would exceed this many tokens."
+    )
+    batch_documents: int = Field(1024, ge=1, description="Documents encoded at once (bounds memory, not the result).")

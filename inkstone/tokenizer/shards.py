@@ -1,0 +1,159 @@
+"""Token shards: an encoded corpus as flat files that are memory-mapped, never loaded.
+
+    train-00000.tokens.bin    little-endian uint16 ids (uint32 where the vocabulary has more than 65,536 tokens)
+    train-00000.offsets.bin   int64, documents + 1; document i is tokens[offsets[i]:offsets[i + 1]]
+    heldout-00000.docs.jsonl  one row per held-out document: id, source, lang, bytes, tokens
+
+A document is [bos] + ids + [eos] and never continues in the next shard. `manifest.json` names the tokenizer by its
+fingerprint and every file by size and checksum, so a truncated or foreign shard is found before it is trained on.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inkstone.errors import InkstoneError
+from inkstone.storage import verify_manifest
+
+_FLUSH_TOKENS = 1 << 20
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest little-endian type that holds every id."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class TokenShards:
+    """One split of an encoded corpus, memory-mapped."""
+
+    names: list[str]
+    tokens: list[np.ndarray]
+    offsets: list[np.ndarray]
+    lengths: np.ndarray  # int64 [documents], with bos and eos
+    first_documents: np.ndarray  # int64 [shards + 1]
+    vocab_size: int
+    tokenizer: str  # fingerprint
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def document(self, index: int) -> np.ndarray:
+        """Ids of a document, [bos] and [eos] included; a view into the map, not a copy."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        shard = int(np.searchsorted(self.first_documents, index, side="right")) - 1
+        local = index - int(self.first_documents[shard])
+        start, end = self.offsets[shard][local : local + 2]
+        return self.tokens[shard][start:end]
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """What is known of a held-out document beside its tokens."""
+
+    id: str
+    source: str
+    lang: str
+    bytes: int
+    tokens: int
+
+
+class ShardWriter:
+    """Writes one split; a new shard begins where the next document would exceed `max_tokens`."""
+
+    def __init__(self, directory: Path, split: str, dtype: np.dtype[np.unsignedinteger], max_tokens: int) -> None:
+        self.directory = directory
+        self.split = split
+        self.dtype = dtype
+        self.max_tokens = max_tokens
+        self.shards: list[str] = []
+        self.documents = 0
+        self.tokens = 0
+        self._pending: list[int] = []
+        self._offsets: list[int] = [0]
+        self._rows: list[HeldoutDocument] = []
+
+    def add(self, ids: Sequence[int], row: HeldoutDocument | None = None) -> None:
+        """Append a document; a held-out one brings its `row`."""
+        if len(self._offsets) > 1 and self._offsets[-1] + len(ids) > self.max_tokens:
+            self.close()
+        self._pending.extend(ids)
+        self._offsets.append(self._offsets[-1] + len(ids))
+        if row is not None:
+            self._rows.append(row)
+        self.documents += 1
+        self.tokens += len(ids)
+        if len(self._pending) >= _FLUSH_TOKENS:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the shard that is being written; a split without documents has no shards."""
+        if len(self._offsets) == 1:
+            return
+        self._flush()
+        stem = self._stem()
+        np.array(self._offsets, dtype="<i8").tofile(self.directory / f"{stem}.offsets.bin")
+        if self._rows:
+            lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in self._rows)
+            (self.directory / f"{stem}.docs.jsonl").write_text(lines, encoding="utf-8")
+        self.shards.append(stem)
+        self._offsets, self._rows = [0], []
+
+    def _flush(self) -> None:
+        with (self.directory / f"{self._stem()}.tokens.bin").open("ab") as stream:
+            np.array(self._pending, dtype=self.dtype).tofile(stream)
+        self._pending.clear()
+
+    def _stem(self) -> str:
+        return f"{self.split}-{len(self.shards):05d}"
+
+
+def open_shards(tokens_dir: Path, split: str, tokenizer: str | None = None) -> TokenShards:
+    """Memory-map "train" or "heldout" of a tokens directory.
+
+    `tokenizer` is the fingerprint that the reader will use. Raises InkstoneError when the shards were written with
+    another one, when a file is missing, truncated or inconsistent, or when there is no such split.
+    """
+    manifest = verify_manifest(tokens_dir)
+    written_with, vocab_size, splits = (manifest.get(name) for name in ("tokenizer", "vocab_size", "splits"))
+    if not (isinstance(written_with, str) and isinstance(vocab_size, int) and isinstance(splits, dict)):
+        raise InkstoneError(f"{tokens_dir} is not a directory of token shards: run the tokens stage.")
+    if tokenizer is not None and tokenizer != written_with:
+        raise InkstoneError(
+            f"{tokens_dir} was encoded with another tokenizer ({written_with[:12]}, not {tokenizer[:12]}): "
+            "run the tokens stage again with this tokenizer."
+        )
+    if split not in splits:
+        raise InkstoneError(f'{tokens_dir} has no split "{split}", only {", ".join(sorted(splits))}.')
+    dtype = token_dtype(vocab_size)
+    names: list[str] = splits[split]["shards"]
+    tokens = [np.memmap(tokens_dir / f"{name}.tokens.bin", dtype=dtype, mode="r") for name in names]
+    offsets = [np.memmap(tokens_dir / f"{name}.offsets.bin", dtype="<i8", mode="r") for name in names]
+    for name, ids, starts in zip(names, tokens, offsets, strict=True):
+        if starts[0] != 0 or starts[-1] != len(ids) or np.any(np.diff(starts) < 0):
+            raise InkstoneError(f"{tokens_dir / name}: offsets and tokens do not agree: run the tokens stage again.")
+    lengths = [np.diff(starts) for starts in offsets]
+    counts = np.array([0, *(len(shard) for shard in lengths)], dtype=np.int64)
+    return TokenShards(
+        names=names,
+        tokens=list(tokens),
+        offsets=list(offsets),
+        lengths=np.concatenate([np.zeros(0, dtype=np.int64), *lengths]),
+        first_documents=np.cumsum(counts),
+        vocab_size=vocab_size,
+        tokenizer=written_with,
+    )
+
+
+def read_heldout_documents(tokens_dir: Path) -> list[HeldoutDocument]:
+    """The rows beside the held-out shards; row i describes `open_shards(tokens_dir, "heldout").document(i)`."""
+    return [
+        HeldoutDocument(**json.loads(line))
+        for path in sorted(tokens_dir.glob("heldout-*.docs.jsonl"))
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]

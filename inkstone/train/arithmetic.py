@@ -1,0 +1,76 @@
+"""Which device, dtype and compiler a run uses: chosen once, said in the log, kept in the checkpoint.
+
+Recent CPUs multiply bfloat16 matrices several times faster than float32, others emulate it slowly; a short measurement
+decides, because flags do not tell. A resumed run keeps the choice it started with, so that its numbers stay the same.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+
+from inkstone.errors import InputError
+from inkstone.train.settings import TrainSettings
+
+_COMPILE_PAYS_TOKENS = 500_000
+"""Compiling costs about half a minute on two cores; below this many tokens it does not come back."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The choice and the sentence that explains it."""
+
+    device: str
+    dtype: str
+    compile: bool
+    reason: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+
+def choose_arithmetic(settings: TrainSettings, total_tokens: int) -> Arithmetic:
+    """Resolve the "auto"s of the settings on this machine. Raises InputError when a GPU is asked for and missing."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f'device = "{device}", but PyTorch sees no GPU here: set device = "cpu" or "auto"')
+    dtype, why_dtype = _choose_dtype(settings.dtype, device)
+    compiled, why_compile = _choose_compile(settings.compile, device, total_tokens)
+    return Arithmetic(device, dtype, compiled, f"{device}, {dtype} ({why_dtype}), {why_compile}")
+
+
+def _choose_dtype(wanted: str, device: str) -> tuple[str, str]:
+    if wanted != "auto":
+        return wanted, "as set"
+    if device != "cpu":
+        return ("bfloat16", "supported") if torch.cuda.is_bf16_supported() else ("float32", "no bfloat16 here")
+    ratio = _matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16)
+    # Well above 1, because casts and rounding are not free and the choice must not flip between runs.
+    name = "bfloat16" if ratio > 1.5 else "float32"
+    return name, f"bfloat16 products run {ratio:.1f}x as fast as float32 on this CPU"
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(2048, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _choose_compile(wanted: str, device: str, total_tokens: int) -> tuple[bool, str]:
+    if wanted != "auto":
+        return wanted == "on", f"torch.compile {wanted} as set"
+    if device != "cpu":
+        return True, "torch.compile on"
+    if total_tokens < _COMPILE_PAYS_TOKENS:
+        return False, "torch.compile off: the run is too short for it to pay"
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        return False, "torch.compile off: no C++ compiler (g++ or clang++) found"
+    return True, "torch.compile on"

@@ -1,0 +1,253 @@
+"""The one loop: every kind of training runs here; what differs is the source of rows and the objective.
+
+One step: its rows, forward and backward in micro-batches, gradients summed over ranks, clip, guard, update. The loss is
+the sum over the step's supervised tokens divided by their global number. Interrupt it whenever you like: on SIGINT or
+SIGTERM it saves and stops, after SIGKILL it continues from the last checkpoint, and the weights come out the same to
+the last bit.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from inkstone.errors import InkstoneError
+from inkstone.model import Decoder, PackedContext
+from inkstone.progress import Progress
+from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
+from inkstone.train.batches import Batch, Rows, step_rows
+from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from inkstone.train.interrupt import StopRequest
+from inkstone.train.loss import ChunkGradient, chunk_gradient, next_token_loss
+from inkstone.train.optimizer import build_optimizer, learning_rate
+from inkstone.train.parallel import World, sum_gradients, sum_numbers, wait_for_all
+from inkstone.train.settings import TrainSettings
+
+_SKIPS_BEFORE_GIVING_UP = 20
+
+Objective = Callable[[Decoder, Batch, ChunkGradient], Tensor]
+"""Summed loss of a batch. The third argument is the (possibly compiled) gradient of a chunk of logits."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run reports."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    loss: float
+    heldout_loss: float | None
+    skipped_steps: int
+    arithmetic: str
+
+
+def next_token_objective(model: Decoder, batch: Batch, gradient_of: ChunkGradient) -> Tensor:
+    """Pretraining and SFT: weighted cross entropy of each token given those before it in its document."""
+    context = PackedContext.documents(batch.positions, batch.document_ids, model.dtype)
+    hidden_BTD = model.hidden(batch.tokens, context)
+    return next_token_loss(hidden_BTD, model.lm_head.weight, batch.tokens, batch.weights, gradient_of)
+
+
+def train(
+    model: Decoder,
+    rows: Rows,
+    settings: TrainSettings,
+    scratch: Path,
+    progress: Progress,
+    *,
+    heldout: Rows | None = None,
+    objective: Objective = next_token_objective,
+    world: World | None = None,
+) -> TrainResult:
+    """Train `model` in place. `scratch` keeps checkpoints/ and metrics.jsonl and must belong to this run alone.
+
+    Raises InkstoneError when updates stay non-finite, KeyboardInterrupt after saving on SIGINT or SIGTERM.
+    """
+    world = world or World()
+    steps = settings.steps(rows.rows_per_epoch)
+    optimizer = build_optimizer(model, settings)
+    state = load_checkpoint(scratch / "checkpoints", model, optimizer) or TrainState()
+    arithmetic = _arithmetic(settings, state, steps, progress)
+    model.to(arithmetic.device)
+    model.compute_dtype = arithmetic.torch_dtype
+    gradient_of = _compile(model) if arithmetic.compile else chunk_gradient
+    metrics = _Metrics(scratch / "metrics.jsonl", state.step, world)
+    model.train()
+    report = _Report(steps, state, model.config.flops_per_token(settings.sequence_length))
+    with StopRequest() as stop:
+        while state.step < steps:
+            started = time.perf_counter()
+            batches, supervised = _step_batches(rows, state.step, settings, arithmetic.device, world)
+            rate = learning_rate(settings, state.step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, norm = _update(model, batches, supervised, objective, gradient_of, optimizer, settings, world, state)
+            state.step += 1
+            state.tokens += settings.batch_tokens
+            state.seconds += time.perf_counter() - started
+            report.step(loss, norm, rate, progress)
+            last = state.step == steps
+            if state.step % settings.log_steps == 0 or last:
+                metrics.write(report.row())
+            if heldout and (state.step % settings.heldout_steps == 0 or last):
+                report.heldout_loss = heldout_loss(model, heldout, settings, objective)
+                metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
+            if state.step % settings.checkpoint_steps == 0 or last or stop.requested:
+                if world.first:
+                    save_checkpoint(scratch / "checkpoints", state, model, optimizer)
+                wait_for_all(world)
+            if stop.requested and not last:
+                raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}; the same command continues there")
+    model.eval()
+    return report.result(arithmetic.reason)
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: Decoder, rows: Rows, settings: TrainSettings, objective: Objective = next_token_objective, limit: int = 64
+) -> float:
+    """Mean loss per supervised token over the first `limit` rows, uncompiled: a second graph would not pay."""
+    device = str(model.lm_head.weight.device)
+    total, count = 0.0, 0
+    size = settings.micro_tokens // settings.sequence_length
+    end = min(limit, rows.rows_per_epoch)
+    with torch.compiler.set_stance("force_eager"):
+        for start in range(0, end, size):
+            batch = Batch.stack([rows.row(0, index) for index in range(start, min(start + size, end))], device)
+            total += float(objective(model, batch, chunk_gradient))
+            count += batch.supervised
+    return total / max(1, count)
+
+
+def _arithmetic(settings: TrainSettings, state: TrainState, steps: int, progress: Progress) -> Arithmetic:
+    if state.arithmetic:
+        arithmetic = Arithmetic(**state.arithmetic)  # type: ignore[arg-type]
+        progress.note(f"continuing after step {state.step} of {steps}", arithmetic=arithmetic.reason)
+    else:
+        arithmetic = choose_arithmetic(settings, steps * settings.batch_tokens)
+        progress.note(f"arithmetic: {arithmetic.reason}")
+    state.arithmetic = asdict(arithmetic)
+    return arithmetic
+
+
+def _compile(model: Decoder) -> ChunkGradient:
+    """Compile each block and the loss apart: one block's code serves all layers, and embeddings stay eager."""
+    for block in model.model.layers:
+        block.compile(dynamic=False)
+    return torch.compile(chunk_gradient, dynamic=False)
+
+
+def _step_batches(rows: Rows, step: int, settings: TrainSettings, device: str, world: World) -> tuple[list[Batch], int]:
+    """This rank's micro-batches of the step and the step's supervised tokens over all ranks."""
+    chosen = step_rows(rows, step, settings.rows_per_step)[world.rank :: world.size]
+    size = settings.micro_tokens // settings.sequence_length
+    made = [rows.row(epoch, index) for epoch, index in chosen]
+    batches = [Batch.stack(made[start : start + size], device) for start in range(0, len(made), size)]
+    (supervised,) = sum_numbers([float(sum(batch.supervised for batch in batches))], world)
+    return batches, int(supervised)
+
+
+def _update(
+    model: Decoder,
+    batches: list[Batch],
+    supervised: int,
+    objective: Objective,
+    gradient_of: ChunkGradient,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainSettings,
+    world: World,
+    state: TrainState,
+) -> tuple[float, float]:
+    """Loss per supervised token and gradient norm; a step with a non-finite gradient changes no weight."""
+    total = 0.0
+    for batch in batches:
+        loss = objective(model, batch, gradient_of) / max(1, supervised)
+        loss.backward()
+        total += float(loss.detach())
+    sum_gradients(model, world)
+    (total,) = sum_numbers([total], world)
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
+    if math.isfinite(norm) and math.isfinite(total):
+        optimizer.step()
+        state.skipped_in_a_row = 0
+    else:
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row >= _SKIPS_BEFORE_GIVING_UP:
+            raise InkstoneError(
+                f"step {state.step}: {state.skipped_in_a_row} updates in a row were not finite: lower learning_rate, "
+                'or set dtype = "float32"; the last checkpoint is kept'
+            )
+    optimizer.zero_grad(set_to_none=True)
+    return total, norm
+
+
+class _Report:
+    """Figures of the run so far."""
+
+    def __init__(self, steps: int, state: TrainState, flops_per_token: float) -> None:
+        self.steps, self.state, self.flops_per_token = steps, state, flops_per_token
+        self.heldout_loss: float | None = None
+        self.loss = self.norm = self.rate = math.nan
+        # The first step of a process compiles and warms up: speed is counted after it.
+        self.first_step, self.warm = state.step, (0, 0.0)
+
+    def step(self, loss: float, norm: float, rate: float, progress: Progress) -> None:
+        self.loss, self.norm, self.rate = loss, norm, rate
+        if self.state.step == self.first_step + 1:
+            self.warm = (self.state.tokens, self.state.seconds)
+        progress.advance(
+            self.state.step, self.steps, "steps", loss=round(loss, 4), tokens_per_second=round(self.speed())
+        )
+
+    def speed(self) -> float:
+        tokens, seconds = self.state.tokens - self.warm[0], self.state.seconds - self.warm[1]
+        return tokens / seconds if seconds > 0 and tokens > 0 else 0.0
+
+    def row(self) -> dict[str, float | int | None]:
+        return {
+            "step": self.state.step,
+            "tokens": self.state.tokens,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "learning_rate": self.rate,
+            "grad_norm": self.norm if math.isfinite(self.norm) else None,
+            "tokens_per_second": round(self.speed(), 1),
+            "model_tflops_per_second": round(self.speed() * self.flops_per_token / 1e12, 4),
+            "seconds": round(self.state.seconds, 3),
+        }
+
+    def result(self, arithmetic: str) -> TrainResult:
+        return TrainResult(
+            steps=self.state.step,
+            tokens=self.state.tokens,
+            seconds=round(self.state.seconds, 2),
+            tokens_per_second=round(self.speed(), 1),
+            loss=self.loss,
+            heldout_loss=self.heldout_loss,
+            skipped_steps=self.state.skipped,
+            arithmetic=arithmetic,
+        )
+
+
+class _Metrics:
+    """metrics.jsonl: one row per logged step; rows after the step a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int, world: World) -> None:
+        self.path = path if world.first else None
+        if self.path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, row: dict[str, float | int | None] | dict[str, float | int]) -> None:
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")

@@ -1,0 +1,69 @@
+"""The settings every kind of training shares; [pretrain] in a recipe is exactly these, [sft] adds its data.
+
+Sizes are in tokens, because tokens are what is paid for: a step sees `batch_tokens`, in forwards of
+`micro_batch_tokens`, in rows of `sequence_length`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class TrainSettings(BaseModel):
+    """How long, how fast, in which arithmetic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sequence_length: int = Field(256, ge=8, description="tokens per row")
+    batch_tokens: int = Field(8192, ge=8, description="tokens per optimizer step, over all ranks")
+    micro_batch_tokens: int | None = Field(None, ge=8, description="tokens per forward; default: batch_tokens")
+    epochs: float = Field(1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many steps, whatever `epochs` says")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="of the peak, reached at the last step")
+    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="shape of the decay after the warm-up")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW, on matrices only")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    seed: int = Field(1, description="of the initial weights and of the data order")
+    device: str = Field("auto", description='"auto": a GPU if there is one, else the CPU')
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the arithmetic; weights and optimizer stay float32. auto: measured on this machine"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: where a C++ compiler (or a GPU) is found and the run is long enough"
+    )
+    log_steps: int = Field(10, ge=1, description="steps between rows of metrics.jsonl")
+    heldout_steps: int = Field(100, ge=1, description="steps between held-out losses")
+    checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints a killed run resumes from")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "TrainSettings":
+        problems = []
+        if self.batch_tokens % self.micro_tokens:
+            problems.append(
+                f"batch_tokens = {self.batch_tokens} is not a multiple of micro_batch_tokens = {self.micro_tokens}"
+            )
+        if self.micro_tokens % self.sequence_length:
+            problems.append(
+                f"{'micro_batch_tokens' if self.micro_batch_tokens else 'batch_tokens'} = {self.micro_tokens} "
+                f"is not a multiple of sequence_length = {self.sequence_length}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def micro_tokens(self) -> int:
+        return self.micro_batch_tokens or self.batch_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_tokens // self.sequence_length
+
+    def steps(self, rows_per_epoch: int) -> int:
+        """Optimizer steps for the data at hand."""
+        wanted = max(1, round(self.epochs * rows_per_epoch / self.rows_per_step))
+        return min(wanted, self.max_steps) if self.max_steps else wanted

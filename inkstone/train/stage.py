@@ -1,0 +1,78 @@
+"""The pretrain stage: token shards and a shape in, a Hugging Face model directory out.
+
+Also `finish`, which every training stage ends with: weights, tokenizer files and metrics.jsonl side by side.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from inkstone.model import Decoder, ModelSettings, save_model
+from inkstone.model.decoder import initialise
+from inkstone.progress import Progress
+from inkstone.tokenizer import Tokenizer, open_shards
+from inkstone.train.batches import PackedCorpus
+from inkstone.train.loop import train
+from inkstone.train.settings import TrainSettings
+
+
+def pretrain(
+    settings: TrainSettings,
+    shape: ModelSettings,
+    tokens_dir: Path,
+    tokenizer_dir: Path,
+    output: Path,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, object]:
+    """Train a new model on `tokens_dir` and write it to `output`; returns the run's figures."""
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    rows = PackedCorpus(
+        open_shards(tokens_dir, "train", tokenizer.fingerprint), settings.sequence_length, settings.seed
+    )
+    held = open_shards(tokens_dir, "heldout", tokenizer.fingerprint)
+    enough = int(held.lengths.sum()) >= settings.sequence_length
+    heldout = PackedCorpus(held, settings.sequence_length, settings.seed) if enough else None
+    if heldout is None:
+        progress.note("the held-out split is shorter than one row: no held-out loss during training")
+    model = new_model(shape, tokenizer.vocab_size, settings.seed)
+    progress.note(
+        f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(rows.rows_per_epoch)} steps of "
+        f"{settings.batch_tokens} tokens, {rows.rows_per_epoch * settings.sequence_length} tokens in an epoch"
+    )
+    result = train(model, rows, settings, scratch, progress, heldout=heldout)
+    finish(model, tokenizer, scratch, output, stop_ids=[tokenizer.eos_id])
+    return {**asdict(result), "parameters": model.config.num_parameters()}
+
+
+def new_model(shape: ModelSettings, vocab_size: int, seed: int) -> Decoder:
+    """A decoder with fresh weights, a function of the shape and the seed alone."""
+    model = Decoder(shape.decoder_config(vocab_size))
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def finish(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    scratch: Path,
+    output: Path,
+    stop_ids: list[int],
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Write the model directory and move the metrics beside it; `extra` adds files, e.g. a chat template."""
+    save_model(
+        model,
+        output,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        stop_ids=stop_ids,
+    )
+    tokenizer.save(output)
+    if extra:
+        extra(output)
+    shutil.copyfile(scratch / "metrics.jsonl", output / "metrics.jsonl")

@@ -1,0 +1,21 @@
+"""The recipe's [sft] section: everything a training run has, plus the conversations and how they are written."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from inkstone.train import TrainSettings
+
+
+class SFTSettings(TrainSettings):
+    """Supervised fine-tuning on conversations; only the assistant's tokens are learned."""
+
+    inputs: list[str] = Field(description='files or globs of conversations; "primer:chats" is the embedded set')
+    base: str = Field("pretrain", description='"pretrain": the recipe\'s own model; else a model directory')
+    template: Literal["chatml"] = Field("chatml", description="how a conversation becomes tokens; kept in the model")
+    on_problem: Literal["refuse", "skip"] = Field(
+        "refuse", description="malformed rows: refuse all with a list, or skip and count them"
+    )
+    epochs: float = Field(2.0, gt=0, description="passes over the conversations")
+    learning_rate: float = Field(3e-4, gt=0, description="peak of the schedule")
+    heldout_fraction: float = Field(0.02, ge=0, lt=1, description="conversations kept out for the held-out loss")

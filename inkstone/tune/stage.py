@@ -1,0 +1,82 @@
+"""The sft stage: a base model and conversations in, a chat model directory out, with its template inside."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from inkstone.chat import TEMPLATES, Message, encode_to_fit, read_chats, save_template
+from inkstone.errors import InputError
+from inkstone.model import load_model
+from inkstone.progress import Progress
+from inkstone.tokenizer import Tokenizer
+from inkstone.train import finish, train
+from inkstone.tune.packing import EncodedChat, PackedChats
+from inkstone.tune.settings import SFTSettings
+
+
+def sft(
+    settings: SFTSettings, inputs: list[Path], base_dir: Path, output: Path, scratch: Path, progress: Progress
+) -> dict[str, object]:
+    """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
+    template = TEMPLATES[settings.template]
+    tokenizer = Tokenizer.load(base_dir)
+    model = load_model(base_dir, torch.float32)
+    if settings.sequence_length > model.config.max_positions:
+        raise InputError(
+            f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
+            "positions: shorten it"
+        )
+    dataset = read_chats(inputs, on_problem=settings.on_problem)
+    encoded, counts = _encode(dataset.chats, settings, tokenizer)
+    training, held = _split(encoded, settings.heldout_fraction)
+    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.pad_id)
+    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.pad_id) if held else None
+    progress.note(
+        f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
+        f"{settings.steps(rows.rows_per_epoch)} steps",
+        skipped_rows=len(dataset.skipped),
+        **counts,
+    )
+    result = train(model, rows, settings, scratch, progress, heldout=heldout)
+    stop_ids = [tokenizer.eos_id, *(tokenizer.token_id(name) for name in template.stop_tokens)]
+    finish(model, tokenizer, scratch, output, stop_ids, extra=lambda folder: save_template(template, folder))
+    return {
+        **asdict(result),
+        "conversations": len(training),
+        "skipped_rows": len(dataset.skipped),
+        "fill": round(rows.fill, 4),
+        "supervised_share": round(_supervised_share(training), 4),
+        **counts,
+    }
+
+
+def _encode(
+    chats: list[list[Message]], settings: SFTSettings, tokenizer: Tokenizer
+) -> tuple[list[EncodedChat], dict[str, int]]:
+    """Encoded conversations, and how many lost rounds or did not fit at all."""
+    template = TEMPLATES[settings.template]
+    encoded, shortened, too_long = [], 0, 0
+    for messages in chats:
+        fitted = encode_to_fit(messages, template, tokenizer, settings.sequence_length)
+        if fitted is None:
+            too_long += 1
+            continue
+        ids, weights, dropped = fitted
+        shortened += dropped > 0
+        encoded.append(EncodedChat(ids, weights))
+    return encoded, {"shortened_conversations": shortened, "too_long_conversations": too_long}
+
+
+def _split(chats: list[EncodedChat], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
+    """Every n-th conversation is held out, spread evenly over the files."""
+    if fraction == 0 or len(chats) < 2:
+        return chats, []
+    every = max(2, round(1 / fraction))
+    training = [chat for index, chat in enumerate(chats) if index % every]
+    return training, chats[::every]
+
+
+def _supervised_share(chats: list[EncodedChat]) -> float:
+    tokens = sum(len(chat.ids) for chat in chats)
+    return sum(sum(weight > 0 for weight in chat.weights) for chat in chats) / max(1, tokens)
