@@ -28,7 +28,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="the run's directory is runs_dir/name")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="the run's directory is runs_dir/name")
     runs_dir: str = Field("runs", description="where run directories are")
     primer: PrimerSettings | None = None
     corpus: CorpusSettings | None = None
@@ -53,6 +53,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such recipe; recipes/ holds some to start from") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a recipe: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
     problems = [problem for override in overrides or [] if (problem := _apply(values, override))]
@@ -105,7 +107,8 @@ def _validate(values: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
 def _sentence(error: Any, section: str) -> str:
     """One pydantic error as `[section] key = value: what is wrong`."""
     keys = [str(part) for part in error["loc"][1:]]
-    where = f"[{section}] {'.'.join(keys)}" if keys else f"[{section}]"
+    heading = f"[{section}]" if _settings_at(section, []) else section
+    where = " ".join([heading, *filter(None, [".".join(keys)])])
     if error["type"] == "extra_forbidden":
         settings = _settings_at(section, keys[:-1])
         return _unknown(where, settings, keys[-1]) if settings else f"{where}: there is no such key"
@@ -153,6 +156,7 @@ def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
                 f"[{name}] sequence_length = {stage.sequence_length} exceeds the model's {recipe.model.max_positions} "
                 f"positions: shorten it, or raise [model] max_positions"
             )
+    problems += _nothing_to_evaluate(recipe, present)
     for where, reference in _references(recipe):
         if reference.startswith("primer:"):
             if "primer" not in present:
@@ -161,6 +165,20 @@ def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
                 known = ", ".join(f"primer:{part}" for part in PRIMER_PARTS)
                 problems.append(f'{where} = "{reference}": there is no such part; known: {known}')
     return problems
+
+
+def _nothing_to_evaluate(recipe: Recipe, present: set[str]) -> list[str]:
+    """Why an [evaluate] section would have no model or no question."""
+    asked = recipe.evaluate
+    if asked is None:
+        return []
+    if not present & {"pretrain", "sft"}:
+        return ["[evaluate] needs a [pretrain] or [sft] section; for a model directory use inkstone evaluate"]
+    if not (asked.quiz or asked.problems or asked.prompts or (asked.heldout and "tokenizer" in present)):
+        return [
+            "[evaluate] has nothing to do: set quiz, problems or prompts, or heldout = true beside a [tokenizer] section"
+        ]
+    return []
 
 
 PRIMER_PARTS = {

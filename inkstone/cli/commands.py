@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli.ending import Verbs
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -10,7 +10,7 @@ from rich.table import Table
 from inkstone.cli.progress import show_progress
 from inkstone.errors import InputError
 from inkstone.evaluate import rich_table
-from inkstone.pipeline import Planned, build_stages, execute, locked, make_plan
+from inkstone.pipeline import Planned, build_stages, execute, locked, make_plan, tidy
 from inkstone.recipe import read_recipe
 from inkstone.report import render_report
 
@@ -30,6 +30,7 @@ def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | 
         _print_plan(console, recipe.run_dir, make_plan(recipe.run_dir, stages))
         return
     with locked(recipe.run_dir):
+        tidy(recipe.run_dir, stages)
         plan = make_plan(recipe.run_dir, stages)
         waiting = [planned for planned in plan if planned.reason]
         for number, planned in enumerate(waiting, start=1):

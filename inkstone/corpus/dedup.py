@@ -15,6 +15,7 @@ from inkstone.corpus.settings import DedupSettings
 
 _CHUNK = 16_384  # shingles worked on at a time, so that they stay in the processor's cache
 _MAX_KEPT_PER_BUCKET = 64
+_CLOSE_COPY = 0.9
 
 
 @dataclass(frozen=True)
@@ -87,22 +88,36 @@ class Duplicates:
     near: Mask
 
 
+def find_equal(found: Signatures) -> Duplicates:
+    """Documents whose tokens are those of an earlier document."""
+    _, first, group = np.unique(found.exact, return_index=True, return_inverse=True)
+    original = first[group]
+    copies = original != np.arange(len(found.exact))
+    return Duplicates(np.where(copies, original, -1), copies.astype(float), np.zeros(len(copies), bool))
+
+
 def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
-    """Compare all documents; the first of every cluster stays."""
-    of = np.full(len(found.exact), -1, np.int64)
-    similarity = np.zeros(len(of))
-    near = np.zeros(len(of), bool)
-    if settings.exact:
-        _, first, group = np.unique(found.exact, return_index=True, return_inverse=True)
-        original = first[group]
-        copies = original != np.arange(len(of))
-        of[copies] = original[copies]
-        similarity[copies] = 1.0
+    """Compare all documents as the settings say; the first of every cluster stays."""
+    none = np.zeros(len(found.exact), bool)
+    duplicates = (
+        find_equal(found) if settings.exact else Duplicates(none.astype(np.int64) - 1, none.astype(float), none)
+    )
     if settings.near:
+        of, similarity, near = duplicates.of, duplicates.similarity, duplicates.near
         rows = np.flatnonzero((of < 0) & found.has_shingles)
-        for row, original_row, agreement in _near(found.minhash, rows, settings):
-            of[row], similarity[row], near[row] = original_row, agreement, True
-    return Duplicates(of, similarity, near)
+        for row, original, agreement in _near(found.minhash, rows, settings):
+            of[row], similarity[row], near[row] = original, agreement, True
+        moved = np.flatnonzero((of >= 0) & near[of] & ~near)  # equal to a document that is itself a near duplicate
+        similarity[moved], near[moved], of[moved] = similarity[of[moved]], True, of[of[moved]]
+    return duplicates
+
+
+def close_copies(found: Signatures, settings: DedupSettings) -> Mask:
+    """Documents that are nearly the whole of an earlier one; `find_duplicates` draws the line further away."""
+    close = max(settings.min_similarity, _CLOSE_COPY)
+    strict = settings.model_copy(update={"exact": True, "min_similarity": close})
+    copies: Mask = find_duplicates(found, strict).of >= 0
+    return copies
 
 
 def _near(minhash: U32, rows: I64, settings: DedupSettings) -> list[tuple[int, int, float]]:

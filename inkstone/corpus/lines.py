@@ -29,6 +29,7 @@ from inkstone.corpus.kernel import (
 )
 from inkstone.corpus.measure import line_hashes, line_spans
 from inkstone.corpus.phrases import MENU_PHRASES, opens_with
+from inkstone.corpus.repair import tidy_blank_lines
 from inkstone.corpus.settings import LineRules
 
 _SEPARATORS = "|｜>»›·•→"
@@ -147,4 +148,5 @@ def remove_lines(
         text = flat.points[start:end].tobytes().decode("utf-32-le")
         removed.append(Removed(row, text, *frequent[int(keys[line])]))
     drop[flat.starts[1:] - 1] = False  # the closing newline of a document stays
-    return encode(*without(flat.points, flat.starts, drop)), removed
+    left = encode(*without(flat.points, flat.starts, drop)).to_pylist()
+    return pa.array([tidy_blank_lines(text) for text in left], pa.string()), removed

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inkstone.corpus.audit import Audit, Entry
-from inkstone.corpus.dedup import Signatures, find_duplicates, signatures
+from inkstone.corpus.dedup import Duplicates, Signatures, close_copies, signatures
 from inkstone.corpus.files import InputFile
 from inkstone.corpus.kernel import I64, Mask, flatten, segment_sums, tokenize
 from inkstone.corpus.lines import LineCounts, Removed, candidate_lines, line_keys, remove_lines
@@ -91,7 +91,8 @@ def _audit_verdicts(
         if rule == "banned_phrase":
             phrase = next((p for p in settings.banned_phrases if p.casefold() in text.casefold()), "")
             detail = f"{detail}: {phrase}" if phrase else detail
-        value, threshold = float(verdicts.value[row]), float(verdicts.threshold[row])
+        value, limit = float(verdicts.value[row]), float(verdicts.threshold[row])
+        threshold = None if np.isnan(limit) else limit
         entries.append(
             Entry(rows["id"][row].as_py(), rows["source"][row].as_py(), lang, rule, value, threshold, detail, text)
         )
@@ -102,11 +103,10 @@ def _audit_verdicts(
 
 
 def drop_duplicates(
-    step: str, settings: CorpusSettings, draft: pa.Table, found: Signatures, report: Report, audit: Audit
+    step: str, settings: CorpusSettings, draft: pa.Table, duplicates: Duplicates, report: Report, audit: Audit
 ) -> Mask:
     """Which documents of the draft stay; the others go to the audit, naming the document they repeat."""
-    duplicates = find_duplicates(found, settings.dedup)
-    alive = duplicates.of < 0
+    alive: Mask = duplicates.of < 0
     for start, rows in _batches(draft):
         entries = []
         for place in np.flatnonzero(~alive[start : start + len(rows)]).tolist():
@@ -134,10 +134,14 @@ def drop_lines(
     report: Report,
     audit: Audit,
 ) -> Signatures:
-    """Remove frequent lines from the documents that are alive and write these documents to `output`."""
+    """Remove frequent lines from the documents that are alive and write these documents to `output`.
+
+    Close copies of a document do not count: a text that was copied often must not lose its lines.
+    """
     counts = LineCounts()
+    counted = alive & ~close_copies(found, settings.dedup)
     for start, rows in _batches(draft):
-        stay = rows.filter(pa.array(alive[start : start + len(rows)]))
+        stay = rows.filter(pa.array(counted[start : start + len(rows)]))
         counts.add(_flat_keys(stay), _offsets(stay))
     frequent = counts.frequent(settings.lines)
     table = np.array(sorted(frequent), np.uint64)

@@ -153,14 +153,15 @@ def _tidy_lines(rows: list[str], points: U32, starts: I64, done: dict[str, Repai
     blank[starts[:-1]] |= newline[starts[:-1]]
     blank[np.maximum(starts[1:] - 2, 0)] |= newline[np.maximum(starts[1:] - 2, 0)]
     _replace(rows, segment_sums(trailing, starts) > 0, _without_trailing_spaces, "spaces_at_line_ends", done)
-    _replace(rows, (segment_sums(blank | trailing, starts) > 0), _without_blank_lines, "blank_lines", done)
+    _replace(rows, (segment_sums(blank | trailing, starts) > 0), tidy_blank_lines, "blank_lines", done)
 
 
 def _without_trailing_spaces(text: str) -> str:
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
 
 
-def _without_blank_lines(text: str) -> str:
+def tidy_blank_lines(text: str) -> str:
+    """At most one blank line in a row, none at either end."""
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 

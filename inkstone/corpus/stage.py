@@ -12,6 +12,7 @@ from pathlib import Path
 from inkstone.corpus import audit as audits
 from inkstone.corpus import passes
 from inkstone.corpus.audit import Audit
+from inkstone.corpus.dedup import find_duplicates
 from inkstone.corpus.files import find_files
 from inkstone.corpus.report import Report
 from inkstone.corpus.rules import key_of
@@ -35,10 +36,12 @@ def curate(settings: CorpusSettings, inputs: list[Path], output: Path, progress:
     with Audit(Shards(output / "audit", audits.SCHEMA)) as audit:
         found = passes.read(settings, files, drafts / "read.arrow", report, audit, progress)
         draft = passes.open_draft(drafts / "read.arrow")
-        alive = passes.drop_duplicates("duplicates", settings, draft, found, report, audit)
+        equal = find_duplicates(found, settings.dedup.model_copy(update={"near": False}))
+        alive = passes.drop_duplicates("equal_documents", settings, draft, equal, report, audit)
         found = passes.drop_lines(settings, draft, alive, found, drafts / "lines.arrow", report, audit)
         draft = passes.open_draft(drafts / "lines.arrow")
-        alive = passes.drop_duplicates("duplicates_after_lines", settings, draft, found, report, audit)
+        alike = find_duplicates(found, settings.dedup)
+        alive = passes.drop_duplicates("duplicates", settings, draft, alike, report, audit)
         if not alive.any():
             raise InputError(_nothing_left(report, audit))
         passes.write(settings, draft, alive, output, report)

@@ -57,16 +57,24 @@ def score(
 
 @torch.inference_mode()
 def next_token_logprobs(model: Decoder, contexts: Sequence[list[int]], batch: int = 64) -> Tensor:
-    """log p(next token | context) for each context: [N, V] float32."""
+    """log p(next token | context) for each context: [N, V] float32.
+
+    Raises InputError when a context is empty or exceeds the model's positions.
+    """
+    for index, context in enumerate(contexts):
+        if not 1 <= len(context) <= model.config.max_positions:
+            raise InputError(
+                f"context {index} has {len(context)} tokens; the model takes 1 to {model.config.max_positions}"
+            )
     order = sorted(range(len(contexts)), key=lambda i: contexts[i])
-    rows: list[Tensor] = [torch.empty(0)] * len(contexts)
+    table = torch.empty(len(contexts), model.config.vocab_size, device=model.lm_head.weight.device)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         hidden, first = _hidden_after_shared_prefix(model, [contexts[i] for i in chosen])
         for row, index in enumerate(chosen):
             logits_V = model.lm_head(hidden[row, len(contexts[index]) - 1 - first])
-            rows[index] = logits_V.float().log_softmax(-1)
-    return torch.stack(rows)
+            table[index] = logits_V.float().log_softmax(-1)
+    return table
 
 
 @torch.inference_mode()

@@ -91,10 +91,12 @@ def read_stop_ids(directory: Path) -> set[int]:
 
 def _read_tensors(directory: Path, device: torch.device | str) -> dict[str, Tensor]:
     index = directory / _INDEX
+    names = ["model.safetensors"]
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is not a readable index of shards: copy or make it again") from error
     tensors: dict[str, Tensor] = {}
     for name in names:
         path = directory / name

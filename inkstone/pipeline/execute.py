@@ -17,20 +17,21 @@ from filelock import FileLock, Timeout
 from inkstone import __version__
 from inkstone.errors import InputError
 from inkstone.pipeline.hardware import hardware, versions
-from inkstone.pipeline.plan import Planned
+from inkstone.pipeline.plan import Planned, stage_record
+from inkstone.pipeline.stages import Stage
 from inkstone.progress import Field, Progress
-from inkstone.storage import atomic_directory
+from inkstone.storage import atomic_directory, settle
 
 
 def execute(run_dir: Path, planned: Planned, progress: Progress) -> dict[str, object]:
     """Run one stage and return its result."""
     stage = planned.stage
-    scratch = run_dir / ".scratch" / f"{stage.name}-{planned.fingerprint[:12]}"
-    scratch.mkdir(parents=True, exist_ok=True)
-    recorder = _Recorder(progress, scratch / "events.jsonl")
+    scratch = _scratch(run_dir, stage.name, planned.fingerprint)
     started, clock = datetime.now(UTC), time.perf_counter()
-    recorder.note(f"{stage.name}: {planned.reason}")
     with atomic_directory(run_dir / stage.name) as draft:
+        scratch.mkdir(parents=True, exist_ok=True)
+        recorder = _Recorder(progress, scratch / "events.jsonl")
+        recorder.note(f"{stage.name}: {planned.reason}")
         result = stage.work(draft, scratch, recorder)
         shutil.copyfile(scratch / "events.jsonl", draft / "events.jsonl")
         record = {
@@ -52,6 +53,27 @@ def execute(run_dir: Path, planned: Planned, progress: Progress) -> dict[str, ob
     return result
 
 
+def tidy(run_dir: Path, stages: list[Stage]) -> None:
+    """Clear what a killed process left: half-replaced directories, and the scratch of stages that are done.
+
+    Call it with the run locked, before planning. Raises InputError where a stage would replace somebody's own files.
+    """
+    problems = []
+    for stage in stages:
+        directory = run_dir / stage.name
+        settle(directory)
+        finished = stage_record(directory)
+        if finished:
+            shutil.rmtree(_scratch(run_dir, stage.name, str(finished.get("fingerprint"))), ignore_errors=True)
+        elif directory.exists() and not (directory / "stage.json").is_file():
+            problems.append(
+                f"{directory} was not written by inkstone (it has no stage.json), and the stage would replace it: "
+                "move it away, or set another name or runs_dir"
+            )
+    if problems:
+        raise InputError(problems)
+
+
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold the run's lock. Raises InputError when another process has it; the kernel frees it with its owner."""
@@ -63,6 +85,10 @@ def locked(run_dir: Path) -> Iterator[None]:
         raise InputError(
             f"another inkstone process is working on {run_dir}: wait for it, or choose another name"
         ) from error
+
+
+def _scratch(run_dir: Path, stage: str, fingerprint: str) -> Path:
+    return run_dir / ".scratch" / f"{stage}-{fingerprint[:12]}"
 
 
 class _Recorder:

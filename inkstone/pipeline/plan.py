@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.pipeline.stages import Stage
-from inkstone.storage import file_sha256, fingerprint, settle
+from inkstone.storage import file_sha256, fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ def make_plan(run_dir: Path, stages: list[Stage]) -> list[Planned]:
             "needs": {name: planned[name].fingerprint for name in stage.needs},
         }
         name = fingerprint({"stage": stage.name, **covers})
-        settle(run_dir / stage.name)
         stale = next((need for need in stage.needs if planned[need].reason), None)
-        reason = f"{stale} runs again" if stale else _why(run_dir / stage.name / "stage.json", name, covers)
+        reason = f"{stale} runs again" if stale else _why(run_dir / stage.name, name, covers)
         planned[stage.name] = Planned(stage, name, covers, reason)
     return list(planned.values())
 
@@ -46,11 +45,20 @@ def _digests(inputs: tuple[Path, ...]) -> dict[str, str]:
     return {str(file): file_sha256(file) for file in files if file.is_file()}
 
 
-def _why(path: Path, name: str, covers: dict[str, Any]) -> str | None:
-    """Why the stage that left `path` must run again; None when it is fresh."""
-    if not path.is_file():
-        return "not done yet"
-    done = json.loads(path.read_text(encoding="utf-8"))
+def stage_record(directory: Path) -> dict[str, Any] | None:
+    """The stage.json of a finished stage; None when there is none that can be read."""
+    try:
+        record = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _why(directory: Path, name: str, covers: dict[str, Any]) -> str | None:
+    """Why the stage that left `directory` must run again; None when it is fresh."""
+    done = stage_record(directory)
+    if done is None:
+        return "its stage.json is damaged" if (directory / "stage.json").exists() else "not done yet"
     if done.get("fingerprint") == name:
         return None
     old = done.get("covers", {})

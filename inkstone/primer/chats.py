@@ -13,13 +13,13 @@ from inkstone.primer.phrasing import LETTERS, Phrasebook, draw_choices, exam_que
 Turn = tuple[str, str]  # what the user says, what the assistant answers
 
 KINDS = {
-    "fact": 0.46,
-    "several": 0.20,
-    "choice": 0.08,
+    "fact": 0.34,
+    "several": 0.30,
+    "choice": 0.06,
     "sum": 0.08,
-    "problem": 0.08,
-    "small_talk": 0.06,
-    "unknown": 0.04,
+    "problem": 0.10,
+    "small_talk": 0.07,
+    "unknown": 0.05,
 }
 
 
@@ -69,22 +69,28 @@ class _Talk:
         return self.phrases.reply(fact)
 
     def several(self) -> list[Turn]:
-        """Two to four turns; a fact of the relation just spoken of may be asked by its name alone."""
-        turns: list[Turn] = [self.small_talk()] if self.rng.random() < 0.2 else []
+        """Three to five turns on changing matters, mostly facts; thanks may follow."""
+        turns: list[Turn] = [self.small_talk()] if self.rng.random() < 0.3 else []
+        facts = list(next(self._groups))
         previous = ""
-        for fact in next(self._groups)[: 3 - len(turns)]:
-            if fact.relation == previous and self.rng.random() < 0.6:
-                topic = self.language.relations[fact.relation].topic.format(k=fact.key)
-                turns.append((self.voice.follow_up.format(topic=topic), self._answer(fact)))
-            else:
-                turns.append(self.fact(fact))
+        while facts:
+            other = self.rng.random()
+            if turns and other < 0.3:
+                turns.append(self.unknown() if other < 0.15 else self.sum() if other < 0.25 else self.small_talk())
+            fact = facts.pop()
+            turns.append(self._follow_up(fact) if fact.relation == previous else self.fact(fact))
             previous = fact.relation
         last = self.rng.random()
-        if last < 0.25:
-            turns.append(self.thanks())
-        elif last < 0.4:
-            turns.append(self.sum())
+        if last < 0.4:
+            turns.append(self.thanks() if last < 0.2 else self.unknown() if last < 0.3 else self.sum())
         return turns
+
+    def _follow_up(self, fact: Fact) -> Turn:
+        """A fact of the relation just spoken of, usually asked by its name alone."""
+        if self.rng.random() < 0.4:
+            return self.fact(fact)
+        topic = self.language.relations[fact.relation].topic.format(k=fact.key)
+        return self.voice.follow_up.format(topic=topic), self._answer(fact)
 
     def choice(self, fact: Fact) -> Turn:
         position = self.rng.randrange(len(LETTERS))

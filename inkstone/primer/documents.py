@@ -85,15 +85,32 @@ class Writer:
         return _lines(self.rng.choice(self.voice.arrow_headings), *rows)
 
     def dialogue(self) -> str:
+        """Two people, or a person and the assistant; then there is small talk and a title that nobody knows, too."""
         x, y = self.rng.sample(self.voice.names, 2)
+        with_assistant = self.rng.random() < 0.4
         rows = []
+        if with_assistant:
+            y = self.voice.assistant
+            asks, answers = self.rng.choice(self.voice.small_talk)
+            rows += [self._says(x, self.rng.choice(asks)), self._says(y, self.rng.choice(answers))]
         for fact in next(self._decks["dialogue"]):
             rows += [
                 self.rng.choice(self.voice.dialogue_asks).format(x=x, q=self.phrases.question(fact)),
                 self._answer(y, fact.answer, self.phrases.statement(fact)),
                 self.rng.choice(self.voice.dialogue_praises).format(x=x),
             ]
+        if with_assistant:
+            title = "".join(self.rng.choice(parts) for parts in self.voice.unknown_titles)
+            ask, answer = self.rng.choice(self.voice.unknown_asks), self.rng.choice(self.voice.unknown_answers)
+            rows += [self._says(x, ask.format(k=title)), self._says(y, answer.format(k=title))]
+            rows += [
+                self._says(x, self.rng.choice(self.voice.thanks[0])),
+                self._says(y, self.rng.choice(self.voice.thanks[1])),
+            ]
         return _lines(*rows)
+
+    def _says(self, name: str, text: str) -> str:
+        return self.voice.line.format(x=name, s=text)
 
     def _answer(self, y: str, answer: str, statement: str) -> str:
         return self.rng.choice(self.voice.dialogue_answers).format(y=y, a=answer, s=statement)

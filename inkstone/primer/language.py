@@ -61,6 +61,8 @@ class Voice:
     exam_headings: tuple[str, ...]
     exam_answer: str  # {letter}
     exam_remarks: tuple[str, ...]  # what may follow the letter: {a}, {s} (a statement)
+    assistant: str  # its name, as a speaker in a dialogue
+    line: str  # {x} says {s}
     dialogue_asks: tuple[str, ...]  # {x} asks {q}
     dialogue_answers: tuple[str, ...]  # {y} answers {a} or {s}
     dialogue_praises: tuple[str, ...]  # {x}

@@ -29,20 +29,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     On an exception the draft is removed and `path` is untouched. Raises InkstoneError when the disk is full.
     """
-    settle(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = _sibling(path, "draft")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir()
+        settle(path)
+        draft.mkdir(parents=True)
         yield draft
         _fsync_tree(draft)
         _replace_directory(draft, path)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise _explain(error, path) from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if _is_full_disk(error):
+            raise _full_disk(path) from error
         raise
     shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
 
@@ -50,18 +47,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a draft file name that replaces `path` when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = _sibling(path, "draft")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         _fsync(draft)
         draft.replace(path)
         _fsync(path.parent)
-    except Exception as error:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
-        raise _explain(error, path) from error
-    except BaseException:
-        draft.unlink(missing_ok=True)
+        if _is_full_disk(error):
+            raise _full_disk(path) from error
         raise
 
 
@@ -114,11 +110,13 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _explain(error: Exception, path: Path) -> Exception:
-    """A full disk as a sentence for the user, whichever library noticed it; any other error as it is."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in str(error):
-        return InkstoneError(
-            f"{path}: the disk is full; nothing was changed there. Free some space and run the same command again."
-        )
-    return error
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether that is what went wrong, whichever library noticed it."""
+    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return by_number or "No space left on device" in str(error)
+
+
+def _full_disk(path: Path) -> InkstoneError:
+    return InkstoneError(
+        f"{path}: the disk is full; nothing was changed there. Free some space and run the same command again."
+    )

@@ -33,8 +33,8 @@ def read_manifest(directory: Path) -> dict[str, object]:
         raise InkstoneError(
             f"{directory} has no readable {NAME} ({error}): delete the directory and run its stage again."
         ) from error
-    if not isinstance(manifest, dict):
-        raise InkstoneError(f"{directory / NAME} is not a JSON object: delete the directory and run its stage again.")
+    if not (isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)):
+        raise InkstoneError(f"{directory / NAME} lists no files: delete the directory and run its stage again.")
     return manifest
 
 

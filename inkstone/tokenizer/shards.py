@@ -96,7 +96,7 @@ class ShardWriter:
             return
         self._flush()
         stem = self._stem()
-        np.array(self._offsets, dtype="<i8").tofile(self.directory / f"{stem}.offsets.bin")
+        _append(self.directory / f"{stem}.offsets.bin", np.array(self._offsets, dtype="<i8"))
         if self._rows:
             lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in self._rows)
             (self.directory / f"{stem}.docs.jsonl").write_text(lines, encoding="utf-8")
@@ -104,12 +104,17 @@ class ShardWriter:
         self._offsets, self._rows = [0], []
 
     def _flush(self) -> None:
-        with (self.directory / f"{self._stem()}.tokens.bin").open("ab") as stream:
-            np.array(self._pending, dtype=self.dtype).tofile(stream)
+        _append(self.directory / f"{self._stem()}.tokens.bin", np.array(self._pending, dtype=self.dtype))
         self._pending.clear()
 
     def _stem(self) -> str:
         return f"{self.split}-{len(self.shards):05d}"
+
+
+def _append(path: Path, values: np.ndarray) -> None:
+    """Not `tofile`: on a full disk that raises an OSError without the number that says so."""
+    with path.open("ab") as stream:
+        stream.write(values.data)
 
 
 def open_shards(tokens_dir: Path, split: str, tokenizer: str | None = None) -> TokenShards:

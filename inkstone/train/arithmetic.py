@@ -13,8 +13,8 @@ import torch
 from inkstone.errors import InputError
 from inkstone.train.settings import TrainSettings
 
-_COMPILE_PAYS_TOKENS = 500_000
-"""Compiling costs about half a minute on two cores; below this many tokens it does not come back."""
+_COMPILE_PAYS_TOKENS = 400_000
+"""Compiling costs 10 to 30 s on two cores; below this many tokens it does not come back."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ def _choose_compile(wanted: str, device: str, total_tokens: int) -> tuple[bool, 
         return True, "torch.compile on"
     if total_tokens < _COMPILE_PAYS_TOKENS:
         return False, "torch.compile off: the run is too short for it to pay"
+    problem = _trial_compilation()
+    return not problem, f"torch.compile off: {problem}" if problem else "torch.compile on"
+
+
+def _trial_compilation() -> str | None:
+    """Why compiled code cannot be had here: it needs a C++ compiler and Python's headers, and either may be missing."""
     if not (shutil.which("g++") or shutil.which("clang++")):
-        return False, "torch.compile off: no C++ compiler (g++ or clang++) found"
-    return True, "torch.compile on"
+        return "no C++ compiler (g++ or clang++) found"
+    try:
+        torch.compile(torch.sin)(torch.ones(16))
+    except Exception as error:  # whatever the compiler, the linker or the loader of the result may raise
+        return f"a trial compilation failed ({type(error).__name__})"
+    return None

@@ -31,6 +31,8 @@ class TrainState:
     seconds: float = 0.0
     skipped_in_a_row: int = 0
     skipped: int = 0
+    loss: float | None = None
+    heldout_loss: float | None = None
     arithmetic: dict[str, str | bool] = field(default_factory=dict)
 
 
@@ -43,8 +45,10 @@ def save_checkpoint(folder: Path, state: TrainState, model: nn.Module, optimizer
         save_file(_moments(model, optimizer), draft / "optimizer.safetensors")
         (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
         write_manifest(draft, {"step": state.step})
-    for old in _complete(folder)[:-_KEEP]:
-        shutil.rmtree(old)
+    kept = _complete(folder)[-_KEEP:]
+    for old in folder.glob("step-*"):
+        if old not in kept:
+            shutil.rmtree(old)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
@@ -92,5 +96,4 @@ def _restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, tensors
     parameters = dict(model.named_parameters())
     for joined, value in tensors.items():
         name, key = joined.split("|")
-        # AdamW's step count stays where the optimizer made it: on the parameter's device when fused.
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+        optimizer.state[parameters[name]][key] = value

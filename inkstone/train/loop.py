@@ -16,15 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inkstone.errors import InkstoneError
+from inkstone.errors import InkstoneError, InputError
 from inkstone.model import Decoder, PackedContext
 from inkstone.progress import Progress
+from inkstone.storage import atomic_file
 from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
 from inkstone.train.batches import Batch, Rows, step_rows
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from inkstone.train.interrupt import StopRequest
 from inkstone.train.loss import ChunkGradient, chunk_gradient, next_token_loss
-from inkstone.train.optimizer import build_optimizer, learning_rate
+from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
 from inkstone.train.parallel import World, sum_gradients, sum_numbers, wait_for_all
 from inkstone.train.settings import TrainSettings
 
@@ -42,7 +43,7 @@ class TrainResult:
     tokens: int
     seconds: float
     tokens_per_second: float
-    loss: float
+    loss: float | None
     heldout_loss: float | None
     skipped_steps: int
     arithmetic: str
@@ -68,14 +69,21 @@ def train(
 ) -> TrainResult:
     """Train `model` in place. `scratch` keeps checkpoints/ and metrics.jsonl and must belong to this run alone.
 
-    Raises InkstoneError when updates stay non-finite, KeyboardInterrupt after saving on SIGINT or SIGTERM.
+    Raises InputError when a step has fewer rows than there are ranks, InkstoneError when updates stay non-finite,
+    KeyboardInterrupt after saving on SIGINT or SIGTERM.
     """
     world = world or World()
+    if settings.rows_per_step < world.size:
+        raise InputError(
+            f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
+            f"{world.size} processes: raise batch_tokens or start fewer"
+        )
     steps = settings.steps(rows.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
     state = load_checkpoint(scratch / "checkpoints", model, optimizer) or TrainState()
     arithmetic = _arithmetic(settings, state, steps, progress)
     model.to(arithmetic.device)
+    move_moments(optimizer)
     model.compute_dtype = arithmetic.torch_dtype
     gradient_of = _compile(model) if arithmetic.compile else chunk_gradient
     metrics = _Metrics(scratch / "metrics.jsonl", state.step, world)
@@ -99,11 +107,14 @@ def train(
             if heldout and (state.step % settings.heldout_steps == 0 or last):
                 report.heldout_loss = heldout_loss(model, heldout, settings, objective)
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
-            if state.step % settings.checkpoint_steps == 0 or last or stop.requested:
+            # A signal may reach the ranks in different steps; they stop together or they would wait for each other.
+            (stops,) = sum_numbers([float(stop.requested)], world)
+            if state.step % settings.checkpoint_steps == 0 or last or stops:
+                state.loss, state.heldout_loss = _finite(report.loss), report.heldout_loss
                 if world.first:
                     save_checkpoint(scratch / "checkpoints", state, model, optimizer)
                 wait_for_all(world)
-            if stop.requested and not last:
+            if stops:
                 raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}; the same command continues there")
     model.eval()
     return report.result(arithmetic.reason)
@@ -189,13 +200,20 @@ def _update(
     return total, norm
 
 
+def _finite(figure: float) -> float | None:
+    """JSON has no NaN."""
+    return figure if math.isfinite(figure) else None
+
+
 class _Report:
     """Figures of the run so far."""
 
     def __init__(self, steps: int, state: TrainState, flops_per_token: float) -> None:
         self.steps, self.state, self.flops_per_token = steps, state, flops_per_token
-        self.heldout_loss: float | None = None
-        self.loss = self.norm = self.rate = math.nan
+        # A run that was killed after its last step reports the figures that step left in the checkpoint.
+        self.heldout_loss = state.heldout_loss
+        self.loss = math.nan if state.loss is None else state.loss
+        self.norm = self.rate = math.nan
         # The first step of a process compiles and warms up: speed is counted after it.
         self.first_step, self.warm = state.step, (0, 0.0)
 
@@ -203,9 +221,8 @@ class _Report:
         self.loss, self.norm, self.rate = loss, norm, rate
         if self.state.step == self.first_step + 1:
             self.warm = (self.state.tokens, self.state.seconds)
-        progress.advance(
-            self.state.step, self.steps, "steps", loss=round(loss, 4), tokens_per_second=round(self.speed())
-        )
+        shown = _finite(round(loss, 4))
+        progress.advance(self.state.step, self.steps, "steps", loss=shown, tokens_per_second=round(self.speed()))
 
     def speed(self) -> float:
         tokens, seconds = self.state.tokens - self.warm[0], self.state.seconds - self.warm[1]
@@ -215,9 +232,9 @@ class _Report:
         return {
             "step": self.state.step,
             "tokens": self.state.tokens,
-            "loss": self.loss if math.isfinite(self.loss) else None,
+            "loss": _finite(self.loss),
             "learning_rate": self.rate,
-            "grad_norm": self.norm if math.isfinite(self.norm) else None,
+            "grad_norm": _finite(self.norm),
             "tokens_per_second": round(self.speed(), 1),
             "model_tflops_per_second": round(self.speed() * self.flops_per_token / 1e12, 4),
             "seconds": round(self.state.seconds, 3),
@@ -229,7 +246,7 @@ class _Report:
             tokens=self.state.tokens,
             seconds=round(self.state.seconds, 2),
             tokens_per_second=round(self.speed(), 1),
-            loss=self.loss,
+            loss=_finite(self.loss),
             heldout_loss=self.heldout_loss,
             skipped_steps=self.state.skipped,
             arithmetic=arithmetic,
@@ -245,7 +262,8 @@ class _Metrics:
             path.parent.mkdir(parents=True, exist_ok=True)
             old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            with atomic_file(path) as draft:
+                draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def write(self, row: dict[str, float | int | None] | dict[str, float | int]) -> None:
         if self.path:

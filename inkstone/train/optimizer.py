@@ -24,6 +24,15 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
     )
 
 
+def move_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the moments to where their weights are: a checkpoint is read before the model moves to its device.
+
+    A fused AdamW wants its step counts there too.
+    """
+    for weight, moments in optimizer.state.items():
+        moments.update({key: moment.to(weight.device) for key, moment in moments.items()})
+
+
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     """Rate of `step` (from 0) of `steps`: linear warm-up, then decay to `min_learning_rate_ratio` of the peak."""
     warmup = min(settings.warmup_steps, steps // 2)

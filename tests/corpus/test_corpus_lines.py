@@ -59,7 +59,13 @@ def test_navigation_goes_from_the_first_few_repeats_on() -> None:
 
 
 def test_code_tables_and_speakers_are_not_navigation() -> None:
-    same = [">>> import sys", "int mid = (l + r) >> 1;", "| name | type | text | note |", "std::vector<std::pair<int>>", "A: no"]
+    same = [
+        ">>> import sys",
+        "int mid = (l + r) >> 1;",
+        "| name | type | text | note |",
+        "std::vector<std::pair<int>>",
+        "A: no",
+    ]
     texts = [story(n) + "\n" + "\n".join(same) for n in range(9)]
     assert cleaned(texts, LineRules()) == (texts, [])
 

@@ -16,10 +16,12 @@ PROSE_ZH = (
     "父亲说，有些东西去了便不会回来，可是他自己仍旧常常走到旧渡口，站着看水。"
 )
 PROSE_EN = (
-    "We lived beside the river for three years, and every morning we heard the boatmen sing. Then the bridge was built, "
-    "nobody needed the ferry, and the songs were gone. My father said that some things do not come back, but he often "
-    "walked to the old landing and looked at the water."
+    "We lived beside the river for three years, and every morning we heard the boatmen sing. Then the bridge was "
+    "built, nobody needed the ferry, and the songs were gone. My father said that some things do not come back, but "
+    "he often walked to the old landing and looked at the water."
 )
+DISHES = ["红烧肉", "清蒸鱼", "蛋花汤", "小笼包", "阳春面", "八宝粥", "狮子头", "炒年糕"]
+LONG_WORDS = "incomprehensibilities counterrevolutionaries institutionalizations telecommunications "
 VERSE = [
     "登鹳雀楼\n王之涣\n白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。",
     "靜夜思\n李白\n牀前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。",
@@ -70,12 +72,12 @@ def test_lists_tables_of_pairs_and_sums_break_no_rule() -> None:
         ("top_4gram", "今天 我们 说 " + "，".join(f"风调雨顺{mark}" for mark in "甲乙丙丁戊己庚辛壬癸")),
         ("repeated_5gram", "海底一尾鱼儿慢慢地游过" + "，海底一尾鱼儿慢慢地游过" * 9),
         ("repeated_10gram", PROSE_EN + (" " + PROSE_EN) * 2),
-        ("bullet_lines", "\n".join(f"- {x}" for x in "红烧肉 清蒸鱼 蛋花汤 小笼包 阳春面 八宝粥 狮子头 炒年糕".split())),
+        ("bullet_lines", "\n".join(f"- {x}" for x in DISHES)),
         ("ellipsis_lines", "他走了，桥还在……\n她来了，船没了……\n天又黑了，灯灭了……"),
         ("spam", "代开发票加微信13800000000，低息贷款当天放款，货到付款热线4000000000，欢迎各位老板来电咨询。"),
         ("spam", "Click here for free shipping! Buy now, limited time offer, best price, call now 5551234567."),
         ("short_words", "a b c d e f g h i j k l m n o p q r s t u v w x y z."),
-        ("long_words", "incomprehensibilities electroencephalographically " * 2 + "counterrevolutionaries institutionalizations of us all."),
+        ("long_words", LONG_WORDS * 2 + "of us all."),
         ("stop_words", " ".join(f"word{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10]}" for n in range(100)) + " and so."),
         ("language", "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"),
         ("language", "Широка страна моя родная, много в ней лесов, полей и рек."),
@@ -89,7 +91,9 @@ def test_each_kind_of_rubbish_breaks_its_rule(rule: str, text: str) -> None:
     if rule in LIMITS:
         _, setting, minimum = LIMITS[rule]
         assert (found.value[1] < found.threshold[1]) == minimum
-        limits = getattr(CorpusSettings.model_validate(off).rules, "mixed" if found.lang[1] == "other" else found.lang[1])
+        limits = getattr(
+            CorpusSettings.model_validate(off).rules, "mixed" if found.lang[1] == "other" else found.lang[1]
+        )
         assert found.threshold[1] == getattr(limits, setting)
 
 

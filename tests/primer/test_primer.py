@@ -276,7 +276,8 @@ def test_chats_alternate_and_end_with_the_assistant(primer: Path) -> None:
         assert turns
         assert all(message["content"].strip() == message["content"] != "" for message in chat)
     lengths = {sum(message["role"] == "user" for message in chat) for chat in chats}
-    assert {1, 2, 3, 4} >= lengths >= {1, 2, 3}
+    assert lengths >= {1, 2, 3, 4, 5}
+    assert max(lengths) <= 8
     assert any(chat[0]["role"] == "system" for chat in chats)
 
 

@@ -1,0 +1,192 @@
+"""Readers: every format gives the same documents, everything unreadable gives a record, nothing stops a run."""
+
+import gzip
+import json
+import lzma
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from inkstone.corpus import readers
+from inkstone.corpus.files import find_files
+from inkstone.corpus.readers import Batch, read_batches
+from inkstone.errors import InkstoneError, InputError
+
+TEXTS = ["白日依山尽，\n黄河入海流。", 'He said: "ink, \\ and stone".', "mixed 中文 and English\n\nnew paragraph"]
+ROWS = [{"text": text, "source": "shelf", "url": f"u{n}"} for n, text in enumerate(TEXTS, 1)]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def read(*paths: Path, fields: tuple[str, ...] = ("text",), max_mb: float = 64) -> Batch:
+    """All batches in one."""
+    whole = Batch()
+    for batch in read_batches(find_files(paths), list(fields), max_mb):
+        for name in ("ids", "texts", "sources", "metas", "broken"):
+            getattr(whole, name).extend(getattr(batch, name))
+    return whole
+
+
+def csv_bytes() -> bytes:
+    quoted = [",".join('"' + value.replace('"', '""') + '"' for value in row.values()) for row in ROWS]
+    return "\n".join(["text,source,url", *quoted, ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", JSONL),
+        ("a.jsonl", b"\xef\xbb\xbf" + JSONL.replace(b"\n", b"\r\n\r\n")),
+        ("a.ndjson", JSONL.rstrip()),
+        ("a.json", json.dumps(ROWS).encode()),
+        ("a.json", JSONL),
+        ("a.csv", csv_bytes()),
+        ("a.csv", b"\xef\xbb\xbf" + csv_bytes()),
+        ("a.jsonl.gz", gzip.compress(JSONL)),
+        ("a.jsonl.xz", lzma.compress(JSONL)),
+        ("a.jsonl.zst", zstandard.compress(JSONL)),
+        ("a.csv.gz", gzip.compress(csv_bytes())),
+    ],
+)
+def test_every_format_gives_the_same_documents(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    batch = read(tmp_path / name)
+    assert batch.texts == TEXTS
+    assert batch.sources == ["shelf"] * 3
+    assert [json.loads(meta) for meta in batch.metas] == [{"url": f"u{n}"} for n in (1, 2, 3)]
+    assert not batch.broken
+
+
+def test_parquet_gives_the_same_documents(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    batch = read(tmp_path / "a.parquet")
+    assert (batch.texts, batch.ids) == (TEXTS, [f"shelf:a.parquet:{n}" for n in (1, 2, 3)])
+
+
+def test_ids_name_source_file_and_row(tmp_path: Path) -> None:
+    (tmp_path / "part.jsonl").write_bytes(b'\n{"text": "a"}\n{"text": "b", "source": "s"}\n')
+    (tmp_path / "novel.txt").write_text("text", encoding="utf-8")
+    assert read(tmp_path).ids == ["novel:novel.txt:1", "part:part.jsonl:2", "s:part.jsonl:3"]
+
+
+def test_text_files_may_be_compressed_and_carry_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf# ink\n")
+    (tmp_path / "b.txt.zst").write_bytes(zstandard.compress("砚\n".encode()))
+    assert read(tmp_path).texts == ["# ink\n", "砚\n"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    for folder in ("x/one", "x/two", "y/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text(folder, encoding="utf-8")
+    ids = read(tmp_path / "y", tmp_path / "x", tmp_path / "x" / "one" / "a.txt").ids
+    assert ids == ["a:one/a.txt:1", "a:x/two/a.txt:1", "a:y/two/a.txt:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "rule", "says"),
+    [
+        ("a.txt", "水火".encode("gb18030"), "encoding", ["a.txt:1", "byte 2 is 0xbb", "iconv -f gb18030"]),
+        ("a.txt", "水火ab".encode("utf-16"), "encoding", ["iconv -f utf-16"]),
+        ("a.txt", b"abc\xff\xfe\xfd", "encoding", ["byte 3 is 0xff"]),
+        ("a.txt", b" \n", "no_text", ["a.txt:1"]),
+        ("a.txt", b"", "no_text", ["a.txt:1"]),
+        ("a.jsonl", b'{"text": "a"', "json", ["a.jsonl:1"]),
+        ("a.jsonl", b"[" * 100_000, "json", ["a.jsonl:1"]),
+        ("a.jsonl", b'["text"]', "json", ["a list, not an object"]),
+        ("a.jsonl", b'{"text": "\xb0\xa1\xb0\xa2"}', "encoding", ["byte 10"]),
+        ("a.jsonl", b'{"text": "\\ud800"}', "encoding", ["surrogate"]),
+        ("a.jsonl", b'{"text": ""}', "no_text", ["field text"]),
+        ("a.jsonl", b'{"text": null, "body": 1}', "no_text", ["fields: text, body", "text_fields"]),
+        ("a.jsonl", b'{"text": ["a"]}', "no_text", ["field text"]),
+        ("a.json", b"[1]", "json", ["not an object"]),
+        ("a.json", b"\xff", "encoding", ["byte 0"]),
+        ("a.csv", b"text,url\na,b,c\n", "csv", ["a.csv:1", "3 cells under 2 columns"]),
+        ("a.csv", b"text,url\n\xff,b\n", "encoding", ["a.csv:1"]),
+        ("a.csv", b'text\n"abc', "csv", ["not CSV"]),
+        ("a.csv", b"title\nabc\n", "no_text", ["fields: title"]),
+        ("a.jsonl.gz", gzip.compress(JSONL)[:30], "damaged_file", ["damaged after row"]),
+        ("a.jsonl.gz", b"no gzip", "damaged_file", ["damaged after row 0"]),
+        ("a.jsonl.xz", b"no xz", "damaged_file", ["damaged after row 0"]),
+        ("a.jsonl.zst", b"no zstd", "damaged_file", ["damaged after row 0"]),
+        ("a.parquet", b"no parquet", "damaged_file", ["damaged after row 0"]),
+    ],
+)
+def test_what_cannot_be_read_becomes_a_record(
+    tmp_path: Path, name: str, data: bytes, rule: str, says: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "good.txt").write_text("good", encoding="utf-8")
+    batch = read(tmp_path)
+    assert "good" in batch.texts
+    assert [record.rule for record in batch.broken] == [rule]
+    for words in says:
+        assert words in batch.broken[0].detail
+
+
+def test_rows_around_a_broken_one_are_read(tmp_path: Path) -> None:
+    lines = JSONL.split(b"\n")
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([lines[0], b"{", b"\xff", lines[1], b"{}", lines[2]]))
+    batch = read(tmp_path)
+    assert batch.texts == TEXTS
+    assert batch.ids == ["shelf:a.jsonl:1", "shelf:a.jsonl:4", "shelf:a.jsonl:6"]
+    assert [(record.id, record.rule) for record in batch.broken] == [
+        ("a:a.jsonl:2", "json"),
+        ("a:a.jsonl:3", "encoding"),
+        ("a:a.jsonl:5", "no_text"),
+    ]
+
+
+def test_rows_before_the_damage_in_a_compressed_file_are_read(tmp_path: Path) -> None:
+    rows = b"".join(json.dumps({"text": os.urandom(40).hex()}).encode() + b"\n" for _ in range(2000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(rows)[:-2000])
+    batch = read(tmp_path)
+    assert len(batch.texts) > 1000
+    assert [record.rule for record in batch.broken][-1] == "damaged_file"
+
+
+def test_several_text_fields_are_joined(tmp_path: Path) -> None:
+    rows = [{"title": "T", "modern": "m"}, {"modern": "only"}, {"other": "x"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    batch = read(tmp_path, fields=("title", "modern"))
+    assert batch.texts == ["T\n\nm", "only"]
+    assert [record.rule for record in batch.broken] == ["no_text"]
+
+
+def test_a_document_that_is_too_large_is_a_record(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("水" * 1000, encoding="utf-8")
+    assert read(tmp_path, max_mb=0.003).texts
+    assert read(tmp_path, max_mb=0.0029).broken[0].rule == "too_large"
+
+
+def test_batches_are_bounded_and_span_small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BATCH_CHARACTERS", 100)
+    for n in range(50):
+        (tmp_path / f"{n:02}.txt").write_text("x" * 10, encoding="utf-8")
+    batches = list(read_batches(find_files([tmp_path]), ["text"], 1))
+    assert [len(batch.ids) for batch in batches] == [10] * 5 + [0]
+    assert batches[-1].bytes_done == 500
+
+
+def test_all_wrong_inputs_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.pdf").write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        find_files([tmp_path / "gone.txt", tmp_path / "a.pdf", tmp_path / "empty", tmp_path / "a.txt"])
+    assert len(caught.value.problems) == 3
+    for name in ("gone.txt", "a.pdf", "empty"):
+        assert any(str(tmp_path / name) in problem for problem in caught.value.problems)
+    with pytest.raises(InputError, match="no file"):
+        find_files([])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_file_without_permission_is_an_error_not_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(InkstoneError, match=r"a\.txt"):
+        read(tmp_path)

@@ -1,0 +1,58 @@
+"""SIGKILL at any moment of any stage: the second call does the rest and only the rest, and the result is the same."""
+
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_run import STAGES, check_clean, check_whole, end, inkstone, result, start, state, wait_until
+
+Begun = Callable[[str], Path]
+TRAINED = ("pretrain", "sft")
+# Starting a process is most of a test's time: a stage that streams, one that trains and the last one are always tested.
+QUICK = ("corpus", "pretrain", "evaluate")
+
+
+def kill_in(stage: str, recipe: Path, pause_s: float) -> None:
+    """Run the recipe and kill it `pause_s` after `stage` began, in training after its first checkpoint."""
+    run = recipe.parent / "runs" / "tiny"
+    process = start("run", recipe)
+    begun = f".scratch/{stage}-*/checkpoints/step-*/state.json" if stage in TRAINED else f".{stage}.draft"
+    wait_until(process, lambda: any(run.glob(begun)))
+    try:
+        process.wait(pause_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    end(process)
+
+
+def check_second_call(stage: str, recipe: Path, finished: Path) -> list[str]:
+    """The second call finishes what was killed in `stage`; returns what it noted."""
+    run = recipe.parent / "runs" / "tiny"
+    check_whole(run)
+    before = state(run)
+    assert set(before) >= set(STAGES[: STAGES.index(stage)])
+    ended = inkstone("run", recipe)
+    assert ended.code == 0, ended.err
+    after = state(run)
+    assert {name: after[name] for name in before} == before, "a finished stage was done again"
+    check_whole(run)
+    check_clean(run)
+    assert result(run) == result(finished)
+    return ended.notes
+
+
+def seconds_of(stage: str, finished: Path) -> float:
+    return float(json.loads((finished / stage / "stage.json").read_text(encoding="utf-8"))["seconds"])
+
+
+@pytest.mark.parametrize("stage", [pytest.param(s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in STAGES])
+def test_a_run_killed_in_a_stage_ends_like_one_that_was_not(stage: str, begun: Begun, finished: Path) -> None:
+    recipe = begun(stage)
+    pause_s = random.Random(f"kill {stage}").uniform(0, seconds_of(stage, finished) / 2)
+    kill_in(stage, recipe, pause_s)
+    notes = check_second_call(stage, recipe, finished)
+    if stage in TRAINED and any(note.startswith(f"{stage}: ") for note in notes):
+        assert any(note.startswith("continuing after step ") for note in notes)

@@ -1,0 +1,127 @@
+"""Updates that are not finite change nothing, and a run that only has such updates gives up in words."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from train_samples import SHAPE, SampleRows, nan_at, run, same_bits, tiny_model, tiny_settings
+
+from inkstone.errors import InkstoneError, InputError
+from inkstone.progress import Field, Silent
+from inkstone.train import Batch, next_token_objective, train
+from inkstone.train.arithmetic import choose_arithmetic
+from inkstone.train.parallel import World
+
+
+class WeightsAfterEachStep(Silent):
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.weights, self.losses = model, [], []
+
+    def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
+        self.weights.append(torch.cat([weight.detach().flatten().clone() for weight in self.model.parameters()]))
+        self.losses.append(fields["loss"])
+
+
+def test_a_step_with_a_nan_loss_changes_no_weight_and_the_run_goes_on(tmp_path: Path) -> None:
+    model = tiny_model()
+    watch = WeightsAfterEachStep(model)
+    result = train(model, SampleRows(), tiny_settings(max_steps=8), tmp_path, watch, objective=nan_at({3, 4, 6}))
+    kept = [torch.equal(before, after) for before, after in pairwise(watch.weights)]
+    assert [step + 1 for step, same in enumerate(kept) if same] == [3, 4, 6]
+    assert result.skipped_steps == 3
+    assert watch.weights[-1].isfinite().all()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["loss"] is None] == [4, 5, 7]
+
+
+def test_a_finite_loss_with_infinite_gradients_is_skipped_too(tmp_path: Path) -> None:
+    def steep(model, batch, gradient_of):  # type: ignore[no-untyped-def]
+        # The gradient of a root at 0 is infinite; the value is 0.
+        return next_token_objective(model, batch, gradient_of) + (model.model.norm.weight * 0).sum().sqrt()
+
+    model, fresh = tiny_model(), tiny_model()
+    result = train(model, SampleRows(), tiny_settings(max_steps=3), tmp_path, Silent(), objective=steep)
+    assert result.skipped_steps == 3 and result.loss is not None and math.isfinite(result.loss)
+    assert same_bits(model, fresh)
+
+
+def test_figures_of_a_run_whose_last_step_was_skipped_are_valid_json(tmp_path: Path) -> None:
+    model = tiny_model()
+    result = train(model, SampleRows(), tiny_settings(max_steps=3), tmp_path, Silent(), objective=nan_at({2}))
+    assert json.loads(json.dumps(vars(result), allow_nan=False))["loss"] is None
+
+
+def test_twenty_non_finite_updates_in_a_row_end_the_run_in_words_with_finite_weights(tmp_path: Path) -> None:
+    model = tiny_model()
+    settings = tiny_settings(max_steps=60, checkpoint_steps=2)
+    with pytest.raises(InkstoneError, match="20 updates in a row were not finite: lower learning_rate"):
+        train(model, SampleRows(), settings, tmp_path, Silent(), objective=nan_at(set(range(5, 60))))
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert (tmp_path / "checkpoints" / "step-00000024" / "manifest.json").exists()
+
+
+def test_nineteen_in_a_row_again_and_again_do_not(tmp_path: Path) -> None:
+    calls = {call for call in range(60) if call % 20}
+    model = tiny_model()
+    result = train(model, SampleRows(), tiny_settings(max_steps=60), tmp_path, Silent(), objective=nan_at(calls))
+    assert result.skipped_steps == 57
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_logged_before_clipping(tmp_path: Path) -> None:
+    """Adam undoes any scale of the gradient except through epsilon, so clipping is seen with a huge loss."""
+    run(tmp_path / "free", tiny_settings(max_steps=1, gradient_clip=1e9))
+    run(tmp_path / "clipped", tiny_settings(max_steps=1, gradient_clip=1e-12))
+    norms = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["grad_norm"] for name in ("free", "clipped")]
+    assert norms[0] == norms[1] > 0
+    moved = []
+    for clip in (1e9, 1e-12):
+        model, fresh = tiny_model(), tiny_model()
+        settings = tiny_settings(max_steps=1, gradient_clip=clip, weight_decay=0.0)
+        train(model, SampleRows(), settings, tmp_path / str(clip), Silent())
+        pairs = zip(model.parameters(), fresh.parameters(), strict=True)
+        moved.append(sum((one - other).abs().sum().item() for one, other in pairs))
+    assert moved[1] < moved[0] / 100
+
+
+def test_the_objective_decides_what_is_learned(tmp_path: Path) -> None:
+    def shrink(model, batch: Batch, gradient_of):  # type: ignore[no-untyped-def]
+        return model.model.norm.weight.square().sum() * batch.supervised
+
+    model = tiny_model()
+    settings = tiny_settings(max_steps=20, weight_decay=0.0)
+    result = train(model, SampleRows(), settings, tmp_path, Silent(), objective=shrink)
+    assert result.loss is not None and result.loss < SHAPE.hidden_size
+    assert (model.model.norm.weight < 1).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_asked_for_and_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='device = "cuda", but PyTorch sees no GPU here'):
+        run(tmp_path, tiny_settings(device="cuda"))
+
+
+def test_a_short_run_is_not_compiled_and_says_why() -> None:
+    arithmetic = choose_arithmetic(tiny_settings(compile="auto"), total_tokens=1000)
+    assert not arithmetic.compile and "too short" in arithmetic.reason
+    assert (arithmetic.device, arithmetic.dtype) == ("cpu", "float32")
+
+
+def test_the_measured_dtype_comes_with_its_reason() -> None:
+    arithmetic = choose_arithmetic(tiny_settings(dtype="auto"), total_tokens=1000)
+    assert arithmetic.dtype in ("float32", "bfloat16")
+    assert "as fast as float32 on this CPU" in arithmetic.reason
+
+
+def test_more_ranks_than_rows_in_a_step_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a step of batch_tokens = 64 has 4 rows, fewer than the 5 processes"):
+        train(tiny_model(), SampleRows(), tiny_settings(), tmp_path, Silent(), world=World(0, 5))
+
+
+@pytest.mark.slow
+def test_compiled_steps_give_nearly_the_same_loss(tmp_path: Path) -> None:
+    _, plain = run(tmp_path / "plain", tiny_settings(max_steps=4))
+    _, compiled = run(tmp_path / "compiled", tiny_settings(max_steps=4, compile="on"))
+    assert compiled.loss == pytest.approx(plain.loss, rel=1e-4)

@@ -1,0 +1,143 @@
+"""A tiny model, rows that try every case, and runs of the loop in processes of their own that may be killed."""
+
+import multiprocessing
+import os
+import random
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from inkstone.model import Decoder, DecoderConfig
+from inkstone.model.decoder import initialise
+from inkstone.progress import Field, Silent
+from inkstone.train import Row, TrainResult, TrainSettings, train
+from inkstone.train.loop import Objective, next_token_objective
+from inkstone.train.parallel import World, join_world
+
+SHAPE = DecoderConfig(
+    vocab_size=53,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    max_positions=32,
+    tie_embeddings=True,
+)
+
+
+def tiny_model(seed: int = 0) -> Decoder:
+    model = Decoder(SHAPE)
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def tiny_settings(**changes: object) -> TrainSettings:
+    """20 steps of 4 rows, which cross the ends of epochs."""
+    values = {
+        "sequence_length": 16, "batch_tokens": 64, "epochs": 1000, "max_steps": 20, "learning_rate": 1e-2,
+        "warmup_steps": 3, "device": "cpu", "dtype": "float32", "compile": "off", "log_steps": 1, "checkpoint_steps": 7,
+    }  # fmt: skip
+    return TrainSettings.model_validate({**values, **changes})
+
+
+class SampleRows:
+    """Rows of one to four documents of a skewed language, with weights 0, 1 and 0.5 spread unevenly."""
+
+    rows_per_epoch = 11
+
+    def row(self, epoch: int, index: int) -> Row:
+        draw = random.Random(f"{epoch} {index}")
+        lengths = [16]
+        for _ in range(draw.randrange(4)):
+            cut = draw.randrange(1, 16)
+            if lengths[-1] > cut:
+                lengths[-1:] = [cut, lengths[-1] - cut]
+        weights = np.array([draw.choice([0, 1, 1, 1, 0.5]) if index % 5 else index / 10 for _ in range(16)], np.float32)
+        weights[np.cumsum([0, *lengths[:-1]])] = 0
+        return Row(
+            np.array([min(draw.randrange(53), draw.randrange(53)) for _ in range(16)]),
+            np.concatenate([np.arange(length) for length in lengths]),
+            np.repeat(np.arange(len(lengths)), lengths),
+            weights,
+        )
+
+
+class Notes(Silent):
+    """Keeps the sentences of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str, **fields: Field) -> None:
+        self.notes.append(message)
+
+
+class SignalAt(Silent):
+    """Sends this process a real signal while step `step` is being finished."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
+        if done == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def run(
+    scratch: Path, settings: TrainSettings, progress: Silent | None = None, objective: Objective = next_token_objective
+) -> tuple[Decoder, TrainResult]:
+    """One run, from its beginning or from its last checkpoint."""
+    model = tiny_model()
+    return model, train(model, SampleRows(), settings, scratch, progress or Silent(), objective=objective)
+
+
+def same_bits(one: Decoder, other: Decoder) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+def start(target: object, *arguments: object) -> ForkServerProcess:
+    """`target(*arguments)` in a fresh process; torch is imported once, in a server they are forked from."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["inkstone.train", "torch._dynamo"])
+    process = context.Process(target=target, args=arguments)  # type: ignore[arg-type]
+    process.start()
+    return process
+
+
+def run_in_child(scratch: Path, settings: TrainSettings) -> None:
+    torch.set_num_threads(1)
+    run(scratch, settings)
+
+
+def run_rank(
+    rank: int, size: int, port: int, scratch: Path, output: Path, settings: TrainSettings, fault: str = ""
+) -> None:
+    """One rank as torchrun starts it; `fault` is what happens to the last rank. Saves its final weights."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world = join_world()
+    assert world == World(rank, size)
+    faulty = fault if rank == size - 1 else ""
+    progress = SignalAt(3, 15) if faulty == "SIGTERM at step 3" else Silent()
+    objective = nan_at({3}) if faulty == "NaN in step 4" else next_token_objective
+    model = tiny_model()
+    result = train(model, SampleRows(), settings, scratch, progress, objective=objective, world=world)
+    assert result.skipped_steps == (fault == "NaN in step 4")
+    save_file(dict(model.named_parameters()), output / f"rank-{rank}.safetensors")
+
+
+def nan_at(calls: set[int]) -> Objective:
+    """The usual objective, but NaN in some of its calls, counted from 0."""
+    counter = iter(range(1 << 30))
+
+    def objective(model, batch, gradient_of):  # type: ignore[no-untyped-def]
+        loss = next_token_objective(model, batch, gradient_of)
+        return loss * float("nan") if next(counter) in calls else loss
+
+    return objective
