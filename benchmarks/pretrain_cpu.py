@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-SEQUENCE_LENGTH = 256
+SEQUENCE_LENGTH = 256  # tokens
 LEARNING_RATE = 1e-3
 SEED = 1
 
@@ -86,7 +86,7 @@ def work(options: argparse.Namespace) -> Measured:
 
 
 class SyntheticRows:
-    """Seeded rows of one document each: frequent tokens are more frequent, and half of them follow from the one before."""
+    """Seeded rows of one document each: low ids are frequent, and half of the tokens follow from the one before."""
 
     def __init__(self, rows: int, vocab_size: int) -> None:
         import numpy as np
@@ -106,9 +106,7 @@ class SyntheticRows:
 
         weights = np.ones(SEQUENCE_LENGTH, np.float32)
         weights[0] = 0
-        return Row(
-            self.tokens[index], np.arange(SEQUENCE_LENGTH), np.zeros(SEQUENCE_LENGTH, np.int64), weights
-        )  # fmt: skip
+        return Row(self.tokens[index], np.arange(SEQUENCE_LENGTH), np.zeros(SEQUENCE_LENGTH, np.int64), weights)
 
 
 def open_rows(options: argparse.Namespace) -> tuple[Any, int]:
@@ -184,11 +182,11 @@ def run_trainer(system: System, options: argparse.Namespace) -> tuple[list[float
     clock: list[float] = []
     losses: list[torch.Tensor] = []
 
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+    class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
             clock.append(time.perf_counter())
 
-    class Trainer(transformers.Trainer):  # type: ignore[misc]
+    class Trainer(transformers.Trainer):
         def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
             losses.append(super().training_step(*arguments, **named))
             return losses[-1]
@@ -250,7 +248,8 @@ def compare(batch_tokens: int, options: argparse.Namespace) -> dict[str, list[Me
                 print(f"  {SYSTEMS[name].name} failed: {measured}", flush=True)
                 continue
             found[name].append(measured)
-            print(f"  round {number + 1}  {measured.tokens_per_second:8,.0f} tokens/s  {SYSTEMS[name].name}", flush=True)
+            speed = f"{measured.tokens_per_second:8,.0f} tokens/s"
+            print(f"  round {number + 1}  {speed}  {SYSTEMS[name].name}", flush=True)
     return {name: runs for name, runs in found.items() if runs}
 
 
@@ -264,12 +263,11 @@ def print_table(found: dict[str, list[Measured]]) -> None:
     ours = max((speed[name] for name in speed if SYSTEMS[name].ours), default=float("nan"))
     print(f"\n  {'system':56}{'tokens/s':>9}{'ours is':>9}{'warm-up':>9}{'peak memory':>13}{'loss':>17}")
     for name, runs in found.items():
-        warmup = median(runs, lambda run: run.warmup_seconds)
-        memory = median(runs, lambda run: run.peak_memory_mib)
+        warmup = f"{median(runs, lambda run: run.warmup_seconds):.1f}s"
+        memory = f"{median(runs, lambda run: run.peak_memory_mib):,.0f} MiB"
         loss = f"{runs[0].first_loss:.3f} -> {runs[0].last_loss:.3f}"
-        print(
-            f"  {SYSTEMS[name].name:56}{speed[name]:9,.0f}{ours / speed[name]:8.2f}x{warmup:8.1f}s{memory:9,.0f} MiB{loss:>17}"
-        )
+        ratio = f"{ours / speed[name]:.2f}x"
+        print(f"  {SYSTEMS[name].name:56}{speed[name]:9,.0f}{ratio:>9}{warmup:>9}{memory:>13}{loss:>17}")
     check_fairness(found)
 
 
@@ -292,8 +290,8 @@ def hardware() -> dict[str, str | int]:
     import torch
     import transformers
 
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if sys.platform == "linux" else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),

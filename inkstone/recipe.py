@@ -176,7 +176,7 @@ def _nothing_to_evaluate(recipe: Recipe, present: set[str]) -> list[str]:
         return ["[evaluate] needs a [pretrain] or [sft] section; for a model directory use inkstone evaluate"]
     if not (asked.quiz or asked.problems or asked.prompts or (asked.heldout and "tokenizer" in present)):
         return [
-            "[evaluate] has nothing to do: set quiz, problems or prompts, or heldout = true beside a [tokenizer] section"
+            "[evaluate] has nothing to do: set quiz, problems or prompts, or heldout = true with a [tokenizer] section"
         ]
     return []
 

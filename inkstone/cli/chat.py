@@ -15,7 +15,7 @@ _HELP = "type a message; /reset starts over, /exit or Ctrl-D leaves"
 
 def converse(directory: Path, system: str | None, sampling: SamplingSettings) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
     speaker = load_speaker(directory)
     start = [Message("system", system)] if system else []
@@ -36,6 +36,8 @@ def _read(console: Console, talking: bool) -> str | None:
         return (console.input("[bold cyan]> [/]") if talking else input()).strip()
     except EOFError:
         return None
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("left the conversation") from stop
 
 
 def _answer(console: Console, speaker: Speaker, history: list[Message], sampling: SamplingSettings) -> list[Message]:
@@ -49,7 +51,8 @@ def _answer(console: Console, speaker: Speaker, history: list[Message], sampling
             reply += delta
             console.print(delta, end="", markup=False)
     except InputError as error:
-        console.print(f"[red]{escape(str(error))}[/]")
+        # Not among the replies: a program may be reading them.
+        Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(f"[red]{escape(str(error))}[/]")
         return history[:-1]
     except KeyboardInterrupt:
         console.print("[dim] (cut short)[/]", end="")

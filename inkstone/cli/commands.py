@@ -67,14 +67,15 @@ def report(run_dir: Annotated[Path, typer.Argument(help="e.g. runs/primer")]) ->
 @app.command()
 def primer(
     output: Annotated[Path, typer.Option("--output", "-o", help="directory to write")],
-    size_mb: Annotated[float, typer.Option(help="size of the raw corpus in MB")] = 8.0,
-    seed: Annotated[int, typer.Option(help="of every random draw")] = 1,
+    size_mb: Annotated[float, typer.Option(min=0.3, max=20, help="size of the raw corpus in MB")] = 8.0,
+    seed: Annotated[int, typer.Option(min=0, help="of every random draw")] = 1,
 ) -> None:
     """Write the embedded primer: a dirty raw corpus, chats, preference pairs, a quiz and word problems."""
     from inkstone.cli.progress import show_progress
     from inkstone.primer import PrimerSettings, render_primer
     from inkstone.storage import atomic_directory
 
+    _refuse_existing(output)
     with show_progress("primer") as progress, atomic_directory(output) as draft:
         render_primer(PrimerSettings(size_mb=size_mb, seed=seed), draft, progress)
     typer.echo(output)
@@ -87,7 +88,7 @@ def evaluate(
     quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
-    shots: Annotated[int, typer.Option(help="worked examples before each question")] = 5,
+    shots: Annotated[int, typer.Option(min=0, help="worked examples before each question")] = 5,
 ) -> None:
     """Score a model directory on a quiz, on word problems and on held-out text."""
     from rich.console import Console
@@ -99,6 +100,7 @@ def evaluate(
 
     if not (quiz or problems or tokens):
         raise InputError("nothing to evaluate: give --quiz, --problems or --tokens")
+    _refuse_existing(output)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(
             model, draft, EvaluateSettings(shots=shots), quiz, problems, tokens, progress=progress
@@ -127,8 +129,10 @@ def chat(
 def tokenizer_train(
     corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="tokenizer directory to write")],
-    vocab_size: Annotated[int, typer.Option(help="tokens in the whole vocabulary")] = 8192,
-    character_coverage: Annotated[float, typer.Option(help="share of characters with a token of their own")] = 0.9995,
+    vocab_size: Annotated[int, typer.Option(min=273, help="tokens in the whole vocabulary")] = 8192,
+    character_coverage: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of characters with a token of their own")
+    ] = 0.9995,
 ) -> None:
     """Train a BPE tokenizer with byte fallback on a curated corpus."""
     from inkstone.cli.progress import show_progress
@@ -136,6 +140,7 @@ def tokenizer_train(
     from inkstone.tokenizer import TokenizerSettings, train_tokenizer
 
     settings = TokenizerSettings(vocab_size=vocab_size, character_coverage=character_coverage)
+    _refuse_existing(output)
     with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
         train_tokenizer(settings, corpus, draft, progress)
     typer.echo(output)
@@ -152,6 +157,15 @@ def tokenizer_encode(
     from inkstone.storage import atomic_directory
     from inkstone.tokenizer import TokensSettings, encode_corpus
 
+    _refuse_existing(output)
     with show_progress("tokens") as progress, atomic_directory(output) as draft:
         encode_corpus(TokensSettings(), corpus, tokenizer, draft, progress)
     typer.echo(output)
+
+
+def _refuse_existing(output: Path) -> None:
+    """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
+    from inkstone.errors import InputError
+
+    if output.exists():
+        raise InputError(f"{output} already exists and would be replaced: give a new directory, or remove it first")

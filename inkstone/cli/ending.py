@@ -36,5 +36,6 @@ class Verbs(TyperGroup):
 
 
 def _leave(sentence: str, code: int) -> None:
-    Console(stderr=True, highlight=False).print(sentence, soft_wrap=True)
+    # No emoji: "chats.jsonl:100: ..." would lose its row number to one.
+    Console(stderr=True, highlight=False, emoji=False).print(sentence, soft_wrap=True)
     sys.exit(code)

@@ -31,7 +31,7 @@ def show_progress(title: str) -> Iterator[Progress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
-        console=Console(stderr=True),
+        console=Console(stderr=True, emoji=False),
     )
     with bars:
         yield _Live(bars, title)

@@ -17,7 +17,7 @@ from inkstone.report import render_report
 
 def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | None) -> None:
     """Run the recipe's stages up to `until` (default: all)."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     recipe = read_recipe(path, overrides)
     stages = build_stages(recipe)
     names = [stage.name for stage in stages]

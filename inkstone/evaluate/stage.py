@@ -56,6 +56,10 @@ def evaluate_models(
     inputs = _read_inputs(
         settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file
     )
+    if settings.heldout and tokens_dir and not inputs.heldout:
+        progress.note(
+            "there are no held-out documents, so no bits per byte: the corpus holds some out from 20 documents on"
+        )
     results: dict[str, object] = {}
     samples: dict[str, object] = {}
     quiz_rows: Rows = []

@@ -1,4 +1,4 @@
-"""A full disk, for real: a small tmpfs. One sentence with the path, nothing finished is lost, and space is all it takes."""
+"""A full disk, for real: one sentence with the path, nothing finished is lost, and space is all it takes to go on."""
 
 import os
 import shutil
@@ -42,36 +42,38 @@ def leave(disk: Path, free_kb: int) -> None:
         os.truncate(disk / "filler", filler.tell() - free_kb * 1024)
 
 
+def full(path: Path) -> str:
+    return (
+        f"error: {path}: the disk is full; nothing was changed there. Free some space and run the same command again."
+    )
+
+
 def give_space(disk: Path) -> None:
     subprocess.run(["mount", "-o", f"remount,size={4 * SIZE_MB}m", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(
-    ("stage", "free_kb", "where"),
+    ("stage", "free_kb"),
     [
-        ("primer", 0, "primer"),
-        ("primer", 300, "primer"),
-        ("corpus", 4, "corpus"),
-        ("corpus", 250, "corpus"),
-        ("tokenizer", 40, "tokenizer"),
-        ("tokens", 60, "tokens"),
-        ("tokens", 152, "tokens"),
-        ("pretrain", 0, "pretrain"),
-        ("evaluate", 100, "evaluate"),
+        ("primer", 0),
+        ("primer", 300),
+        ("corpus", 4),
+        ("corpus", 250),
+        ("tokenizer", 40),
+        ("tokens", 60),
+        ("tokens", 152),
+        ("pretrain", 0),
+        ("evaluate", 100),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_the_same_command_finishes_once_there_is_space(
-    stage: str, free_kb: int, where: str, disk: Path, finished: Path
+    stage: str, free_kb: int, disk: Path, finished: Path
 ) -> None:
     recipe, run = begin(disk, finished, stage)
     before = state(run)
     leave(disk, free_kb)
     failed = inkstone("run", recipe, "--until", stage)
-    assert (failed.code, failed.said) == (
-        1,
-        f"error: {run / where}: the disk is full; nothing was changed there. "
-        "Free some space and run the same command again.",
-    )
+    assert (failed.code, failed.said) == (1, full(run / stage))
     assert state(run) == before
     check_whole(run)
 
@@ -90,12 +92,8 @@ def test_a_disk_that_fills_up_while_training_costs_only_the_steps_since_the_last
     leave(disk, 1000)  # room for one checkpoint, not for two
     failed = inkstone("run", recipe, "--until", "pretrain")
     (kept,) = run.glob(".scratch/pretrain-*/checkpoints/*")
-    refused = kept.with_name("step-00000008")
-    assert (kept.name, failed.code, failed.said) == (
-        "step-00000004",
-        1,
-        f"error: {refused}: the disk is full; nothing was changed there. Free some space and run the same command again.",
-    )
+    assert kept.name == "step-00000004"
+    assert (failed.code, failed.said) == (1, full(kept.with_name("step-00000008")))
 
     give_space(disk)
     ended = inkstone("run", recipe, "--until", "pretrain")
@@ -109,11 +107,7 @@ def test_a_report_that_does_not_fit_is_a_sentence_too(disk: Path, finished: Path
     recipe, run = begin(disk, finished, "pretrain")
     leave(disk, 50)
     failed = inkstone("run", recipe, "--until", "tokens")
-    assert (failed.code, failed.said) == (
-        1,
-        f"error: {run / 'report.html'}: the disk is full; nothing was changed there. "
-        "Free some space and run the same command again.",
-    )
+    assert (failed.code, failed.said) == (1, full(run / "report.html"))
 
 
 def test_a_runs_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:

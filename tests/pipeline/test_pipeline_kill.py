@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import STAGES, check_clean, check_whole, end, inkstone, result, start, state, wait_until
+from tiny_run import STAGES, check_clean, check_whole, end, inkstone, result, start, state, wait_until, write_recipe
 
 Begun = Callable[[str], Path]
 TRAINED = ("pretrain", "sft")
@@ -28,12 +28,11 @@ def kill_in(stage: str, recipe: Path, pause_s: float) -> None:
     end(process)
 
 
-def check_second_call(stage: str, recipe: Path, finished: Path) -> list[str]:
-    """The second call finishes what was killed in `stage`; returns what it noted."""
+def check_call_after_kills(recipe: Path, finished: Path) -> list[str]:
+    """The next call finishes the run without doing anything twice; returns what it noted."""
     run = recipe.parent / "runs" / "tiny"
     check_whole(run)
     before = state(run)
-    assert set(before) >= set(STAGES[: STAGES.index(stage)])
     ended = inkstone("run", recipe)
     assert ended.code == 0, ended.err
     after = state(run)
@@ -53,6 +52,25 @@ def test_a_run_killed_in_a_stage_ends_like_one_that_was_not(stage: str, begun: B
     recipe = begun(stage)
     pause_s = random.Random(f"kill {stage}").uniform(0, seconds_of(stage, finished) / 2)
     kill_in(stage, recipe, pause_s)
-    notes = check_second_call(stage, recipe, finished)
+    assert set(state(recipe.parent / "runs" / "tiny")) >= set(STAGES[: STAGES.index(stage)])
+    notes = check_call_after_kills(recipe, finished)
     if stage in TRAINED and any(note.startswith(f"{stage}: ") for note in notes):
         assert any(note.startswith("continuing after step ") for note in notes)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, finished: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    run = tmp_path / "runs" / "tiny"
+    chance = random.Random("again and again")
+    for _ in range(12):
+        process = start("run", recipe)
+        assert process.stderr
+        process.stderr.readline()  # its libraries are loaded and a stage has begun, or nothing is left to do
+        try:
+            process.wait(chance.uniform(0, 1.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        end(process)
+        check_whole(run)
+    check_call_after_kills(recipe, finished)

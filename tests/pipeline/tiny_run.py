@@ -159,11 +159,11 @@ def check_whole(run: Path) -> None:
 def check_clean(run: Path) -> None:
     """Nothing is left of killed processes."""
     assert [path.name for path in run.iterdir() if path.name.endswith((".draft", ".old"))] == []
-    assert list((run / ".scratch").iterdir()) == []
+    assert list(run.glob(".scratch/*")) == []
 
 
 def result(run: Path, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-    """Content of all files of the stages but for figures of the clock: metrics and JSON as values, the rest as sha256."""
+    """Content of all files but for figures of the clock: metrics and JSON as values, the rest as sha256."""
     return {
         path.relative_to(run).as_posix(): _content(path)
         for stage in stages

@@ -20,7 +20,9 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "tools" / "recipe_keys.py"))
 
 
-def settings_tables(script: dict[str, Any], model: type[BaseModel] = Recipe, path: str = "") -> dict[str, type[BaseModel]]:
+def settings_tables(
+    script: dict[str, Any], model: type[BaseModel] = Recipe, path: str = ""
+) -> dict[str, type[BaseModel]]:
     """Every table with keys of its own, as a dotted path; the top level is "recipe"."""
     found = {path or "recipe": model} if script["_rows"](model) else {}
     for name, field in model.model_fields.items():

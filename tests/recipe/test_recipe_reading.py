@@ -38,7 +38,8 @@ def test_mistakes_in_several_sections_are_reported_at_once_with_section_and_key(
     assert problems(tmp_path, text) == [
         "[tokenizer] sample_mb = 'much': input should be a valid number, unable to parse string as a number",
         "[tokenizer] vocab_sise: there is no such key; did you mean vocab_size?",
-        "[pretrain] sequence_length = 4096 exceeds the model's 2048 positions: shorten it, or raise [model] max_positions",
+        "[pretrain] sequence_length = 4096 exceeds the model's 2048 positions: shorten it, or raise [model] "
+        "max_positions",
     ]
 
 
@@ -125,8 +126,8 @@ def test_a_recipe_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> N
         (
             '[sft]\ninputs = ["c.jsonl"]\nbase = "some/model"\n[evaluate]\n',
             [
-                "[evaluate] has nothing to do: set quiz, problems or prompts, or heldout = true beside a [tokenizer] "
-                "section"
+                "[evaluate] has nothing to do: set quiz, problems or prompts, "
+                "or heldout = true with a [tokenizer] section",
             ],
         ),
         (
@@ -199,7 +200,11 @@ def test_overrides_take_toml_values_bare_words_and_nested_keys(tmp_path: Path) -
     assert recipe.corpus.inputs == ["a.txt", "b/*.jsonl.zst"]
     assert recipe.corpus.rules.zh.min_tokens == 3
     assert recipe.corpus.rules.zh.max_symbol_share == 0.5, "the language's other limits keep their defaults"
-    assert (recipe.pretrain.learning_rate, recipe.pretrain.dtype, recipe.pretrain.schedule) == (1e-4, "float32", "linear")
+    assert (recipe.pretrain.learning_rate, recipe.pretrain.dtype, recipe.pretrain.schedule) == (
+        1e-4,
+        "float32",
+        "linear",
+    )
     assert recipe.sft.inputs == ["chats.jsonl"]
 
 
@@ -210,7 +215,9 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_malformed_overrides_are_all_named_together_with_what_is_wrong_in_the_file(tmp_path: Path) -> None:
     found = problems(
-        tmp_path, GOOD + "shotz = 1\n", ["pretrain.epochs", "=3", "name.first=x", "pretrain.epochs=many", "tokenizer.vocab=9"]
+        tmp_path,
+        GOOD + "shotz = 1\n",
+        ["pretrain.epochs", "=3", "name.first=x", "pretrain.epochs=many", "tokenizer.vocab=9"],
     )
     assert found == [
         "--set pretrain.epochs: expected key=value, e.g. --set pretrain.epochs=2",

@@ -25,6 +25,7 @@ from inkstone.errors import InkstoneError
 from inkstone.model import Decoder
 from inkstone.progress import Silent
 from inkstone.train import TrainSettings, train
+from inkstone.train.interrupt import StopRequest
 
 TIMES = ("seconds", "tokens_per_second", "model_tflops_per_second")
 
@@ -109,12 +110,15 @@ def test_a_finished_run_that_is_started_again_reports_the_same_figures(tmp_path:
 
 
 def test_a_second_signal_is_not_swallowed() -> None:
-    from inkstone.train.interrupt import StopRequest
-
-    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        signal.raise_signal(signal.SIGINT)
+    # A process that was started in the background may ignore SIGINT; a terminal's does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.requested
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_runs_killed_at_random_moments_end_with_the_same_bits_and_metrics(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`inkstone chat` with piped input: the replies and nothing else, so that a program can use it."""
+
+import io
+from pathlib import Path
+from unittest import mock
+
+from tiny_run import Ended, inkstone
+
+from inkstone.chat import Message
+from inkstone.generate import SamplingSettings, load_speaker, stream_reply
+
+GREEDY = ("--max-new-tokens", "6")
+
+
+def chat(model: Path, typed: str, *options: str) -> Ended:
+    with mock.patch("sys.stdin", io.StringIO(typed)):
+        return inkstone("chat", model, *options)
+
+
+def replies(model: Path, turns: list[str], system: str | None = None, **sampling: float) -> str:
+    """The same conversation through the library."""
+    speaker = load_speaker(model)
+    history = [Message("system", system)] if system else []
+    said = ""
+    for turn in turns:
+        history.append(Message("user", turn))
+        reply = "".join(stream_reply(speaker, history, SamplingSettings(**{"top_p": 0.95, **sampling})))
+        history.append(Message("assistant", reply))
+        said += reply + "\n"
+    return said
+
+
+def test_piped_messages_get_their_replies_and_nothing_else(models: Path) -> None:
+    ended = chat(models / "chat", "你好，你是谁？\nWho wrote Hamlet?\n", *GREEDY)
+    assert (ended.code, ended.err) == (0, "")
+    expected = replies(models / "chat", ["你好，你是谁？", "Who wrote Hamlet?"], max_new_tokens=6)
+    assert ended.out == expected
+    assert len(expected) > 2
+
+
+def test_a_system_prompt_temperature_and_seed_are_used(models: Path) -> None:
+    options = ("--system", "你是一个助手。", "--temperature", "0.9", "--seed", "7", "--max-new-tokens", "8")
+    ended = chat(models / "chat", "你好\n", *options)
+    sampling = {"temperature": 0.9, "seed": 7, "max_new_tokens": 8}
+    assert ended.out == replies(models / "chat", ["你好"], "你是一个助手。", **sampling)
+    assert ended.out != replies(models / "chat", ["你好"], None, **sampling)
+
+
+def test_reset_starts_over_exit_leaves_and_empty_lines_are_no_messages(models: Path) -> None:
+    once = replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert chat(models / "chat", "你好\n\n/reset\n你好\n/exit\nnot read\n", *GREEDY).out == once * 2
+
+
+def test_no_input_is_no_reply(models: Path) -> None:
+    assert chat(models / "chat", "") == Ended(0, "", "")
+
+
+def test_a_message_that_is_too_long_is_refused_apart_from_the_replies_and_the_conversation_goes_on(
+    models: Path,
+) -> None:
+    ended = chat(models / "chat", "长" * 500 + "\n你好\n", *GREEDY)
+    assert ended.code == 0
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert ended.err == "this message is too long: the model has 96 positions in all; shorten it\n"
+
+
+def test_a_base_model_is_refused_with_what_to_do(models: Path) -> None:
+    ended = chat(models / "base", "你好\n")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.said == (
+        f"error: {models / 'base'} is a base model without a chat template, so it cannot hold a conversation: "
+        "tune it first (inkstone tune), or chat with a tuned model such as runs/primer/sft"
+    )
+
+
+def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    ended = chat(tmp_path, "你好\n")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.said == f"error: {tmp_path} is not a model directory: it has no config.json"

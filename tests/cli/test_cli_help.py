@@ -1,0 +1,82 @@
+"""One verb, one page of help; what is mistyped is refused with exit code 2, what fails says so in a sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from tiny_run import inkstone
+
+from inkstone.cli.commands import app
+
+COMMANDS = {
+    "run": ["--set", "--dry-run", "--until"],
+    "curate": ["--set", "--dry-run"],
+    "pretrain": ["--set", "--dry-run"],
+    "tune": ["--set", "--dry-run"],
+    "report": [],
+    "primer": ["--output", "-o", "--size-mb", "--seed"],
+    "evaluate": ["--output", "--quiz", "--problems", "--tokens", "--shots"],
+    "chat": ["--system", "--temperature", "--top-p", "--max-new-tokens", "--seed"],
+    "tokenizer": ["train", "encode"],
+    "tokenizer train": ["--output", "--vocab-size", "--character-coverage"],
+    "tokenizer encode": ["--output"],
+}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_command_has_a_page_of_help_with_its_options(verb: str) -> None:
+    ended = inkstone(*verb.split(), "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Usage: inkstone {verb}" in ended.out
+    assert all(option in ended.out for option in COMMANDS[verb])
+
+
+def test_the_list_of_commands_here_is_complete() -> None:
+    group = typer.main.get_group(app)
+    nested = [f"tokenizer {name}" for name in getattr(group.commands["tokenizer"], "commands", {})]
+    assert sorted([*group.commands, *nested]) == sorted(COMMANDS)
+
+
+def test_help_lists_the_verbs_and_no_argument_is_help_too() -> None:
+    ended = inkstone("--help")
+    assert ended.code == 0
+    assert all(verb.split()[0] in ended.out for verb in COMMANDS)
+    assert inkstone().code == 2
+
+
+def test_help_answers_without_loading_a_library_that_takes_seconds() -> None:
+    code = "import sys, inkstone.cli.commands; print([m for m in ('torch', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["walk"], "walk"),
+        (["run"], "recipe"),
+        (["run", "x.toml", "--fast"], "--fast"),
+        (["primer"], "--output"),
+        (["primer", "-o", "x", "--size-mb", "99"], "--size-mb"),
+        (["primer", "-o", "x", "--size-mb", "big"], "--size-mb"),
+        (["primer", "-o", "x", "--seed", "-1"], "--seed"),
+        (["tokenizer", "train", "c", "-o", "x", "--vocab-size", "12"], "--vocab-size"),
+        (["tokenizer", "train", "c", "-o", "x", "--character-coverage", "2"], "--character-coverage"),
+        (["evaluate", "m", "-o", "x", "--shots", "-1"], "--shots"),
+        (["chat", "m", "--temperature", "-1"], "--temperature"),
+        (["chat", "m", "--top-p", "0"], "--top-p"),
+        (["chat", "m", "--max-new-tokens", "0"], "--max-new-tokens"),
+    ],
+)
+def test_a_mistyped_command_is_refused_naming_what_is_wrong(
+    arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = inkstone(*arguments)
+    assert ended.code == 2
+    usage, error = ended.err.split("Error", 1)
+    assert usage.startswith("Usage: inkstone")
+    assert named in error
+    assert "Traceback" not in ended.err
+    assert list(tmp_path.iterdir()) == []
