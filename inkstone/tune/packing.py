@@ -1,4 +1,4 @@
-"""Pack conversations into rows without cross-document attention: first-fit decreasing, then shuffled per epoch.
+"""Pack conversations into rows without cross-document attention: best-fit decreasing, then shuffled per epoch.
 
 Rows are filled up with padding of weight zero; the length of a conversation is the caller's business (`chat.fit`).
 """
@@ -6,6 +6,7 @@ Rows are filled up with padding of weight zero; the length of a conversation is 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inkstone.errors import InputError
 from inkstone.train import Row
@@ -26,11 +27,15 @@ class PackedChats:
         if not chats:
             raise InputError("no conversation is left to train on: give [sft] inputs more, or a longer sequence_length")
         self.chats, self.sequence_length, self.seed, self.pad_id = chats, sequence_length, seed, pad_id
-        self.bins = first_fit_decreasing([len(chat.ids) for chat in chats], sequence_length)
+        self.bins = best_fit_decreasing([len(chat.ids) for chat in chats], sequence_length)
         self.rows_per_epoch = len(self.bins)
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def row(self, epoch: int, index: int) -> Row:
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.bins))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.bins))
+            self._epoch = epoch
         length = self.sequence_length
         tokens = np.full(length, self.pad_id, np.int64)
         positions = np.arange(length)
@@ -38,7 +43,7 @@ class PackedChats:
         ids = np.full(length, len(self.chats), np.int64)
         weights = np.zeros(length, np.float32)
         filled = 0
-        for number in self.bins[int(order[index])]:
+        for number in self.bins[int(self._order[index])]:
             chat = self.chats[number]
             span = slice(filled, filled + len(chat.ids))
             tokens[span], weights[span], ids[span] = chat.ids, chat.weights, number
@@ -53,8 +58,8 @@ class PackedChats:
         return sum(len(chat.ids) for chat in self.chats) / (self.rows_per_epoch * self.sequence_length)
 
 
-def first_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Bins of indices whose lengths sum to at most `capacity`; longest first, each into the first bin with room.
+def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Bins of indices whose lengths sum to at most `capacity`; longest first, each into the fullest bin with room.
 
     Bins are searched by remaining room, so the cost is O(n x capacity) at worst and near linear in practice.
     """

@@ -67,6 +67,16 @@ class SampleRows:
         )
 
 
+class CountedRows(SampleRows):
+    """Counts the rows that are asked for."""
+
+    count = 0
+
+    def row(self, epoch: int, index: int) -> Row:
+        self.count += 1
+        return super().row(epoch, index)
+
+
 class Notes(Silent):
     """Keeps the sentences of a run."""
 
@@ -126,9 +136,10 @@ def run_rank(
     faulty = fault if rank == size - 1 else ""
     progress = SignalAt(3, 15) if faulty == "SIGTERM at step 3" else Silent()
     objective = nan_at({3}) if faulty == "NaN in step 4" else next_token_objective
-    model = tiny_model()
-    result = train(model, SampleRows(), settings, scratch, progress, objective=objective, world=world)
+    model, rows = tiny_model(), CountedRows()
+    result = train(model, rows, settings, scratch, progress, objective=objective, world=world)
     assert result.skipped_steps == (fault == "NaN in step 4")
+    assert rows.count == result.steps * len(range(rank, settings.rows_per_step, size)), "a rank reads only its share"
     save_file(dict(model.named_parameters()), output / f"rank-{rank}.safetensors")
 
 

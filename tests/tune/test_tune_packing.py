@@ -9,21 +9,21 @@ from inkstone.chat import CHATML, Message, encode_chat, encode_to_fit
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats
-from inkstone.tune.packing import EncodedChat, first_fit_decreasing
+from inkstone.tune.packing import EncodedChat, best_fit_decreasing
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 
 
 @given(LENGTHS, st.integers(50, 120))
 def test_bins_hold_every_chat_once_and_never_more_than_their_capacity(lengths: list[int], capacity: int) -> None:
-    bins = first_fit_decreasing(lengths, capacity)
+    bins = best_fit_decreasing(lengths, capacity)
     assert sorted(index for chosen in bins for index in chosen) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in chosen) <= capacity for chosen in bins)
 
 
 @given(LENGTHS, st.integers(50, 120))
 def test_no_two_bins_would_fit_into_one(lengths: list[int], capacity: int) -> None:
-    sums = sorted(sum(lengths[index] for index in chosen) for chosen in first_fit_decreasing(lengths, capacity))
+    sums = sorted(sum(lengths[index] for index in chosen) for chosen in best_fit_decreasing(lengths, capacity))
     assert len(sums) == 1 or sums[0] + sums[1] > capacity
 
 
