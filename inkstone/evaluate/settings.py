@@ -23,7 +23,7 @@ class EvaluateSettings(BaseModel):
     sample_tokens: int = Field(64, ge=1, description="Tokens a model may write for one sample or chat turn.")
     heldout: bool = Field(True, description="Measure bits per byte on the held-out documents.")
     heldout_tokens: int = Field(
-        400_000, ge=1, description="At most about this many held-out tokens, in documents spread evenly over the split."
+        200_000, ge=1, description="At most about this many held-out tokens, in documents spread evenly over the split."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format the model is loaded in.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: cuda where there is one.")
