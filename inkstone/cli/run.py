@@ -10,7 +10,7 @@ from rich.table import Table
 from inkstone.cli.progress import show_progress
 from inkstone.errors import InputError
 from inkstone.evaluate import rich_table
-from inkstone.pipeline import Planned, build_stages, execute, locked, make_plan, tidy
+from inkstone.pipeline import Planned, build_stages, check_inputs, execute, locked, make_plan, tidy
 from inkstone.recipe import read_recipe
 from inkstone.report import render_report
 
@@ -27,12 +27,15 @@ def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | 
         raise InputError(f'{path} has no stage "{until}"; it has: {", ".join(names)}')
     stages = stages[: names.index(until) + 1] if until else stages
     if dry_run:
-        _print_plan(console, recipe.run_dir, make_plan(recipe.run_dir, stages))
+        plan = make_plan(recipe.run_dir, stages)
+        check_inputs(recipe, {planned.stage.name for planned in plan if planned.reason})
+        _print_plan(console, recipe.run_dir, plan)
         return
     with locked(recipe.run_dir):
         tidy(recipe.run_dir, stages)
         plan = make_plan(recipe.run_dir, stages)
         waiting = [planned for planned in plan if planned.reason]
+        check_inputs(recipe, {planned.stage.name for planned in waiting})
         for number, planned in enumerate(waiting, start=1):
             with show_progress(planned.stage.name) as progress:
                 execute(recipe.run_dir, planned, progress)

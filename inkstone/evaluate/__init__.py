@@ -3,6 +3,8 @@
 `evaluate_models` is the stage, `evaluate_directory` the same for one model directory, `rich_table` shows the result.
 """
 
+from inkstone.evaluate.items import read_problems, read_quiz
+from inkstone.evaluate.samples import read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.stage import evaluate_directory, evaluate_models
 from inkstone.evaluate.table import markdown_table, plain_table, rich_table, score_rows
@@ -13,6 +15,9 @@ __all__ = [
     "evaluate_models",
     "markdown_table",
     "plain_table",
+    "read_problems",
+    "read_prompts",
+    "read_quiz",
     "rich_table",
     "score_rows",
 ]

@@ -128,7 +128,7 @@ class _Inputs:
         for pattern in patterns:
             if pattern.startswith("primer:"):
                 continue
-            found = _match(pattern)
+            found = match_paths(pattern)
             if not found:
                 problems.append(f'{where} "{pattern}" matches no file: correct the path (seen from {Path.cwd()})')
             external += found
@@ -141,11 +141,11 @@ class _Inputs:
             if pattern.startswith("primer:"):
                 paths.append(self.run_dir / "primer" / PRIMER_PARTS[pattern.removeprefix("primer:")])
             else:
-                paths += _match(pattern)
+                paths += match_paths(pattern)
         return paths
 
 
-def _match(pattern: str) -> list[Path]:
+def match_paths(pattern: str) -> list[Path]:
     """Existing paths a pattern names, sorted; `**` descends into folders."""
     path = Path(pattern).expanduser()
     return [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))

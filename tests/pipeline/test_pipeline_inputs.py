@@ -197,6 +197,19 @@ def test_every_malformed_conversation_is_listed_with_file_and_row(begun: Callabl
     assert record["result"]["skipped_rows"] == 3
 
 
+def test_malformed_conversations_and_questions_are_found_before_the_first_stage_starts(tmp_path: Path) -> None:
+    chats, quiz = tmp_path / "chats.jsonl", tmp_path / "quiz"
+    write_rows(chats, MALFORMED)
+    quiz.mkdir()
+    write_rows(quiz / "test.jsonl", [{"question": "1+1?"}])
+    change = ("--set", f'sft.inputs=["{chats}"]', "--set", f"evaluate.quiz={quiz}")
+    for dry_run in ((), ("--dry-run",)):
+        said = refused(inkstone("run", write_recipe(tmp_path, RECIPE), *change, *dry_run))
+        assert f"{chats}:2" in said
+        assert str(quiz) in said
+        assert not list((tmp_path / "runs").glob("*/*/stage.json"))
+
+
 def test_the_recipe_for_own_text_goes_from_texts_to_a_table_of_held_out_scores(
     finished: Path, tmp_path: Path, my: Path
 ) -> None:
