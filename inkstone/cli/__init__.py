@@ -7,8 +7,9 @@ from inkstone.allocator import keep_memory
 
 def main() -> None:
     """Entry point; `ending.py` says how a command that fails ends."""
-    # Both must come before torch is imported: see allocator.py; the second keeps compiled kernels between runs.
+    # Before torch is imported: see allocator.py.
     keep_memory()
+    # torch.compile forks workers; without this the tokenizers library would warn and go on with one thread.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from inkstone.cli.commands import app
 

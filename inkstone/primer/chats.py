@@ -69,7 +69,7 @@ class _Talk:
         return self.phrases.reply(fact)
 
     def several(self) -> list[Turn]:
-        """Three to five turns on changing matters, mostly facts; thanks may follow."""
+        """Two to eight turns on changing matters, mostly facts; thanks, a sum or an unknown title may end it."""
         turns: list[Turn] = [self.small_talk()] if self.rng.random() < 0.3 else []
         facts = list(next(self._groups))
         previous = ""
