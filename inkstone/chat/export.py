@@ -49,7 +49,7 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
         settings |= {"do_sample": True, **published}
     settings.setdefault("do_sample", False)
     save_template(template, directory)
-    _write_json(path, settings)
+    _write_json(path, settings, indent=2)
 
 
 def load_template(directory: Path) -> Template:
@@ -65,5 +65,5 @@ def load_template(directory: Path) -> Template:
         raise InputError(f"{path} is not a chat template ({type(error).__name__}: {error}).") from error
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def _write_json(path: Path, values: dict[str, Any], indent: int = 1) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")

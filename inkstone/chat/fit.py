@@ -70,4 +70,3 @@ def _shorter_and_shorter(messages: Sequence[Message]) -> list[list[Message]]:
     system = [message for message in messages[:1] if message.role == "system"]
     rest = list(messages[len(system) :])
     return [system + rest[start:] for start, message in enumerate(rest) if message.role == "user"]
-

@@ -44,11 +44,15 @@ def _read_library() -> tuple[dict[str, Template], dict[str, Match]]:
     for path in sorted((Path(__file__).parent / "templates").glob("*.toml")):
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         match = values.pop("match", {})
-        tokens = tuple((token["name"], token.get("id")) for token in match.pop("tokens", []))
-        rest = {key: tuple(value) if isinstance(value, list) else value for key, value in match.items()}
         template = template_from(values)
         templates[template.name] = template
-        matches[template.name] = Match(tokens=tokens, **rest)
+        matches[template.name] = Match(
+            model_types=tuple(match.get("model_types", ())),
+            tokens=tuple((token["name"], token.get("id")) for token in match.get("tokens", ())),
+            without=tuple(match.get("without", ())),
+            vocab_size=match.get("vocab_size"),
+            marks=tuple(match.get("marks", ())),
+        )
     return templates, matches
 
 
@@ -64,7 +68,7 @@ def template_named(name: str) -> Template:
 
 
 def find_template(directory: Path, name: str | None = None) -> Template:
-    """The template of a model directory: `name`, else what the directory says. Raises InputError as `choose_template`."""
+    """The template of a model directory: `name`, else what the directory says. Raises as `choose_template` does."""
     return choose_template(directory, name).template
 
 
@@ -93,8 +97,8 @@ def choose_template(directory: Path, name: str | None = None) -> TemplateChoice:
             f"checkpoint: if one of ours is close enough, say so with {option}"
         )
     raise InputError(
-        f"{directory} is a base model without a chat template, as far as its files say, so it cannot hold a "
-        "conversation: tune it first (inkstone tune), chat with a tuned model such as runs/primer/sft, or say how its "
+        f"{directory} is a base model without a chat template, so it cannot hold a conversation: tune it first "
+        "(inkstone tune), chat with a tuned model such as runs/primer/sft, or, if it was tuned elsewhere, say how its "
         f"conversations are written with {option}"
     )
 

@@ -180,9 +180,7 @@ def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[
     """Ids, and the loss weight of each."""
     texts = [segment for segment in segments if segment.kind == "text"]
     fresh = iter(tokenizer.encode_batch([segment.value for segment in texts if not segment.continued]))
-    continued = iter(
-        tokenizer.encode_batch([segment.value for segment in texts if segment.continued], continued=True)
-    )
+    continued = iter(tokenizer.encode_batch([segment.value for segment in texts if segment.continued], continued=True))
     ids: list[int] = []
     weights: list[float] = []
     for segment in segments:
