@@ -10,12 +10,14 @@ Control tokens enter only by name, through `token_id`; that is how a user who ty
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
+from inkstone.tokenizer.prefix import without_prefix
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(11)))
@@ -71,21 +73,29 @@ class Tokenizer:
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
     def encode(self, text: str, continued: bool = False) -> list[int]:
-        """Ids of `text`, nothing added; any control token written in it is ordinary text."""
+        """Ids of `text`, nothing added; any control token written in it is ordinary text.
+
+        `continued` text goes on from a text before it, so tokenizers with a dummy prefix write none.
+        """
         return self.encode_batch([text], continued)[0]
 
     def encode_batch(self, texts: Sequence[str], continued: bool = False) -> list[list[int]]:
         """Ids of every text, in order; uses all cores for many texts."""
         ids: list[list[int]] = []
+        backend = self._backend_for_continued if continued else self._backend
         for start in range(0, len(texts), _BATCH_TEXTS):
             chunk = list(texts[start : start + _BATCH_TEXTS])
             try:
-                encodings = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
+                encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             except TypeError:
                 _refuse_broken_text(chunk, start)
                 raise
             ids.extend(encoding.ids for encoding in encodings)
         return ids
+
+    @cached_property
+    def _backend_for_continued(self) -> tokenizers.Tokenizer:
+        return without_prefix(self._backend)
 
     def decode(self, ids: Sequence[int], skip_control: bool = False) -> str:
         """The text of `ids`; control tokens appear by name unless `skip_control`."""
