@@ -92,7 +92,9 @@ def test_a_shortened_training_sequence_still_ends_each_learned_answer_with_its_s
     @fast
     @given(rounds=ROUNDS, length=st.integers(10, 120))
     def check(rounds: list[tuple[str, str]], length: int) -> None:
-        messages = [Message(role, text) for pair in rounds for role, text in zip(("user", "assistant"), pair, strict=True)]
+        messages = [
+            Message(role, text) for pair in rounds for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
         for sequence in training_sequences(messages, template):
             fitted = encode_to_fit(sequence, template, tokenizer, length)
             if fitted is None:

@@ -123,7 +123,9 @@ def test_alpaca_has_both_headers() -> None:
 def test_huozi_has_its_own_system_message_where_there_is_none() -> None:
     said = rendered(TEMPLATES["huozi"], SAID[1:2], prompt=True)
     assert said.startswith("<|beginofutterance|>系统\n你是由哈尔滨工业大学--自然语言处理研究所")
-    assert said.endswith("的体验和价值<|endofutterance|>\n<|beginofutterance|>用户\n你好<|endofutterance|>\n<|beginofutterance|>助手\n")
+    assert said.endswith(
+        "的体验和价值<|endofutterance|>\n<|beginofutterance|>用户\n你好<|endofutterance|>\n<|beginofutterance|>助手\n"
+    )
 
 
 def test_every_answer_of_a_conversation_is_learned_with_the_token_that_stops_it(
