@@ -128,7 +128,7 @@ def test_chatglm3_is_not_taken_for_chatglm2(tmp_path: Path) -> None:
 
 
 def test_a_plain_llama_is_asked_about(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a base model without a chat template.*--template NAME, one of alpaca"):
+    with pytest.raises(InputError, match=r"is a base model without a chat template.*--template NAME, one of alpaca"):
         find_template(checkpoint(tmp_path, {"model_type": "llama", "vocab_size": 32000}, sentencepiece_like()))
 
 

@@ -14,7 +14,7 @@ ROUNDS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=7)
 
 
 def baichuan_prompt(rounds: list[tuple[str, str]], tokenizer: Tokenizer, positions: int, new: int) -> list[int]:
-    """What the publisher's description says, written plainly: backwards, a round at a time, the last one whatever it is."""
+    """What the publisher's description says, written plainly: backwards, round by round, the last one whatever it is."""
     user, assistant, end = (tokenizer.token_id(name) for name in ("<reserved_102>", "<reserved_103>", "</s>"))
     most = max(positions // 2, positions - new)
     kept = [user, *tokenizer.encode(rounds[-1][0])]
@@ -44,7 +44,7 @@ def test_huozi_keeps_fifteen_rounds_and_1800_tokens_of_prompt() -> None:
     system = Message("system", "简")
 
     def rounds(count: int, text: str) -> list[Message]:
-        return [system] + [Message(role, text) for _ in range(count) for role in ("user", "assistant")][:-1]
+        return [system, *[Message(role, text) for _ in range(count) for role in ("user", "assistant")][:-1]]
 
     def users(prompt: list[int] | None) -> int:
         assert prompt is not None

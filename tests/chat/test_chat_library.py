@@ -65,7 +65,8 @@ SPELLED = {
     "<|start_header_id|>assistant<|end_header_id|>\n\n慢走。<|eot_id|>",
     "mistral": "<s>[INST] 简短。\n\n你好 [/INST] 你好！</s>[INST] 再见 [/INST] 慢走。</s>",
     "mistral-v3": "<s>[INST]简短。\n\n你好[/INST]你好！</s>[INST]再见[/INST]慢走。</s>",
-    "alpaca": "<s>简短。\n\n### Instruction:\n你好\n\n### Response:\n你好！</s>\n\n### Instruction:\n再见\n\n### Response:\n慢走。</s>\n\n",
+    "alpaca": "<s>简短。\n\n### Instruction:\n你好\n\n### Response:\n你好！</s>\n\n"
+    "### Instruction:\n再见\n\n### Response:\n慢走。</s>\n\n",
     "raw": "<s>简短。\n你好你好！</s>再见慢走。</s>",
 }
 
@@ -238,7 +239,7 @@ def test_a_template_that_says_what_it_does_not_mean_is_refused(tmp_path: Path) -
         save_template(TEMPLATES["chatml"], tmp_path)
         path = tmp_path / "chat_template.json"
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
-        with pytest.raises(InputError, match="chat_template.json") as caught:
+        with pytest.raises(InputError, match=r"chat_template\.json") as caught:
             load_template(tmp_path)
         assert sentence in str(caught.value)
 

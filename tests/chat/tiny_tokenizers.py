@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from inkstone.tokenizer import Tokenizer
 
 _TEXT = "▁[]/INSTRound0123456789答问你好用户助手系统usertanhpdi#:.\n"
-_MERGES = ["▁ 你", "你 好", "▁ [", "I N", "IN S", "INS T", "▁ a", "u s", "us er", "e r", "▁ #", "# #", "答 ："]
+_MERGES = ["▁ 你", "你 好", "▁ [", "I N", "IN S", "INS T", "▁ a", "u s", "e r", "us er", "▁ #", "# #", "答 ："]
 
 
 def sentencepiece_like(control: Sequence[str] = ()) -> Tokenizer:
@@ -16,7 +16,6 @@ def sentencepiece_like(control: Sequence[str] = ()) -> Tokenizer:
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256))]
     merges = [(left, right) for left, right in (merge.split(" ") for merge in _MERGES)]
     pieces += dict.fromkeys([*_TEXT.replace("\n", ""), "e", "r", "："])
-    merges.sort(key=lambda merge: ("us", "er") == merge)
     pieces += dict.fromkeys(left + right for left, right in merges)
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))

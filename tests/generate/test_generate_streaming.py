@@ -110,15 +110,18 @@ def test_a_reply_begins_with_its_first_word(pieces: list[str]) -> None:
         (None, {"temperature": 0.0, "max_new_tokens": 128, "top_p": 0.95}),
         ({"temperature": 0.3, "top_k": 5}, {"temperature": 0.0, "max_new_tokens": 128, "top_p": 0.95}),
         ({"do_sample": False, "temperature": 0.3}, {"temperature": 0.0, "max_new_tokens": 128, "top_p": 0.95}),
-        ({"do_sample": False, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1, "max_new_tokens": 128, "top_p": 0.95}),
+        ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1, "max_new_tokens": 128, "top_p": 0.95}),
         (
             {"do_sample": True, "temperature": 0.3, "top_k": 5, "top_p": 0.85, "max_new_tokens": 9, "num_beams": 1},
             {"temperature": 0.3, "top_k": 5, "top_p": 0.85, "max_new_tokens": 9},
         ),
         ({"do_sample": True}, {"temperature": 1.0, "max_new_tokens": 128, "top_p": 0.95}),
-        ({"do_sample": True, "max_length": 8192, "top_p": None}, {"temperature": 1.0, "max_new_tokens": 8192, "top_p": 0.95}),
+        (
+            {"do_sample": True, "max_length": 8192, "top_p": None},
+            {"temperature": 1.0, "max_new_tokens": 8192, "top_p": 0.95},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_generation_config_says_how_to_sample(
     said: dict[str, object] | None, sampling: dict[str, object], tmp_path: Path
 ) -> None:
