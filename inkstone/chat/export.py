@@ -42,8 +42,9 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
         raise InputError(f"{path} is not a JSON object ({error}): repair or remove it") from error
     stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
     settings["eos_token_id"] = list(dict.fromkeys([*template.stop_ids(tokenizer), *stops]))
-    settings.setdefault("bos_token_id", tokenizer.bos_id)
-    settings.setdefault("pad_token_id", tokenizer.pad_id)
+    for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
+        if number is not None:
+            settings.setdefault(key, number)
     if template.sampling:
         published = {key: value for key, value in asdict(template.sampling).items() if value is not None}
         settings |= {"do_sample": True, **published}
