@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.chat import TEMPLATES, Message, choose_template, encode_chat, read_chats
+from inkstone.chat import TEMPLATES, Message, choose_template, encode_chat, read_chats, save_template
 from inkstone.tokenizer import Tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -146,3 +146,23 @@ def test_real_conversations_encode_as_sentencepiece_encodes_the_published_string
         text += f"[Round {len(rounds)}]\n\n问：{rounds[-1][0]}\n\n答："
         expected = [64790, 64792, *processor.encode(text), *processor.encode(rounds[-1][1]), 2]
         assert encode_chat(chat, TEMPLATES["chatglm2"], tokenizer)[0] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FILES, "mistral", "alpaca", "raw"])
+def test_transformers_renders_the_same_prompts_of_real_conversations_with_the_real_vocabulary(
+    name: str, real: Callable[[str], Tokenizer], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    path = SHARED / "sft" / "moss_multiturn.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not here")
+    tokenizer, template = real(name if name in FILES else "llama2"), TEMPLATES[name]
+    tokenizer.save(tmp_path)
+    save_template(template, tmp_path)
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for chat in read_chats([path], "skip").chats[:100]:
+        said = [one for one in chat if one.role in template.turns][:-1]
+        plain = [{"role": one.role, "content": one.content} for one in said]
+        theirs = peer.apply_chat_template(plain, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert theirs == encode_chat(said, template, tokenizer, add_generation_prompt=True)[0]
