@@ -85,18 +85,28 @@ class Tokenizer:
 
     @property
     def start_ids(self) -> list[int]:
-        """What begins a document: [bos], or nothing where the vocabulary has no such token."""
+        """What a prompt begins with: [bos], or nothing where the vocabulary has no such token."""
         return [] if self.bos_id is None else [self.bos_id]
 
     @property
     def end_ids(self) -> list[int]:
-        """What ends a document: [eos], or nothing."""
+        """What ends a text: [eos], or nothing where the vocabulary has no such token."""
         return [] if self.eos_id is None else [self.eos_id]
+
+    @property
+    def first_id(self) -> int:
+        """What a document begins with: bos, or else eos, as models without a begin token are trained."""
+        return self._one_of("begin", self.start_ids + self.end_ids)
+
+    @property
+    def last_id(self) -> int:
+        """What a document ends with."""
+        return self._one_of("end", self.end_ids)
 
     @property
     def fill_id(self) -> int:
         """An id for positions that count for nothing."""
-        return next((number for number in (self.pad_id, self.eos_id) if number is not None), 0)
+        return 0 if self.pad_id is None else self.pad_id
 
     def encode(self, text: str, continued: bool = False) -> list[int]:
         """Ids of `text`, nothing added; any control token written in it is ordinary text.
@@ -149,6 +159,11 @@ class Tokenizer:
         if name is None:
             raise InputError(f"id {token} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         return str(name)
+
+    def _one_of(self, what: str, ids: list[int]) -> int:
+        if not ids:
+            raise InputError(f"the tokenizer names no {what} token: name one in its tokenizer_config.json.")
+        return ids[0]
 
     def _refuse_typed_control(self, path: Path) -> None:
         """A last look at a foreign vocabulary: its control tokens, typed, must be text."""
