@@ -41,7 +41,7 @@ class TemplateChoice:
 
 def _read_library() -> tuple[dict[str, Template], dict[str, Match]]:
     templates, matches = {}, {}
-    for path in sorted((Path(__file__).parent / "templates").glob("*.toml")):
+    for path in sorted((Path(__file__).parent / "templates").glob("*.toml"), key=lambda path: path.stem):
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         match = values.pop("match", {})
         template = template_from(values)
