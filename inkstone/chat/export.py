@@ -30,7 +30,7 @@ def save_template(template: Template, directory: Path) -> None:
 def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -> None:
     """Make a model directory a chat model: both template files, and stop ids and sampling in generation_config.json.
 
-    Other settings of that file stay. Raises InputError, before anything is written, where the tokenizer lacks a control
+    Other settings of that file stay, and so does its sampling where it has some. Raises InputError, before anything is written, where the tokenizer lacks a control
     token of the template.
     """
     require_tokens(template, tokenizer)
@@ -45,7 +45,7 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
     for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
         if number is not None:
             settings.setdefault(key, number)
-    if template.sampling:
+    if template.sampling and not settings.get("do_sample"):
         published = {key: value for key, value in asdict(template.sampling).items() if value is not None}
         settings |= {"do_sample": True, **published}
     settings.setdefault("do_sample", False)

@@ -89,7 +89,7 @@ def _value(piece: Piece) -> str:
     if piece.kind == "special":
         return f"{piece.value}_token"
     if piece.kind == "round":
-        return f"([chat.users, 1] | max + {int(piece.value) - 1})"
+        return f"(chat.users + {int(piece.value) - 1})"
     return _literal(piece.value)
 
 

@@ -269,6 +269,11 @@ def test_attaching_writes_stops_and_published_sampling_and_keeps_the_rest(tmp_pa
         "max_new_tokens": 2048,
     }
     assert load_template(tmp_path) == TEMPLATES["baichuan"]
+    own = {"do_sample": True, "temperature": 0.9, "eos_token_id": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    attach_template(TEMPLATES["baichuan"], tokenizer, tmp_path)
+    said = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))
+    assert said == own | {"eos_token_id": [2], "bos_token_id": 1, "pad_token_id": 2}
     shutil.rmtree(tmp_path)
     attach_template(TEMPLATES["mistral"], tokenizer, tmp_path)
     said = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))
