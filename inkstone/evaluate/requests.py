@@ -91,7 +91,13 @@ def _encode(
 
 
 def _request(
-    prompt: list[int], endings: list[list[int]], start: list[int], max_positions: int, share: bool, shots: int, dropped: int
+    prompt: list[int],
+    endings: list[list[int]],
+    start: list[int],
+    max_positions: int,
+    share: bool,
+    shots: int,
+    dropped: int,
 ) -> ChoiceRequest:
     boundary = common_prefix([prompt, *endings])
     if share:
