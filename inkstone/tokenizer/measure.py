@@ -1,8 +1,9 @@
 """How well a tokenizer compresses each language, and whether it gives the text back.
 
-Tokens per character compares vocabularies on one text (Baichuan's "compress rate" is this figure on Chinese text); bytes
-per token compares languages; fertility is tokens per word, where a Han character is a word. The byte-fallback share says
-how many tokens spell a character out in bytes because it has no token, and coverage how many characters are spared that.
+Tokens per character compares vocabularies on one text (Baichuan's "compress rate" is this figure on Chinese text);
+bytes per token compares languages; fertility is tokens per word, where a Han character is a word. The byte-fallback
+share says how many tokens spell a character out in bytes because it has no token of its own, and coverage how many
+characters are spared that.
 """
 
 import codecs

@@ -16,7 +16,7 @@ import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
-from inkstone.tokenizer.prefix import Prefix, take_prefix
+from inkstone.tokenizer.prefix import take_prefix
 from inkstone.tokenizer.sentencepiece import Spec
 from inkstone.tokenizer.source import ROLES, read_source
 
