@@ -16,7 +16,7 @@ import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
-from inkstone.tokenizer.prefix import Prefix, take_prefix
+from inkstone.tokenizer.prefix import take_prefix
 from inkstone.tokenizer.sentencepiece import Spec
 from inkstone.tokenizer.source import ROLES, read_source
 
@@ -47,6 +47,9 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id = (
             None if name is None else self.token_id(name) for name in (bos, eos, pad)
         )
+        self.byte_level = '"ByteLevel"' in json.dumps(spec["decoder"])
+        unknown = spec["model"].get("unk_token")
+        self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
         added = backend.get_added_tokens_decoder()
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
         self.fingerprint = _fingerprint(spec, self._special)
@@ -141,6 +144,10 @@ class Tokenizer:
             raise InputError(f"id {max(plain)} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
         return text.removeprefix(" ") if self._prefix and self._prefix.taken_off and not continued else text
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id by its name."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     def has_token(self, name: str) -> bool:
         """Whether `token_id` knows the name."""
