@@ -30,8 +30,8 @@ def save_template(template: Template, directory: Path) -> None:
 def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -> None:
     """Make a model directory a chat model: both template files, and stop ids and sampling in generation_config.json.
 
-    Other settings of that file stay, and so does its sampling where it has some. Raises InputError, before anything is written, where the tokenizer lacks a control
-    token of the template.
+    Other settings of that file stay, and so does its sampling where it has some. Raises InputError, before anything is
+    written, where the tokenizer lacks a control token of the template.
     """
     require_tokens(template, tokenizer)
     path = directory / _GENERATION_FILE
