@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import model_commands
 from inkstone.cli.ending import Verbs
 
 app = typer.Typer(
@@ -16,6 +17,8 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command()(model_commands.convert)
+app.command()(model_commands.inspect)
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
 Overrides = Annotated[
