@@ -19,7 +19,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.config import DecoderConfig
 from inkstone.model.decoder import Decoder
-from inkstone.model.families import config_from_json, config_to_json
+from inkstone.model.families import family_of, writing_family
 
 _INDEX = "model.safetensors.index.json"
 
@@ -61,7 +61,9 @@ def save_model(
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    _write_json(directory / "config.json", config_to_json(model.config, dtype, bos_id, eos_id, pad_id))
+    ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    shape = writing_family(model.config).write_config(model.config)
+    _write_json(directory / "config.json", {**shape, **ids, "torch_dtype": dtype})
     generation = {"bos_token_id": bos_id, "eos_token_id": stop_ids, "pad_token_id": pad_id, "do_sample": False}
     _write_json(directory / "generation_config.json", generation)
 
@@ -75,7 +77,7 @@ def read_config(directory: Path) -> DecoderConfig:
         raise InputError(f"{directory} is not a model directory: it has no config.json") from error
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
-    return config_from_json(values, str(path))
+    return family_of(values, str(path)).read_config(values, str(path))
 
 
 def read_stop_ids(directory: Path) -> set[int]:
