@@ -70,11 +70,11 @@ class Tokenizer:
         text = json.dumps(config, ensure_ascii=False, indent=2)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, continued: bool = False) -> list[int]:
         """Ids of `text`, nothing added; any control token written in it is ordinary text."""
-        return self.encode_batch([text])[0]
+        return self.encode_batch([text], continued)[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continued: bool = False) -> list[list[int]]:
         """Ids of every text, in order; uses all cores for many texts."""
         ids: list[list[int]] = []
         for start in range(0, len(texts), _BATCH_TEXTS):

@@ -55,17 +55,19 @@ def family_of(values: Mapping[str, Any], where: str) -> Family:
     return FAMILIES[name]
 
 
-def writing_family(config: DecoderConfig) -> Family:
-    """The family whose original format a shape is saved in.
+def writing_family(config: DecoderConfig, name: str | None = None) -> Family:
+    """The family whose original format a shape is saved in; `name` asks for a certain one.
 
     Raises InputError when that family's config.json cannot say everything the shape asks for.
     """
-    family = FAMILIES[_writing_name(config)]
+    if name is not None and name not in FAMILIES:
+        raise InputError(f"there is no family {name}; there are: {', '.join(FAMILIES)}")
+    family = FAMILIES[name or _writing_name(config)]
     back = family.read_config(family.write_config(config), family.name)
     lost = [field.name for field in fields(config) if getattr(back, field.name) != getattr(config, field.name)]
     if lost:
         raise InputError(
-            f"no published family has this shape: a {family.name} config.json cannot say "
+            f"no published {family.name} model has this shape: its config.json cannot say "
             + ", ".join(f"{name} = {getattr(config, name)}" for name in lost)
         )
     return family
