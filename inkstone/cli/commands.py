@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import model_commands
 from inkstone.cli.ending import Verbs
 from inkstone.cli.template_commands import template_app
 
@@ -19,6 +20,8 @@ tokenizer_app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer, measure it against others, or encode a corpus with one."
 )
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command()(model_commands.convert)
+app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
