@@ -41,7 +41,7 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a JSON object ({error}): repair or remove it") from error
     stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    settings["eos_token_id"] = list(dict.fromkeys([*template.stop_ids(tokenizer), *stops]))
+    settings["eos_token_id"] = list(dict.fromkeys([*tokenizer.end_ids, *sorted(template.stop_ids(tokenizer)), *stops]))
     for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
         if number is not None:
             settings.setdefault(key, number)

@@ -111,12 +111,12 @@ class Template:
         pieces = [*self.start, *(piece for turn in turns for piece in (*turn.header, *turn.footer))]
         return tuple(dict.fromkeys([piece.value for piece in pieces if piece.kind == "token"] + [*self.stop_tokens]))
 
-    def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
-        """The ids that end a reply, the tokenizer's own end first. Raises InputError where there are none."""
-        ids = [*tokenizer.end_ids, *(tokenizer.token_id(name) for name in self.stop_tokens)]
+    def stop_ids(self, tokenizer: Tokenizer) -> set[int]:
+        """The ids that end a reply, the tokenizer's own end among them. Raises InputError where there are none."""
+        ids = {*tokenizer.end_ids, *(tokenizer.token_id(name) for name in self.stop_tokens)}
         if not ids:
             raise InputError(f'template "{self.name}" needs a tokenizer with an end token, and this one names none.')
-        return list(dict.fromkeys(ids))
+        return ids
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[Segment]:
         """The conversation as tokens and texts with loss weights.

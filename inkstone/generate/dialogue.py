@@ -43,7 +43,7 @@ def load_speaker(directory: Path, device: str = "cpu", template: str | None = No
     tokenizer = Tokenizer.load(directory)
     require_tokens(choice.template, tokenizer)
     model = load_model(directory, device=device)
-    stop_ids = {*choice.template.stop_ids(tokenizer), *read_stop_ids(directory)}
+    stop_ids = choice.template.stop_ids(tokenizer) | read_stop_ids(directory)
     return Speaker(model, tokenizer, choice.template, stop_ids, choice.reason)
 
 

@@ -51,7 +51,7 @@ def sft(
         **counts,
     )
     result = train(model, rows, settings, scratch, progress, heldout=heldout)
-    stop_ids = template.stop_ids(tokenizer)
+    stop_ids = sorted(template.stop_ids(tokenizer))
     finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {
         **asdict(result),
