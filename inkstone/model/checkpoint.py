@@ -50,7 +50,9 @@ class Checkpoint:
             self.num_bytes += path.stat().st_size
             for name, entry in file.entries.items():
                 if name in self.entries:
-                    raise InputError(f"{directory}: {name} is in {path.name} and in an earlier file: remove one of them")
+                    raise InputError(
+                        f"{directory}: {name} is in {path.name} and in an earlier file: remove one of them"
+                    )
                 self.entries[name], self._file_of[name] = entry, file
 
     def tensor(self, name: str) -> Tensor:

@@ -1,8 +1,8 @@
 """A checkpoint seen through its family: the decoder's tensors, read block by block from whatever the directory holds.
 
-    weights = open_weights(directory)                  # everything that is wrong with it is said here, nothing is loaded
-    weights.read("model.layers.0.self_attn.q_proj.weight", dtype=torch.bfloat16)
-    weights.read(name, box=(range(0, 512), range(4096)), ...)      # one rank's rows, reading only their bytes
+weights = open_weights(directory)                  # everything that is wrong with it is said here, nothing is loaded
+weights.read("model.layers.0.self_attn.q_proj.weight", dtype=torch.bfloat16)
+weights.read(name, box=(range(0, 512), range(4096)), ...)      # one rank's rows, reading only their bytes
 """
 
 import json

@@ -74,4 +74,9 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
     return pieces
 
 
-IGNORED = (r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$", r"^model\.future_mask$", r"\.alibi_mask$")
+IGNORED = (
+    r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$",
+    r"^model\.future_mask$",
+    r"\.alibi_mask$",
+    r"^lm_head\.weight$",
+)
