@@ -41,10 +41,9 @@ def score(
         if not context or not continuation:
             raise InputError(f"request {index}: context and continuation need at least one token each")
         limit = model.config.position_limit
-        if limit is not None and len(context) + len(continuation) > limit:
-            raise InputError(
-                f"request {index} has {len(context) + len(continuation)} tokens, more than the {limit} positions of the model"
-            )
+        length = len(context) + len(continuation)
+        if limit is not None and length > limit:
+            raise InputError(f"request {index} has {length} tokens, more than the model's {limit} positions")
     order = sorted(range(len(requests)), key=lambda i: (*requests[i][0], *requests[i][1]))
     results: list[Scored | None] = [None] * len(requests)
     for start in range(0, len(order), batch):
