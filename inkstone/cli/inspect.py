@@ -25,7 +25,7 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
     if shape["num_kv_heads"] != shape["num_heads"]:
         heads += f" ({shape['num_kv_heads']} key/value)"
     experts = f", {shape['num_experts']} experts, {shape['experts_per_token']} chosen" if shape["num_experts"] else ""
-    memory = " · ".join(f"{kind} {size:.1f} GiB" for kind, size in facts.memory_gib.items())
+    memory = " · ".join(f"{kind} {_size(size)}" for kind, size in facts.memory_gib.items())
     active = f", {facts.active_parameters:,} active per token" if facts.active_parameters != facts.parameters else ""
     found = [
         ("model", facts.name),
@@ -36,13 +36,17 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("vocabulary", f"{shape['vocab_size']}{', head tied to the embedding' if shape['tie_embeddings'] else ''}"),
         ("parameters", f"{facts.parameters:,}{active}"),
         ("dtype", facts.dtype),
-        ("memory", f"{memory} (weights); {facts.kv_cache_mib:.0f} MiB of keys and values per 1,024 tokens"),
+        ("memory", f"{memory} (weights); {_size(facts.kv_cache_mib / 1024)} of keys and values per 1,024 tokens"),
         ("context", f"{facts.context_length} tokens"),
         ("weights", facts.weights),
         ("tokenizer", facts.tokenizer),
         ("template", facts.template),
     ]  # fmt: skip
     return found + [("remark", remark) for remark in facts.remarks]
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.3g} MiB"
 
 
 def _positions(shape: dict[str, object]) -> str:

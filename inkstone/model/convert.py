@@ -60,7 +60,7 @@ def _write_weights(
     entries = {theirs: Entry(their_shape(pieces, weights.shapes), dtype) for theirs, pieces in table.items()}
     total = sum(entry.num_bytes for entry in entries.values())
     problems: set[str] = set()
-    written = 0
+    written, last = 0, ""
 
     def block_of(name: str, box: Box) -> Tensor:
         block = weights.read(name, box, dtype)
@@ -68,7 +68,10 @@ def _write_weights(
         return block
 
     def tensor_of(theirs: str) -> Tensor:
-        nonlocal written
+        nonlocal written, last
+        for piece in table.get(last, ()):
+            weights.release(piece.ours)
+        last = theirs
         tensor = their_tensor(table[theirs], weights.shapes, block_of)
         written += entries[theirs].num_bytes
         progress.advance(written / 1e6, total / 1e6, "MB")

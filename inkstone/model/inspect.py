@@ -79,7 +79,7 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
     weights = tokenizer = template = "not looked for"
     if directory is not None:
         weights, tokenizer = _weights(directory, missing), _tokenizer(directory, config, missing)
-        template = _template(directory, missing)
+        template = _template(directory)
         if not (directory / "generation_config.json").is_file():
             missing.append("generation_config.json: replies are greedy and stop at the tokenizer's end token")
     return Facts(
@@ -147,9 +147,8 @@ def _tokenizer(directory: Path, config: DecoderConfig, missing: list[str]) -> st
     return f"{size} ids"
 
 
-def _template(directory: Path, missing: list[str]) -> str:
+def _template(directory: Path) -> str:
     try:
         return choose_template(directory, None).reason
     except InputError as error:
-        missing.append(f"template: {error}")
-        return "none"
+        return "none: " + str(error).removeprefix(f"{directory} ").partition(": ")[0]

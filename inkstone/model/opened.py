@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from inkstone.chat import Template, find_template
+from inkstone.chat import Template, find_template, require_tokens
 from inkstone.errors import InputError
 from inkstone.model.decoder import Decoder
 from inkstone.model.directory import load_model, read_stop_ids
@@ -42,6 +42,8 @@ def open_directory(
     directory = resolve_source(source)
     tokenizer = Tokenizer.load(directory)
     found = template_of(directory, template)
+    if found:
+        require_tokens(found, tokenizer)
     model = load_model(directory, dtype, device)
     stop_ids = (found.stop_ids(tokenizer) if found else {tokenizer.eos_id}) | read_stop_ids(directory)
     return Opened(model, tokenizer, found, stop_ids)

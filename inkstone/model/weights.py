@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,17 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(values, dict):
         raise InputError(f"{path} is not a table of settings")
     if values.get("auto_map"):
-        _log.warning("%s names code of its own (auto_map): ignored, no code from a checkpoint is ever run", path)
+        _say_code_is_ignored(path)
     method = (values.get("quantization_config") or {}).get("quant_method")
     if method:
         raise InputError(f"{path}: the weights are quantized ({method}), which is not read: get the original weights")
     return values, str(path)
+
+
+@cache
+def _say_code_is_ignored(path: Path) -> None:
+    """Once for each file: a directory's configuration is read by several rooms."""
+    _log.warning("%s names code of its own (auto_map): ignored, no code from a checkpoint is ever run", path)
 
 
 def decoder_shapes(config: DecoderConfig) -> dict[str, Shape]:
