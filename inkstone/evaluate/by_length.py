@@ -65,7 +65,7 @@ def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | No
         raise InputError(f"{text} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{text} is not UTF-8 text, or has a line that is no JSON object with a "text"') from error
-    return [token for ids in tokenizer.encode_batch(documents) for token in (*ids, tokenizer.eos_id)]
+    return [token for ids in tokenizer.encode_batch(documents) for token in (*ids, *tokenizer.end_ids)]
 
 
 @torch.inference_mode()
