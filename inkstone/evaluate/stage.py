@@ -23,7 +23,7 @@ from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.model import Decoder, load_model
-from inkstone.model.opened import template_of
+from inkstone.model.opened import stated_template
 from inkstone.progress import Progress, Silent
 from inkstone.storage import fingerprint
 from inkstone.tokenizer import Tokenizer
@@ -160,7 +160,7 @@ def _evaluate_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = Tokenizer.load(directory)
-    template = template_of(directory)
+    template = stated_template(directory)
     model = load_model(directory, getattr(torch, settings.dtype), device)
     model.eval()
     result: dict[str, object] = {

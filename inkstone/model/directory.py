@@ -43,7 +43,8 @@ def load_model(
 ) -> Decoder:
     """The decoder in evaluation mode, weights in `dtype` (default: as stored).
 
-    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used. Raises InputError when the directory is not a readable model of a supported family.
+    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used.
+    Raises InputError when the directory is not a readable model of a supported family.
     """
     weights = open_weights(directory)
     dtype = dtype or weights.dtype

@@ -57,3 +57,14 @@ def template_of(directory: Path, name: str | None = None) -> Template | None:
         if name is not None or (directory / "chat_template.json").is_file():
             raise
         return None
+
+
+def stated_template(directory: Path) -> Template | None:
+    """The template that a directory states in a file; None where only its vocabulary hints at one.
+
+    Baichuan's base and chat models have the same vocabulary: to be compared, both are asked as base models.
+    """
+    settings = directory / "tokenizer_config.json"
+    stated = any((directory / name).is_file() for name in ("chat_template.json", "chat_template.jinja"))
+    stated = stated or (settings.is_file() and '"chat_template"' in settings.read_text(encoding="utf-8"))
+    return template_of(directory) if stated else None
