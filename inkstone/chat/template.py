@@ -112,8 +112,11 @@ class Template:
         return tuple(dict.fromkeys([piece.value for piece in pieces if piece.kind == "token"] + [*self.stop_tokens]))
 
     def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
-        """The ids that end a reply, the tokenizer's own end first."""
-        return list(dict.fromkeys([tokenizer.eos_id, *(tokenizer.token_id(name) for name in self.stop_tokens)]))
+        """The ids that end a reply, the tokenizer's own end first. Raises InputError where there are none."""
+        ids = _special_ids("eos", tokenizer) + [tokenizer.token_id(name) for name in self.stop_tokens]
+        if not ids:
+            raise InputError(f'template "{self.name}" needs a tokenizer with an end token, and this one names none.')
+        return list(dict.fromkeys(ids))
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[Segment]:
         """The conversation as tokens and texts with loss weights.
@@ -187,7 +190,7 @@ def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[
         if segment.kind == "text":
             new = next(continued if segment.continued else fresh)
         elif segment.kind == "special":
-            new = [tokenizer.bos_id if segment.value == "bos" else tokenizer.eos_id]
+            new = _special_ids(segment.value, tokenizer)
         else:
             new = [tokenizer.token_id(segment.value)]
         ids += new
@@ -210,11 +213,19 @@ def require_tokens(template: Template, tokenizer: Tokenizer) -> None:
             tokenizer.token_id(name)
         except InputError:
             missing.append(name)
+    if not missing:
+        template.stop_ids(tokenizer)
     if missing:
         raise InputError(
             f'template "{template.name}" does not fit this tokenizer, which has no token {", ".join(missing)}: '
             "name another template (inkstone template list)"
         )
+
+
+def _special_ids(which: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokenizer's own begin or end, where it has one."""
+    found = tokenizer.bos_id if which == "bos" else tokenizer.eos_id
+    return [] if found is None else [found]
 
 
 @dataclass(frozen=True)

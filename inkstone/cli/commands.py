@@ -16,7 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
 )
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
+tokenizer_app = typer.Typer(
+    no_args_is_help=True, help="Train a tokenizer, measure it against others, or encode a corpus with one."
+)
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
@@ -176,6 +178,24 @@ def tokenizer_train(
     with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
         train_tokenizer(settings, corpus, draft, progress)
     typer.echo(output)
+
+
+@tokenizer_app.command("measure")
+def tokenizer_measure(
+    tokenizers: Annotated[
+        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
+    ],
+    text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
+    chars: Annotated[
+        int | None, typer.Option(min=1, help="read documents until this many characters are passed, per language")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="write an SVG chart of tokens per character")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+) -> None:
+    """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
+    from inkstone.cli.measure import measure_tokenizers
+
+    measure_tokenizers(tokenizers, text, chars, chart, as_json)
 
 
 @tokenizer_app.command("encode")

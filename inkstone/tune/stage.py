@@ -40,8 +40,8 @@ def sft(
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     encoded, counts = _encode(dataset.chats, template, settings.sequence_length, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
-    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.pad_id)
-    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.pad_id) if held else None
+    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id)
+    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
     progress.note(
         f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
@@ -63,27 +63,32 @@ def sft(
 
 def _encode(
     chats: list[list[Message]], template: Template, length: int, tokenizer: Tokenizer
-) -> tuple[list[EncodedChat], dict[str, int]]:
-    """Encoded conversations, and how many lost rounds or did not fit at all."""
+) -> tuple[list[list[EncodedChat]], dict[str, int]]:
+    """The sequences of each conversation, and how many lost rounds or did not fit at all."""
     encoded, shortened, too_long = [], 0, 0
-    for messages in (sequence for chat in chats for sequence in training_sequences(chat, template)):
-        fitted = encode_to_fit(messages, template, tokenizer, length)
-        if fitted is None:
-            too_long += 1
-            continue
-        ids, weights, dropped = fitted
-        shortened += dropped > 0
-        encoded.append(EncodedChat(ids, weights))
+    for chat in chats:
+        sequences = []
+        for messages in training_sequences(chat, template):
+            fitted = encode_to_fit(messages, template, tokenizer, length)
+            if fitted is None:
+                too_long += 1
+                continue
+            ids, weights, dropped = fitted
+            shortened += dropped > 0
+            sequences.append(EncodedChat(ids, weights))
+        encoded += [sequences] if sequences else []
     return encoded, {"shortened_conversations": shortened, "too_long_conversations": too_long}
 
 
-def _split(chats: list[EncodedChat], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
-    """Every n-th conversation is held out, spread evenly over the files."""
-    if fraction == 0 or len(chats) < 2:
-        return chats, []
-    every = max(2, round(1 / fraction))
-    training = [chat for index, chat in enumerate(chats) if index % every]
-    return training, chats[::every]
+def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
+    """Every n-th conversation is held out, spread evenly over the files; its sequences stay together."""
+    every = max(2, round(1 / fraction)) if fraction and len(chats) > 1 else 0
+    training: list[EncodedChat] = []
+    held: list[EncodedChat] = []
+    for index, sequences in enumerate(chats):
+        side = held if every and index % every == 0 else training
+        side += sequences
+    return training, held
 
 
 def _supervised_share(chats: list[EncodedChat]) -> float:
