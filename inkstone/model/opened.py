@@ -45,7 +45,7 @@ def open_directory(
     if found:
         require_tokens(found, tokenizer)
     model = load_model(directory, dtype, device)
-    stop_ids = (found.stop_ids(tokenizer) if found else {tokenizer.eos_id}) | read_stop_ids(directory)
+    stop_ids = (found.stop_ids(tokenizer) if found else set(tokenizer.end_ids)) | read_stop_ids(directory)
     return Opened(model, tokenizer, found, stop_ids)
 
 

@@ -62,7 +62,9 @@ def write(directory: Path, config: dict[str, Any], tensors: Tensors, shards: int
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         return directory
     names = sorted(tensors)
-    weight_map = {name: f"model-{number % shards + 1:05d}-of-{shards:05d}.safetensors" for number, name in enumerate(names)}
+    weight_map = {
+        name: f"model-{number % shards + 1:05d}-of-{shards:05d}.safetensors" for number, name in enumerate(names)
+    }
     for file in set(weight_map.values()):
         save_file({name: tensors[name] for name in names if weight_map[name] == file}, directory / file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))

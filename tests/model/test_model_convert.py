@@ -108,7 +108,12 @@ def test_nan_stops_the_conversion_with_every_name(tmp_path: Path) -> None:
 
 def test_tokenizer_template_and_generation_settings_are_carried_and_code_is_not(tmp_path: Path) -> None:
     source = sample(tmp_path / "source", "llama", pad_token_id=7)
-    beside = {"generation_config.json": '{"top_k": 5}', "tokenizer.model": "x", "chat_template.jinja": "y", "LICENSE": "z"}
+    beside = {
+        "generation_config.json": '{"top_k": 5}',
+        "tokenizer.model": "x",
+        "chat_template.jinja": "y",
+        "LICENSE": "z",
+    }
     for name, text in {**beside, "tokenization_x.py": "raise", "training.log": "noise", "notes.bin": "w"}.items():
         (source / name).write_text(text)
     convert_model(source, tmp_path / "target")
@@ -169,7 +174,9 @@ def test_a_grown_vocabulary_leaves_every_other_tensor_as_it_was(name: str, tmp_p
     source = sample(tmp_path / "source", name, 2)
     names, before = vocabulary_of(source), stored(source)
     assert names.rows == 96 and (names.head is None) == (name == "bloom")
-    grow = {key: lambda old: torch.cat([old, old.mean(0, keepdim=True)]) for key in (names.embedding, names.head) if key}
+    grow = {
+        key: lambda old: torch.cat([old, old.mean(0, keepdim=True)]) for key in (names.embedding, names.head) if key
+    }
     rewrite_weights(source, tmp_path / "target", grow, max_shard_bytes=20_000)
     config = json.loads((source / "config.json").read_text())
     config.update({key: 97 for key in names.config_keys})

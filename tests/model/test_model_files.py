@@ -22,7 +22,16 @@ from inkstone.model import load_model
 from inkstone.model.checkpoint import Checkpoint
 from inkstone.model.safetensors_file import Entry, SafetensorsFile, write_safetensors
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]
+DTYPES = [
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
 Shapes = st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=3), st.sampled_from(DTYPES)), max_size=8)
 
 

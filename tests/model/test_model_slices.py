@@ -53,7 +53,11 @@ def test_an_mlp_computed_by_ranks_and_summed_is_the_whole_mlp(tmp_path: Path) ->
     model, x = load_model(directory), torch.randn(3, 32)
     total = torch.zeros(3, 32)
     for rank in range(4):
-        part = {name.rpartition("mlp.")[2]: t for name, t in load_slices(directory, rank, 4).items() if "layers.0.mlp" in name}
+        part = {
+            name.rpartition("mlp.")[2]: t
+            for name, t in load_slices(directory, rank, 4).items()
+            if "layers.0.mlp" in name
+        }
         hidden = torch.nn.functional.silu(x @ part["gate_proj.weight"].T) * (x @ part["up_proj.weight"].T)
         total += hidden @ part["down_proj.weight"].T
     torch.testing.assert_close(total, model.model.layers[0].mlp(x), atol=1e-3, rtol=1e-4)
