@@ -96,8 +96,21 @@ def evaluate(
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
     shots: Annotated[int, typer.Option(min=0, help="worked examples before each question")] = 5,
+    perplexity_by_length: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="perplexity at these context lengths, e.g. 512,1024,2048")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
+    text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
 ) -> None:
-    """Score a model directory on a quiz, on word problems and on held-out text."""
+    """Score a model directory on a quiz, on word problems, on held-out text, or by context length."""
+    if perplexity_by_length:
+        from inkstone.cli.by_length import show_perplexity_by_length
+
+        if quiz or problems:
+            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
+        _refuse_existing(output)
+        show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
+        return
     from rich.console import Console
 
     from inkstone.cli.progress import show_progress

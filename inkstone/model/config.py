@@ -77,11 +77,16 @@ class DecoderConfig:
         return found
 
     @property
+    def angles_depend_on_length(self) -> bool:
+        """Whether a token's rotary angles depend on how long its sequence is in the end (dynamic scaling)."""
+        return self.rope_scaling is not None and self.rope_scaling.kind == "dynamic"
+
+    @property
     def position_limit(self) -> int | None:
         """Longest sequence the arithmetic is meant for; None where positions extrapolate (ALiBi)."""
         if self.position == "alibi":
             return None
-        if self.rope_scaling and self.rope_scaling.kind == "dynamic":
+        if self.rope_scaling and self.angles_depend_on_length:
             return int(self.rope_scaling.factor * self.max_positions)
         return self.max_positions
 

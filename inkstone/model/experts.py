@@ -7,6 +7,7 @@ has it, else expert by expert with the same numbers. There is no capacity: an ex
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from inkstone.model.config import DecoderConfig
 
@@ -81,10 +82,10 @@ def matmul_runs(x_MD: Tensor, weights_EOD: Tensor, ends_E: Tensor) -> Tensor:
 
 
 def can_group(x_MD: Tensor, weights_EOD: Tensor) -> bool:
-    """Whether torch's grouped product takes these: rows of 16 bytes; on a GPU bfloat16 only."""
-    size = x_MD.element_size()
+    """Whether torch's grouped product takes these: rows of 16 bytes; on a GPU and in compiled code bfloat16 only."""
+    size, half = x_MD.element_size(), x_MD.dtype == torch.bfloat16
     aligned = x_MD.shape[1] * size % 16 == 0 and weights_EOD.shape[1] * size % 16 == 0
-    known = x_MD.device.type == "cpu" or (x_MD.device.type == "cuda" and x_MD.dtype == torch.bfloat16)
+    known = half if x_MD.device.type == "cuda" else x_MD.device.type == "cpu" and (half or not is_compiling())
     return aligned and known and len(x_MD) > 0
 
 

@@ -15,12 +15,13 @@ _BAICHUAN2_VOCABULARY = 125696
 
 
 def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
-    """A baichuan config.json. `normalised_head` is our own key, for a Baichuan 2 whose vocabulary was changed."""
+    """A baichuan config.json. A Baichuan 2 is known by its vocabulary, by a key of its training, or by our own key."""
     read = ConfigReader(values, where)
     read.expect("hidden_act", "silu")
     rope = values.get("max_position_embeddings") is not None and values.get("hidden_size") != 5120
     heads, hidden = read.whole("num_attention_heads"), read.whole("hidden_size")
     vocabulary = read.whole("vocab_size")
+    second = vocabulary == _BAICHUAN2_VOCABULARY or "z_loss_weight" in values
     return read.finish(
         DecoderConfig(
             vocab_size=vocabulary,
@@ -34,7 +35,7 @@ def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
             norm_eps=read.number("rms_norm_eps", default=1e-6),
             tie_embeddings=read.flag("tie_word_embeddings", False),
             position="rope" if rope else "alibi",
-            normalised_head=read.flag("normalised_head", vocabulary == _BAICHUAN2_VOCABULARY),
+            normalised_head=read.flag("normalised_head", second),
         )
     )
 
@@ -74,4 +75,9 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
     return pieces
 
 
-IGNORED = (r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$", r"^model\.future_mask$", r"\.alibi_mask$")
+IGNORED = (
+    r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$",
+    r"^model\.future_mask$",
+    r"\.alibi_mask$",
+    r"^lm_head\.weight$",
+)

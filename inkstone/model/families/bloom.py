@@ -94,4 +94,4 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
     return pieces
 
 
-IGNORED = (r"\.self_attention\.(masked_)?bias$",)
+IGNORED = (r"\.self_attention\.(masked_)?bias$", r"^lm_head\.weight$")

@@ -81,4 +81,4 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
     return same_names([*outer_names(config), *blocks])
 
 
-IGNORED = (r"\.rotary_emb\.inv_freq$", r"\.self_attn\.(masked_)?bias$")
+IGNORED = (r"\.rotary_emb\.inv_freq$", r"\.self_attn\.(masked_)?bias$", r"^lm_head\.weight$")

@@ -99,4 +99,4 @@ def _experts_apart(config: DecoderConfig, layer: int, names: Collection[str]) ->
     return pieces
 
 
-IGNORED = (r"\.rotary_emb\.inv_freq$",)
+IGNORED = (r"\.rotary_emb\.inv_freq$", r"^lm_head\.weight$")
