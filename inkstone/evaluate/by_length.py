@@ -50,7 +50,7 @@ def read_lengths(text: str) -> list[int]:
 def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | None) -> list[int]:
     """Token ids of a .txt file, of the "text" of each line of a .jsonl file, or of held-out token shards.
 
-    Documents are laid end to end, each with its end token.
+    Documents are laid end to end, each with its end token where the tokenizer has one.
     """
     if tokens_dir:
         shards = open_shards(tokens_dir, "heldout", tokenizer.fingerprint)
