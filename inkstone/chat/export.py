@@ -30,8 +30,8 @@ def save_template(template: Template, directory: Path) -> None:
 def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -> None:
     """Make a model directory a chat model: both template files, and stop ids and sampling in generation_config.json.
 
-    Other settings of that file stay. Raises InputError, before anything is written, where the tokenizer lacks a control
-    token of the template.
+    Other settings of that file stay, and so does its sampling where it has some. Raises InputError, before anything is
+    written, where the tokenizer lacks a control token of the template.
     """
     require_tokens(template, tokenizer)
     path = directory / _GENERATION_FILE
@@ -41,10 +41,11 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a JSON object ({error}): repair or remove it") from error
     stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    settings["eos_token_id"] = list(dict.fromkeys([*template.stop_ids(tokenizer), *stops]))
-    settings.setdefault("bos_token_id", tokenizer.bos_id)
-    settings.setdefault("pad_token_id", tokenizer.pad_id)
-    if template.sampling:
+    settings["eos_token_id"] = list(dict.fromkeys([*tokenizer.end_ids, *sorted(template.stop_ids(tokenizer)), *stops]))
+    for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
+        if number is not None:
+            settings.setdefault(key, number)
+    if template.sampling and not settings.get("do_sample"):
         published = {key: value for key, value in asdict(template.sampling).items() if value is not None}
         settings |= {"do_sample": True, **published}
     settings.setdefault("do_sample", False)

@@ -32,41 +32,36 @@ def to_jinja(template: Template) -> str:
 def _branch(template: Template, role: str, turn: Turn) -> str:
     """What one message of the role becomes."""
     if role == "system" and template.fold_system:
-        return f"{{% set chat.system = {_folded(turn)} %}}"
-    written = _written(turn)
+        return _remember(turn, f"({_CONTENT})")
     if role == "user":
-        inside = "{{ chat.system }}" + '{% set chat.system = "" %}' if template.fold_system else ""
-        return f"{{% set chat.users = chat.users + 1 %}}{_print(turn.header)}{inside}{_CONTENT}{_print(turn.footer)}"
+        inside = '{{ chat.system }}{% set chat.system = "" %}' if template.fold_system else ""
+        return f"{{% set chat.users = chat.users + 1 %}}{_written(turn, inside=inside)}"
     if role == "assistant" and template.past_answer:
         past = _written(template.past_answer)
-        return f"{{% if loop.last and not add_generation_prompt %}}{written}{{% else %}}{past}{{% endif %}}"
-    return written
+        return f"{{% if loop.last and not add_generation_prompt %}}{_written(turn)}{{% else %}}{past}{{% endif %}}"
+    return _written(turn)
 
 
-_CONTENT = '{{ message["content"] | trim }}'
-
-
-def _written(turn: Turn) -> str:
-    return f"{_print(turn.header)}{_CONTENT}{_print(turn.footer)}"
+_CONTENT = 'message["content"] | trim'
 
 
 def _default_system(template: Template) -> str:
+    """The template's own system message, where the conversation has none."""
     if not template.default_system:
         return ""
-    turn = template.turns["system"]
-    said = f"{{{{ {_literal(template.default_system.strip())} }}}}"
-    text = f"{_print(turn.header)}{said}{_print(turn.footer)}"
-    if template.fold_system:
-        text = f"{{% set chat.system = {_expression(turn.header, _literal(template.default_system.strip()), turn)} %}}"
+    turn, said = template.turns["system"], _literal(template.default_system.strip())
+    text = _remember(turn, said) if template.fold_system else _written(turn, said)
     return f'{{% if not messages or messages[0]["role"] != "system" %}}{text}{{% endif %}}'
 
 
-def _folded(turn: Turn) -> str:
-    return _expression(turn.header, '(message["content"] | trim)', turn)
+def _written(turn: Turn, content: str = _CONTENT, inside: str = "") -> str:
+    return f"{_print(turn.header)}{inside}{{{{ {content} }}}}{_print(turn.footer)}"
 
 
-def _expression(header: tuple[Piece, ...], content: str, turn: Turn) -> str:
-    return " ~ ".join([*map(_value, header), content, *map(_value, turn.footer)])
+def _remember(turn: Turn, content: str) -> str:
+    """Keep a system turn for the first user turn."""
+    parts = [*map(_value, turn.header), content, *map(_value, turn.footer)]
+    return f"{{% set chat.system = {' ~ '.join(parts)} %}}"
 
 
 def _print(pieces: tuple[Piece, ...]) -> str:
@@ -89,7 +84,7 @@ def _value(piece: Piece) -> str:
     if piece.kind == "special":
         return f"{piece.value}_token"
     if piece.kind == "round":
-        return f"([chat.users, 1] | max + {int(piece.value) - 1})"
+        return f"(chat.users + {int(piece.value) - 1})"
     return _literal(piece.value)
 
 

@@ -41,7 +41,7 @@ class TemplateChoice:
 
 def _read_library() -> tuple[dict[str, Template], dict[str, Match]]:
     templates, matches = {}, {}
-    for path in sorted((Path(__file__).parent / "templates").glob("*.toml")):
+    for path in sorted((Path(__file__).parent / "templates").glob("*.toml"), key=lambda path: path.stem):
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         match = values.pop("match", {})
         template = template_from(values)
@@ -153,17 +153,11 @@ class _Checkpoint:
         if self.tokenizer is None:
             size = self.config.get("padded_vocab_size", self.config.get("vocab_size"))
             return match.vocab_size is not None and size == match.vocab_size, f" and {size} vocabulary entries"
-        ids = {name: _id_of(self.tokenizer, name) for name in (*dict(match.tokens), *match.without)}
-        fits = all(ids[name] is not None and wanted in (None, ids[name]) for name, wanted in match.tokens)
-        fits = fits and all(ids[name] is None for name in match.without)
-        return fits, f", and its vocabulary has {' and '.join(f'{name} ({ids[name]})' for name, _ in match.tokens)}"
-
-
-def _id_of(tokenizer: Tokenizer, name: str) -> int | None:
-    try:
-        return tokenizer.token_id(name)
-    except InputError:
-        return None
+        names = [name for name in (*dict(match.tokens), *match.without) if self.tokenizer.has_token(name)]
+        ids = {name: self.tokenizer.token_id(name) for name in names}
+        fits = all(name in ids and wanted in (None, ids[name]) for name, wanted in match.tokens)
+        fits = fits and not any(name in ids for name in match.without)
+        return fits, f", and its vocabulary has {' and '.join(f'{name} ({ids.get(name)})' for name, _ in match.tokens)}"
 
 
 def _own_jinja(directory: Path) -> str:

@@ -111,12 +111,12 @@ class Template:
         pieces = [*self.start, *(piece for turn in turns for piece in (*turn.header, *turn.footer))]
         return tuple(dict.fromkeys([piece.value for piece in pieces if piece.kind == "token"] + [*self.stop_tokens]))
 
-    def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
-        """The ids that end a reply, the tokenizer's own end first. Raises InputError where there are none."""
-        ids = _special_ids("eos", tokenizer) + [tokenizer.token_id(name) for name in self.stop_tokens]
+    def stop_ids(self, tokenizer: Tokenizer) -> set[int]:
+        """The ids that end a reply, the tokenizer's own end among them. Raises InputError where there are none."""
+        ids = {*tokenizer.end_ids, *(tokenizer.token_id(name) for name in self.stop_tokens)}
         if not ids:
             raise InputError(f'template "{self.name}" needs a tokenizer with an end token, and this one names none.')
-        return list(dict.fromkeys(ids))
+        return ids
 
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[Segment]:
         """The conversation as tokens and texts with loss weights.
@@ -190,7 +190,7 @@ def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[
         if segment.kind == "text":
             new = next(continued if segment.continued else fresh)
         elif segment.kind == "special":
-            new = _special_ids(segment.value, tokenizer)
+            new = tokenizer.start_ids if segment.value == "bos" else tokenizer.end_ids
         else:
             new = [tokenizer.token_id(segment.value)]
         ids += new
@@ -206,26 +206,14 @@ def encode_chat(
 
 
 def require_tokens(template: Template, tokenizer: Tokenizer) -> None:
-    """Raises InputError with every control token of the template that the tokenizer lacks."""
-    missing = []
-    for name in template.control_tokens:
-        try:
-            tokenizer.token_id(name)
-        except InputError:
-            missing.append(name)
-    if not missing:
-        template.stop_ids(tokenizer)
+    """Raises InputError with every control token of the template that the tokenizer lacks, or where nothing stops."""
+    missing = [name for name in template.control_tokens if not tokenizer.has_token(name)]
     if missing:
         raise InputError(
             f'template "{template.name}" does not fit this tokenizer, which has no token {", ".join(missing)}: '
             "name another template (inkstone template list)"
         )
-
-
-def _special_ids(which: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokenizer's own begin or end, where it has one."""
-    found = tokenizer.bos_id if which == "bos" else tokenizer.eos_id
-    return [] if found is None else [found]
+    template.stop_ids(tokenizer)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import model_commands
 from inkstone.cli.ending import Verbs
 from inkstone.cli.template_commands import template_app
 
@@ -19,6 +20,8 @@ tokenizer_app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer, measure it against others, or encode a corpus with one."
 )
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command()(model_commands.convert)
+app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
@@ -93,8 +96,21 @@ def evaluate(
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
     shots: Annotated[int, typer.Option(min=0, help="worked examples before each question")] = 5,
+    perplexity_by_length: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="perplexity at these context lengths, e.g. 512,1024,2048")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
+    text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
 ) -> None:
-    """Score a model directory on a quiz, on word problems and on held-out text."""
+    """Score a model directory on a quiz, on word problems, on held-out text, or by context length."""
+    if perplexity_by_length:
+        from inkstone.cli.by_length import show_perplexity_by_length
+
+        if quiz or problems:
+            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
+        _refuse_existing(output)
+        show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
+        return
     from rich.console import Console
 
     from inkstone.cli.progress import show_progress

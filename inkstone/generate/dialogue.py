@@ -43,7 +43,7 @@ def load_speaker(directory: Path, device: str = "cpu", template: str | None = No
     tokenizer = Tokenizer.load(directory)
     require_tokens(choice.template, tokenizer)
     model = load_model(directory, device=device)
-    stop_ids = {*choice.template.stop_ids(tokenizer), *read_stop_ids(directory)}
+    stop_ids = choice.template.stop_ids(tokenizer) | read_stop_ids(directory)
     return Speaker(model, tokenizer, choice.template, stop_ids, choice.reason)
 
 
@@ -91,25 +91,16 @@ def stream_reply(speaker: Speaker, history: Sequence[Message], sampling: Samplin
 
 def text_deltas(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
     """New text after each token; text that may still be an incomplete character waits for the next token."""
-    window: list[int] = []  # the tokens of the last delta, then those whose text is not out yet
-    shown = 0  # how many of them are the last delta's
+    waiting: list[int] = []
+    begun = False
     for token_id in token_ids:
-        window.append(token_id)
-        delta = _text_after(tokenizer, window, shown)
+        waiting.append(token_id)
+        delta = tokenizer.decode(waiting, skip_control=True, continued=begun)
         if delta and not delta.endswith(_UNFINISHED):
             yield delta
-            window, shown = window[shown:], len(window) - shown
-    if rest := _text_after(tokenizer, window, shown):
+            waiting, begun = [], True
+    if rest := tokenizer.decode(waiting, skip_control=True, continued=begun):
         yield rest
-
-
-def _text_after(tokenizer: Tokenizer, window: list[int], shown: int) -> str:
-    """The text of `window[shown:]` as it reads after the tokens before it: a space there is no dummy prefix."""
-    before, whole = (tokenizer.decode(ids, skip_control=True) for ids in (window[:shown], window))
-    if whole.startswith(before):
-        return whole[len(before) :]
-    # The new bytes do not make a character yet, and the decoder gave up the whole run of bytes with them.
-    return tokenizer.decode(window[shown:], skip_control=True)
 
 
 def _replaced(deltas: Iterable[str], replacements: Sequence[tuple[str, str]]) -> Iterator[str]:

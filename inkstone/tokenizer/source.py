@@ -151,7 +151,9 @@ def _append(spec: Spec, tokens: dict[str, int | None], path: Path) -> None:
         if have.get(name, following) != number:
             problems.append(f'{path} gives "{name}" the id {number}, but its place is {have.get(name, following)}.')
         elif number not in entries:
-            added.append(added_token(number, name, special=False))
+            # Other programs look for "sop" and "eop" in text, and should leave "people" alone.
+            alone = name in CHATGLM_TOKENS and name.isalpha()
+            added.append(added_token(number, name, special=False) | {"single_word": alone})
             following = max(following, number + 1)
     if problems:
         raise InputError(problems)

@@ -1,5 +1,6 @@
 """The sft stage: a base model and conversations in, a chat model directory out, with its template inside."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def sft(
             "positions: shorten it"
         )
     dataset = read_chats(inputs, on_problem=settings.on_problem)
+    _check_roles(dataset.chats, template)
     encoded, counts = _encode(dataset.chats, template, settings.sequence_length, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
     rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id)
@@ -49,7 +51,7 @@ def sft(
         **counts,
     )
     result = train(model, rows, settings, scratch, progress, heldout=heldout)
-    stop_ids = template.stop_ids(tokenizer)
+    stop_ids = sorted(template.stop_ids(tokenizer))
     finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {
         **asdict(result),
@@ -59,6 +61,19 @@ def sft(
         "supervised_share": round(_supervised_share(training), 4),
         **counts,
     }
+
+
+def _check_roles(chats: list[list[Message]], template: Template) -> None:
+    """Refuse conversations with roles that the template has no place for, counted."""
+    used = Counter(role for chat in chats for role in {message.role for message in chat})
+    problems = [
+        f'[sft] template = "{template.name}" has no role "{role}", which {count} of {len(chats)} conversations use: '
+        f"take these messages out, or choose a template that has it (inkstone template list)"
+        for role, count in sorted(used.items())
+        if role not in template.turns
+    ]
+    if problems:
+        raise InputError(problems)
 
 
 def _encode(

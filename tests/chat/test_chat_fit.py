@@ -14,7 +14,7 @@ ROUNDS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=7)
 
 
 def baichuan_prompt(rounds: list[tuple[str, str]], tokenizer: Tokenizer, positions: int, new: int) -> list[int]:
-    """What the publisher's description says, written plainly: backwards, round by round, the last one whatever it is."""
+    """What the publisher's description says, written plainly: backwards, round by round, the last in any case."""
     user, assistant, end = (tokenizer.token_id(name) for name in ("<reserved_102>", "<reserved_103>", "</s>"))
     most = max(positions // 2, positions - new)
     kept = [user, *tokenizer.encode(rounds[-1][0])]

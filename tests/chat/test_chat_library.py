@@ -138,7 +138,8 @@ def test_every_answer_of_a_conversation_is_learned_with_the_token_that_stops_it(
     # Directly after a control token every text is a string of its own; "raw" has an answer directly after a question.
     before = [*template.turns["user"].footer, *turn.given] or [Piece("text", "question")]
     continued = template.answer == "continued" and before[-1].kind == "text"
-    stop = 1 if len(template.stop_ids(tokenizer)) > 1 else 0  # the tokenizer's own end comes first
+    [stop] = [piece for piece in turn.footer if piece.learned][-1:]
+    stop_id = tokenizer.eos_id if stop.kind == "special" else tokenizer.token_id(stop.value)
 
     @fast
     @given(messages=conversations(template))
@@ -152,7 +153,7 @@ def test_every_answer_of_a_conversation_is_learned_with_the_token_that_stops_it(
         expected = []
         for answer in answers:
             words = "".join([*lead, answer.content.strip(), *tail])
-            expected += [*tokenizer.encode(words, continued=continued), template.stop_ids(tokenizer)[stop]]
+            expected += [*tokenizer.encode(words, continued=continued), stop_id]
         assert learned == expected
 
     check()
@@ -269,6 +270,11 @@ def test_attaching_writes_stops_and_published_sampling_and_keeps_the_rest(tmp_pa
         "max_new_tokens": 2048,
     }
     assert load_template(tmp_path) == TEMPLATES["baichuan"]
+    own = {"do_sample": True, "temperature": 0.9, "eos_token_id": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
+    attach_template(TEMPLATES["baichuan"], tokenizer, tmp_path)
+    said = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))
+    assert said == own | {"eos_token_id": [2], "bos_token_id": 1, "pad_token_id": 2}
     shutil.rmtree(tmp_path)
     attach_template(TEMPLATES["mistral"], tokenizer, tmp_path)
     said = json.loads((tmp_path / "generation_config.json").read_text(encoding="utf-8"))

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers
+from tiny_tokenizers import sentencepiece_like
 
 from inkstone.chat import TEMPLATES
 from inkstone.errors import InputError
@@ -21,17 +20,7 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """As a LLaMA tokenizer.json: "▁" for spaces and before every text, bytes for unknown characters."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), *"▁abHelo你世", "▁a", "▁H", "▁你"]
-    merges = [("▁", "a"), ("▁", "H"), ("▁", "你")]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ("<s>", "</s>")])
-    return Tokenizer(backend, bos="<s>", eos="</s>", pad="</s>")
+    return sentencepiece_like()
 
 
 TEXT = st.text(st.one_of(st.sampled_from(" abHelo你世好🙂é\n"), st.characters(codec="utf-8")), max_size=24).filter(
@@ -51,12 +40,12 @@ def test_the_pieces_join_to_the_decoded_text_and_each_is_whole_characters(
 
 
 def test_the_space_of_a_word_in_the_middle_is_no_dummy_prefix(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("a a  a 你 H")
-    assert list(text_deltas(tokenizer, ids)) == ["a", " a", " ", " a", " 你", " H"]
+    ids = tokenizer.encode("a a  a 你 a")
+    assert list(text_deltas(tokenizer, ids)) == ["a", " a", " ", " a", " 你", " a"]
 
 
 def test_a_character_of_four_bytes_comes_whole_and_as_soon_as_it_is_complete(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("🙂好a")
+    ids = tokenizer.encode("🙂世a")
     seen: list[tuple[int, str]] = []
     place = 0
 
@@ -68,7 +57,7 @@ def test_a_character_of_four_bytes_comes_whole_and_as_soon_as_it_is_complete(tok
     for delta in text_deltas(tokenizer, feed()):
         seen.append((place, delta))
     first = ids.index(tokenizer.token_id("<0xF0>"))
-    assert seen == [(first + 3, "🙂"), (first + 6, "好"), (first + 7, "a")]
+    assert seen == [(first + 3, "🙂"), (first + 6, "世"), (first + 7, "a")]
 
 
 def test_bytes_that_never_become_a_character_are_marked_and_do_not_damage_their_neighbours(

@@ -173,6 +173,15 @@ def test_a_template_that_does_not_fit_the_base_is_refused(
     assert sentence in str(caught.value)
 
 
+def test_roles_that_a_template_has_no_place_for_are_counted_before_training(base_dir: Path, tmp_path: Path) -> None:
+    narrow = replace(CHATML, turns={role: CHATML.turns[role] for role in ("user", "assistant")})
+    shutil.copytree(base_dir, tmp_path / "base")
+    save_template(narrow, tmp_path / "base")
+    chats = [*CHATS, *([Message("system", "hi"), *chat] for chat in CHATS[:5])]
+    with pytest.raises(InputError, match=r'has no role "system", which 5 of 29 conversations use: take these'):
+        stage(tmp_path, tmp_path / "base", tiny_settings(template="auto"), chats)
+
+
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="there is no such template; known are auto, alpaca, baichuan"):
         tiny_settings(template="vicuna")
