@@ -14,8 +14,11 @@ import numpy as np
 
 from inkstone.tokenizer.tokenizer import Tokenizer
 
+_MARK, _CLOSE = "[。！？；!?;…]", "[”’」』）)\"']"
 # A sentence keeps its end marks and closing quotes; a full stop ends one only before white space.
-_END = re.compile(r"(?<=[。！？；!?;…])(?![。！？；!?;…”’」』）)\"'])|(?<=\.)(?=\s)|(?<=\n)(?!\n)")
+_END = re.compile(
+    rf"(?<={_MARK})(?!{_MARK}|{_CLOSE})|(?<={_MARK}{_CLOSE})(?!{_MARK}|{_CLOSE})|(?<=\.)(?=\s)|(?<=\n)(?!\n)"
+)
 _BATCH_SENTENCES = 65_536
 
 

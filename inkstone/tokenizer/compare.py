@@ -45,12 +45,15 @@ class Measured:
     figures: dict[str, float]
 
 
-def read_text(path: Path, characters: int | None = None) -> list[Text]:
-    """The first documents of a file or folder until `characters` are passed, by language. Unreadable: InputError."""
+def read_text(path: Path, characters: int | None = None, fields: Sequence[str] = ("text",)) -> list[Text]:
+    """The first documents of a file or folder until `characters` are passed, by language; `fields` hold their text.
+
+    Raises InputError where there is no text.
+    """
     found: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     broken: list[str] = []
-    for batch in read_batches(find_files([path]), ["text"], _MAX_DOCUMENT_MB):
+    for batch in read_batches(find_files([path]), list(fields), _MAX_DOCUMENT_MB):
         broken += [record.detail for record in batch.broken]
         for text, meta in zip(batch.texts, batch.metas, strict=True):
             lang = json.loads(meta).get("lang") or _language(text)

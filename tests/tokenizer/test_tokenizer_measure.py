@@ -42,7 +42,9 @@ def ratios(tokenizer: Tokenizer, texts: list[Text]) -> list[float]:
 
 
 @needs_shared
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in EXACT else ()) for name in PUBLISHED]
+)
 def test_the_published_compression_table_comes_out_to_the_last_digit(name: str, texts: list[Text]) -> None:
     assert [sum(map(len, text.documents)) > 400_000 for text in texts] == [True] * 5
     tokenizer = Tokenizer.load(REAL / name)
