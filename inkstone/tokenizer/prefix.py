@@ -26,7 +26,7 @@ class Prefix:
 
     text: str
     unless: tuple[str, ...]
-    taken_off: bool  # whether decoding removes one leading space again
+    taken_off: int  # how many leading spaces decoding removes at most
     before: normalizers.Normalizer | None  # rewriting that comes before the prefix
     parts: Spec  # the pipeline as the file has it
 
@@ -41,6 +41,10 @@ class Prefix:
         if continued:
             return list(texts)
         return [self.text + text if text and not text.startswith(self.unless) else text for text in texts]
+
+    def take_off(self, text: str) -> str:
+        """Decoded text without the spaces that stand for the prefix."""
+        return text[min(self.taken_off, len(text) - len(text.lstrip(" "))) :]
 
 
 def take_prefix(backend: tokenizers.Tokenizer, spec: Spec) -> Prefix | None:
@@ -91,15 +95,15 @@ def _from_pre_tokenizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] |
     return *found, before
 
 
-def _keep_leading_space(spec: Spec) -> bool:
-    """Stop the decoder from removing the leading space; returns whether it did."""
+def _keep_leading_space(spec: Spec) -> int:
+    """Stop the decoder from removing leading spaces; returns how many it removed at most."""
     steps = [dict(step) for step in _steps(spec.get("decoder"), "decoders")]
-    found = False
+    found = 0
     for step in steps:
         if step["type"] == "Strip" and step["content"] == " " and step["start"]:
-            step["start"], found = 0, True
+            step["start"], found = 0, step["start"]
         elif step["type"] == "Metaspace" and _scheme(step) != "never":
-            step["prepend_scheme"], found = "never", True
+            step["prepend_scheme"], found = "never", 1
             step.pop("add_prefix_space", None)
     spec["decoder"] = _joined(steps, "decoders")
     return found

@@ -19,6 +19,7 @@ from inkstone.tokenizer import proto
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "▁"
 PREFIX_PATTERN = r"\A(?!"  # how the pattern begins that puts a dummy prefix before a text
+_ALL = 1 << 20
 _KINDS = {1: "unigram", 3: "word", 4: "char"}
 _BPE = 2
 # Names that only a program writes: a piece of such a name is a control token whatever the file calls it.
@@ -92,15 +93,15 @@ def pipeline(model: Pieces, source: Path) -> Spec:
     }
 
 
-def added_token(number: int, name: str, special: bool) -> Spec:
-    """An entry of `added_tokens`. One with a space is looked for after spaces became `▁`."""
+def added_token(number: int, name: str, special: bool, normalized: bool = False) -> Spec:
+    """An entry of `added_tokens`; a `normalized` one is looked for after the text is rewritten."""
     return {
         "id": number,
         "content": name,
         "single_word": False,
         "lstrip": False,
         "rstrip": False,
-        "normalized": not special and SPACE in name,
+        "normalized": normalized,
         "special": special,
     }
 
@@ -121,7 +122,7 @@ def _added_tokens(model: Pieces) -> list[Spec]:
         hidden = kind == NORMAL and names_control(name) and not _splits(name, known)
         control = kind in (CONTROL, UNKNOWN) or hidden or (kind == USER_DEFINED and names_control(name))
         if control or (kind == USER_DEFINED and len(name) > 1):
-            found.append(added_token(number, name, special=control))
+            found.append(added_token(number, name, special=control, normalized=not control))
     return found
 
 
@@ -222,7 +223,8 @@ def _decoder(model: Pieces) -> Spec:
         steps.append({"type": "ByteFallback"})
     steps.append({"type": "Fuse"})
     if model.dummy_prefix:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        spaces = _ALL if model.remove_extra_whitespaces else 1
+        steps.append({"type": "Strip", "content": " ", "start": spaces, "stop": 0})
     return {"type": "Sequence", "decoders": steps}
 
 

@@ -143,7 +143,7 @@ class Tokenizer:
         if plain and not 0 <= min(plain) <= max(plain) < self.vocab_size:
             raise InputError(f"id {max(plain)} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
-        return text.removeprefix(" ") if self._prefix and self._prefix.taken_off and not continued else text
+        return text if self._prefix is None or continued else self._prefix.take_off(text)
 
     def vocabulary(self) -> dict[str, int]:
         """Every token's id by its name."""
