@@ -3,12 +3,12 @@
     python benchmarks/load.py                                    # 3 rounds x warm and cold x bfloat16 and float32
     python benchmarks/load.py --layers 2 --rounds 1              # does it work?
 
-Every measurement is a process of its own that first loads a tiny model, so that imports are not counted; the order of the
-systems turns round after each round.
-"Cold" means that the files were dropped from the page cache before (posix_fadvise), so the disk is read; "warm" that they
-were read just before. A mapped model has only begun to exist when it is loaded, so the time to the first token (load and one
-forward of 8 tokens) stands beside the time to load. Memory is the peak above the state before loading: resident, and the
-private part of it, which the system cannot take back as it can pages of a mapped file. All systems' logits are compared.
+Every measurement is a process of its own that first loads a tiny model, so that imports are not counted; the order of
+the systems turns round after each round. "Cold" means that the files were dropped from the page cache before
+(posix_fadvise), so the disk is read; "warm" that they were read just before. A mapped model has only begun to exist
+when it is loaded, so the time to the first token (load and one forward of 8 tokens) stands beside the time to load.
+Memory is the peak above the state before loading: resident, and the private part of it, which the system cannot take
+back as it can pages of a mapped file. All systems' logits are compared.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from typing import Any
 
 SYSTEMS = {
     "inkstone": "inkstone, as it comes (mapped, checked for NaN)",
+    "inkstone-unchecked": "inkstone, check=False",
     "inkstone-copied": "inkstone, mapped=False",
     "transformers": "transformers from_pretrained",
 }
@@ -73,7 +74,8 @@ def loader(system: str, dtype: Any) -> Callable[[Path], Callable[[Any], Any]]:
     if system.startswith("inkstone"):
         from inkstone.model import load_model
 
-        return lambda directory: load_model(directory, dtype, mapped=system == "inkstone")
+        mapped, check = system != "inkstone-copied", system != "inkstone-unchecked"
+        return lambda directory: load_model(directory, dtype, mapped=mapped, check=check)
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -23,6 +24,7 @@ def converse(
     asked: dict[str, float | int | None],
     template: str | None = None,
     show_prompt: bool = False,
+    dtype: str | None = None,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -30,7 +32,7 @@ def converse(
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
-    speaker = load_speaker(directory, template=template)
+    speaker = load_speaker(directory, template=template, dtype=getattr(torch, dtype) if dtype else None)
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []

@@ -101,6 +101,7 @@ def evaluate(
     ] = None,
     text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
     text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
+    bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
 ) -> None:
     """Score a model directory on a quiz, on word problems, on held-out text, or by context length."""
     if perplexity_by_length:
@@ -123,7 +124,13 @@ def evaluate(
     _refuse_existing(output)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(
-            model, draft, EvaluateSettings(shots=shots), quiz, problems, tokens, progress=progress
+            model,
+            draft,
+            EvaluateSettings(shots=shots, dtype="bfloat16" if bf16 else "float32"),
+            quiz,
+            problems,
+            tokens,
+            progress=progress,
         )
     Console().print(rich_table(scores))
 
@@ -144,6 +151,7 @@ def chat(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest reply in tokens")] = None,
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
+    dtype: model_commands.Dtype = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -156,7 +164,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    converse(model, system, asked, template, show_prompt)
+    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
 
 
 @tokenizer_app.command("train")

@@ -11,13 +11,14 @@ import typer
 from inkstone.errors import InputError
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="of the weights; default: as stored")]
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="model directory, or a hub's name such as org/model")],
     target: Annotated[Path, typer.Argument(help="directory to write", show_default=False)],
-    dtype: Annotated[Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="default: as stored")] = None,
+    dtype: Dtype = None,
     family: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +38,7 @@ def convert(
     limit = size_in_bytes(shard_size)
     if target.exists():
         raise InputError(f"{target} already exists and would be replaced: give a new directory, or remove it first")
-    chosen = getattr(torch, _DTYPES[dtype]) if dtype else None
+    chosen = getattr(torch, DTYPES[dtype]) if dtype else None
     with show_progress("convert") as progress, atomic_directory(target) as draft:
         written = convert_model(
             resolve_source(source), draft, family=family, dtype=chosen, max_shard_bytes=limit, progress=progress

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from inkstone.chat import Message, Template, choose_template, prompt_to_fit, require_tokens
 from inkstone.errors import InputError
 from inkstone.generate.engine import stream
@@ -33,8 +35,10 @@ class Speaker:
     why_template: str = ""
 
 
-def load_speaker(directory: Path, device: str = "cpu", template: str | None = None) -> Speaker:
-    """`template` names the format where the directory does not say it.
+def load_speaker(
+    directory: Path, device: str = "cpu", template: str | None = None, dtype: torch.dtype | None = None
+) -> Speaker:
+    """`template` names the format where the directory does not say it; weights in `dtype` (default: as stored).
 
     Raises InputError when the directory is no model or its chat template cannot be told.
     """
@@ -42,7 +46,7 @@ def load_speaker(directory: Path, device: str = "cpu", template: str | None = No
     choice = choose_template(directory, template)
     tokenizer = Tokenizer.load(directory)
     require_tokens(choice.template, tokenizer)
-    model = load_model(directory, device=device)
+    model = load_model(directory, dtype, device)
     stop_ids = choice.template.stop_ids(tokenizer) | read_stop_ids(directory)
     return Speaker(model, tokenizer, choice.template, stop_ids, choice.reason)
 

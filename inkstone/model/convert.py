@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inkstone.errors import InputError
+from inkstone.errors import InkstoneError, InputError
 from inkstone.model.directory import carry_files, config_values
 from inkstone.model.families import Family, writing_family
 from inkstone.model.pieces import Box, by_theirs, their_shape, their_tensor
@@ -20,6 +20,7 @@ from inkstone.model.safetensors_file import Entry
 from inkstone.model.shards import MAX_SHARD_BYTES, write_json, write_weights
 from inkstone.model.weights import Weights, open_weights, read_values
 from inkstone.progress import Progress, Silent
+from inkstone.tokenizer import Tokenizer
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -50,7 +51,20 @@ def convert_model(
     write_json(target / "config.json", settings)
     if not (target / "generation_config.json").is_file():
         write_json(target / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
+    _make_tokenizer_fast(target, progress or Silent())
     return writer
+
+
+def _make_tokenizer_fast(target: Path, progress: Progress) -> None:
+    """Write tokenizer.json where a vocabulary came without one, or with code: others open it without running any."""
+    config = target / "tokenizer_config.json"
+    asks_for_code = config.is_file() and '"auto_map"' in config.read_text(encoding="utf-8")
+    if (target / "tokenizer.json").is_file() and not asks_for_code:
+        return
+    try:
+        Tokenizer.load(target).save(target)
+    except InkstoneError as error:
+        progress.note(f"The weights are converted; there is no tokenizer.json beside them: {error}")
 
 
 def _write_weights(

@@ -31,14 +31,19 @@ from inkstone.model.shards import MAX_SHARD_BYTES, write_json, write_weights
 from inkstone.model.weights import open_weights, read_values
 
 _CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
-_CARRIED += ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
+_CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
 
 
 def load_model(
-    directory: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu", mapped: bool = True
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    mapped: bool = True,
+    check: bool = True,
 ) -> Decoder:
     """The decoder in evaluation mode, weights in `dtype` (default: as stored).
 
+    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used.
     Raises InputError when the directory is not a readable model of a supported family.
     """
     weights = open_weights(directory)
@@ -47,7 +52,7 @@ def load_model(
     problems: list[str] = []
     for name in weights.shapes:
         tensors[name] = weights.read(name, None, dtype, device, mapped)
-        problems += weights.not_finite(name, tensors[name])
+        problems += weights.not_finite(name, tensors[name]) if check else []
     if problems:
         raise InputError(sorted(set(problems)))
     with torch.device("meta"):
@@ -115,7 +120,7 @@ def read_stop_ids(directory: Path) -> set[int]:
 def carry_files(source: Path, target: Path) -> None:
     """Copy what stands beside the weights: tokenizer, template, generation settings, licence; never code."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in _CARRIED:
+    for pattern in (*_CARRIED, *_CARRIED_TOO):
         for path in source.glob(pattern):
             if path.is_file() and path.suffix != ".py":
                 shutil.copyfile(path, target / path.name)

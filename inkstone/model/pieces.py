@@ -7,7 +7,6 @@ checkpoint of another family, touching only the bytes that are asked for.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from inkstone.model.families.layout import Piece
@@ -40,7 +39,8 @@ def by_theirs(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
 
 def their_shape(pieces: Sequence[Piece], our_shapes: Mapping[str, Shape]) -> Shape:
     """The shape of one of their tensors, of which `pieces` are all."""
-    rows, rest = 0, ()
+    rows = 0
+    rest: Shape = ()
     for piece in pieces:
         kept = _kept(piece, our_shapes[piece.ours])
         if piece.theirs_rows is None:

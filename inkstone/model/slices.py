@@ -2,9 +2,9 @@
 
     tensors = load_slices(directory, rank=1, size=4)     # the decoder's names
 
-Split by rows: query, key and value (whole heads), gate and up, the embedding and the head (vocabulary). Split by columns:
-what adds to the residual (o_proj, down_proj), whose outputs the ranks sum. Everything else, and the biases of those
-sums, is whole on every rank. With fewer key/value heads than ranks, ranks share them.
+Split by rows: query, key and value (whole heads), gate and up, the embedding and the head (vocabulary). Split by
+columns: what adds to the residual (o_proj, down_proj), whose outputs the ranks sum. Everything else, and the biases of
+those sums, is whole on every rank. With fewer key/value heads than ranks, ranks share them.
 """
 
 from pathlib import Path

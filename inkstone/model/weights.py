@@ -101,7 +101,7 @@ def open_weights(directory: Path) -> Weights:
 
 
 def read_values(source: Path) -> tuple[dict[str, Any], str]:
-    """config.json (of a directory, or given itself) and its path for messages; says that code named in it is not run."""
+    """config.json (of a directory, or given itself) and its path for messages; says that code it names is not run."""
     path = source if source.suffix == ".json" else source / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

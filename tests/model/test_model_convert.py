@@ -60,7 +60,7 @@ def test_a_llama_can_be_written_back_in_baichuans_names(tmp_path: Path) -> None:
 
 def test_a_family_that_cannot_say_the_shape_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = sample(tmp_path / "source", "baichuan-13b")
-    with pytest.raises(InputError, match="llama .*config.json cannot say position = alibi"):
+    with pytest.raises(InputError, match=r"llama .*config\.json cannot say position = alibi"):
         convert_model(source, tmp_path / "target", family="llama")
     with pytest.raises(InputError, match="there is no family rwkv; there are: llama, baichuan"):
         convert_model(source, tmp_path / "target", family="rwkv")
@@ -179,7 +179,7 @@ def test_a_grown_vocabulary_leaves_every_other_tensor_as_it_was(name: str, tmp_p
     }
     rewrite_weights(source, tmp_path / "target", grow, max_shard_bytes=20_000)
     config = json.loads((source / "config.json").read_text())
-    config.update({key: 97 for key in names.config_keys})
+    config.update(dict.fromkeys(names.config_keys, 97))
     (tmp_path / "target/config.json").write_text(json.dumps(config))
     after = stored(tmp_path / "target")
     for key in grow:
@@ -189,5 +189,5 @@ def test_a_grown_vocabulary_leaves_every_other_tensor_as_it_was(name: str, tmp_p
 
 
 def test_changing_a_tensor_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no tensor model.embedding"):
+    with pytest.raises(InputError, match=r"has no tensor model\.embedding"):
         rewrite_weights(sample(tmp_path / "m", "llama"), tmp_path / "t", {"model.embedding": lambda old: old})

@@ -1,4 +1,4 @@
-"""Files of weights: read as the safetensors library reads them, written as it expects, refused in words when damaged."""
+"""Files of weights: read as the safetensors library reads them, written as it expects, refused when damaged."""
 
 import json
 import logging
@@ -95,7 +95,7 @@ def test_a_header_that_lies_is_refused_here_as_by_the_library(
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     with pytest.raises(SafetensorError):
         load_file(path)
-    with pytest.raises(InputError, match="model.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
         SafetensorsFile(path)
 
 
@@ -260,7 +260,7 @@ def test_weights_too_large_for_the_asked_dtype_are_named(tmp_path: Path) -> None
     tensors["model.norm.weight"][0] = 1e6
     directory = write(tmp_path / "m", CONFIGS["llama"], tensors)
     load_model(directory, torch.bfloat16)
-    with pytest.raises(InputError, match="model.norm.weight has values too large for float16"):
+    with pytest.raises(InputError, match=r"model\.norm\.weight has values too large for float16"):
         load_model(directory, torch.float16)
 
 

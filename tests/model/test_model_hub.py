@@ -64,7 +64,13 @@ def test_only_data_is_fetched_and_legacy_weights_only_where_there_are_no_others(
 ) -> None:
     published, local = tmp_path / "published", tmp_path / "local"
     data = {"config.json", "tokenizer.model", "LICENSE", *(["model.safetensors"] if has_safetensors else [])}
-    others = {"modeling_x.py", "consolidated.00.safetensors", "original/params.json", "tf_model.h5", "pytorch_model.bin"}
+    others = {
+        "modeling_x.py",
+        "consolidated.00.safetensors",
+        "original/params.json",
+        "tf_model.h5",
+        "pytorch_model.bin",
+    }
     for name in data | others:
         (published / name).parent.mkdir(parents=True, exist_ok=True)
         (published / name).write_text(name)

@@ -83,7 +83,11 @@ def test_config_json_alone_is_enough_and_everything_else_is_listed_as_missing(tm
     for source in (tmp_path, tmp_path / "config.json"):
         facts = inspect_model(source)
         assert facts.shape["position"] == "alibi" and facts.parameters > 0
-        assert [problem.partition(":")[0] for problem in facts.missing] == ["weights", "tokenizer", "generation_config.json"]
+        assert [problem.partition(":")[0] for problem in facts.missing] == [
+            "weights",
+            "tokenizer",
+            "generation_config.json",
+        ]
 
 
 def test_a_lost_tensor_is_listed_as_missing_without_reading_weights(tmp_path: Path) -> None:
