@@ -50,7 +50,7 @@ def read_lengths(text: str) -> list[int]:
 def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | None) -> list[int]:
     """Token ids of a .txt file, of the "text" of each line of a .jsonl file, or of held-out token shards.
 
-    Documents are laid end to end, each with its end token.
+    Documents are laid end to end, each with its end token where the tokenizer has one.
     """
     if tokens_dir:
         shards = open_shards(tokens_dir, "heldout", tokenizer.fingerprint)
@@ -65,7 +65,7 @@ def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | No
         raise InputError(f"{text} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{text} is not UTF-8 text, or has a line that is no JSON object with a "text"') from error
-    return [token for ids in tokenizer.encode_batch(documents) for token in (*ids, tokenizer.eos_id)]
+    return [token for ids in tokenizer.encode_batch(documents) for token in (*ids, *tokenizer.end_ids)]
 
 
 @torch.inference_mode()

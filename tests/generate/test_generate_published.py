@@ -1,21 +1,18 @@
 """A published chat model's directory is spoken with as it is: its weights' names, its vocabulary, its format."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from model.checkpoint_samples import CONFIGS, tensors_of, write
 
 from inkstone.chat import Message, template_named
 from inkstone.generate import SamplingSettings, build_prompt, load_speaker, stream_reply
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
-sys.path.append(str(Path(__file__).parents[1] / "model"))
 
 
 def test_chatglm2_as_published_gets_its_prompt_and_stops(tmp_path: Path) -> None:
-    from checkpoint_samples import CONFIGS, tensors_of, write
-
     if not (SHARED / "chatglm2.model").is_file():
         pytest.skip("chatglm2.model is not here")
     config = CONFIGS["chatglm"] | {"padded_vocab_size": 65024, "vocab_size": 65024}
