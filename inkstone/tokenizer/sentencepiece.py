@@ -15,6 +15,7 @@ from typing import Any
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import proto
+from inkstone.tokenizer.charsmap import Charsmap
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "▁"
@@ -254,6 +255,10 @@ def _refuse_what_differs(model: Pieces, source: Path) -> None:
         problems.append(
             f"{source} has unused pieces that text can reach, and they would be cut up again: {_listed(unused)}."
         )
+    rewrite = Charsmap(model.charsmap).normalize_str if model.charsmap else str
+    changed = [name for name in _user_defined(model) if rewrite(name) != name]
+    if changed:
+        problems.append(f"{source} has user-defined pieces that its own character map rewrites: {_listed(changed)}.")
     if problems:
         raise InputError(problems)
 
