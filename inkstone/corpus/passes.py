@@ -87,7 +87,7 @@ def _audit_verdicts(
     for row in np.flatnonzero(~keep).tolist():
         rule, lang = verdicts.rule[row], verdicts.lang[row]
         text = rows["text"][row].as_py()
-        detail = key_of(rule, lang)
+        detail = key_of(rule, verdicts.table[row])
         if rule == "banned_phrase":
             phrase = next((p for p in settings.banned_phrases if p.casefold() in text.casefold()), "")
             detail = f"{detail}: {phrase}" if phrase else detail
@@ -175,7 +175,7 @@ def _clean_batch(
     flat = flatten(texts)
     tokens = tokenize(flat)
     left = np.diff(tokens.offsets)
-    limits = np.array([rules_for(settings, lang).min_tokens for lang in touched["lang"].to_pylist()])
+    limits = np.array([rules_for(settings, lang).min_tokens or 0 for lang in touched["lang"].to_pylist()])
     emptied = left < np.maximum(limits, 1)
     audit.add(
         "document",
