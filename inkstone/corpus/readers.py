@@ -59,7 +59,7 @@ def read_batches(files: list[InputFile], text_fields: list[str], max_document_mb
     """Batches of all files, in order; a batch may span files."""
     batch, bytes_done = Batch(), 0
     for file in files:
-        for number, row in _rows(file):
+        for number, row in read_rows(file):
             entry = row if isinstance(row, Broken) else _document(file, number, row, text_fields, max_document_mb)
             if isinstance(entry, Broken):
                 batch.broken.append(entry)
@@ -115,7 +115,7 @@ def _broken(file: InputFile, number: int, rule: str, reason: str, text: str = ""
     return Broken(f"{source}:{file.label}:{number}", source, rule, f"{file.label}:{number}: {reason}", text)
 
 
-def _rows(file: InputFile) -> Iterator[tuple[int, Row | Broken]]:
+def read_rows(file: InputFile) -> Iterator[tuple[int, Row | Broken]]:
     """Rows numbered from 1. A file that turns out damaged ends with a record saying so."""
     number = 0
     try:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inkstone.corpus.thresholds import Rules
 
 Language = Literal["zh", "en", "mixed", "other"]
-Genre = Literal["prose", "verse", "code"]
+Genre = Literal["prose", "verse", "code", "list"]
 
 
 class LineRules(BaseModel):
@@ -59,7 +59,7 @@ class CorpusSettings(BaseModel):
         default=["text"], min_length=1, description="fields of a row that make up its text, joined by an empty line"
     )
     languages: list[Language] = Field(default=["zh", "en", "mixed"], min_length=1, description="languages to keep")
-    genres: list[Genre] = Field(default=["prose", "verse", "code"], min_length=1, description="genres to keep")
+    genres: list[Genre] = Field(default=["prose", "verse", "code", "list"], min_length=1, description="genres to keep")
     rules: Rules = Field(default=Rules(), description="document rules per language")
     banned_phrases: list[str] = Field(
         default=[], description="a document that contains one of these is removed; case-blind"

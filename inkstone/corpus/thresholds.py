@@ -1,6 +1,6 @@
 """The limits of the document rules as settings: `[corpus.rules]` over the defaults in `thresholds.toml`.
 
-Each document is judged by the table of its language; the tables verse, code and short change single limits for
+Each document is judged by the table of its language; the tables verse, code, list and short change single limits for
 documents of that shape.
 """
 
@@ -14,7 +14,7 @@ TOP_SIZES = (2, 3, 4, 5, 6)
 REPEATED_SIZES = (5, 6, 7, 8, 9, 10, 11, 13, 14, 16)
 SHORT_TOKENS = 80
 LANGUAGE_TABLES = ("zh", "en", "mixed")
-GENRE_TABLES = ("verse", "code", "short")
+GENRE_TABLES = ("verse", "code", "list", "short")
 
 
 @cache
@@ -110,6 +110,10 @@ class Rules(BaseModel):
     code: Limits = Field(
         default_factory=lambda: Limits.model_validate(_defaults()["code"]),
         description="over the language's: code, markup, formulas, data",
+    )
+    list: Limits = Field(
+        default_factory=lambda: Limits.model_validate(_defaults()["list"]),
+        description="over the language's: short lines, as in dialogues, quizzes and tables",
     )
     short: Limits = Field(
         default_factory=lambda: Limits.model_validate(_defaults()["short"]),
