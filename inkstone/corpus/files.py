@@ -131,7 +131,9 @@ def _file_system(url: Path | str) -> tuple[Any, str]:
 
         system, path = fsspec.core.url_to_fs(str(url))
     except ImportError as error:
-        raise InputError(f"{url}: {error}. pip install 'inkstone[remote]' brings fsspec with s3:// and hf://.") from error
+        raise InputError(
+            f"{url}: {error}. pip install 'inkstone[remote]' brings fsspec with s3:// and hf://."
+        ) from error
     except ValueError as error:
         raise InputError(f"{url}: {error}; known are the protocols of fsspec, e.g. s3://, hf://, https://.") from error
     return system, path

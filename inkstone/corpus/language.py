@@ -98,7 +98,9 @@ def _foreign_table() -> tuple[U64, U64]:
     """Sorted hashes of all foreign function words, and a bit for each language that has the word."""
     owners: dict[int, int] = {}
     for bit, words in enumerate(FOREIGN_WORDS.values()):
-        for word in word_hashes(tuple(word for word in words.split() if len(word) > 1 and word not in STOP_WORDS)).tolist():
+        for word in word_hashes(
+            tuple(word for word in words.split() if len(word) > 1 and word not in STOP_WORDS)
+        ).tolist():
             owners[word] = owners.get(word, 0) | 1 << bit
     table = np.array(sorted(owners), np.uint64)
     return table, np.array([owners[word] for word in table.tolist()], np.uint64)

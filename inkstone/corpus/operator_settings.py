@@ -45,6 +45,10 @@ class QualitySettings(BaseModel):
     keep_share: float = Field(
         default=1.0, gt=0, le=1, description="share of each source's documents that stays, the best by score; 1 = all"
     )
+    min_line_score: float = Field(
+        default=0.0, ge=0, le=1, description="a line with a lower score is removed from its document; 0 = off"
+    )
+    min_line_tokens: int = Field(default=20, ge=1, description="shorter lines are not scored")
     max_perplexity: float = Field(
         default=0.0, ge=0, description="a document with a higher perplexity under the model's n-grams goes; 0 = off"
     )

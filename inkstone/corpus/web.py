@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from inkstone.errors import InputError
 
 # A page begins with its declaration or outermost tags; Markdown that opens with a <div> is not a page.
-_PAGE = r"(?is)^[\s\ufeff]*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,400}?-->\s*)*<(?:!doctype\s+html|html|head|body)[\s>]"
+_PAGE = r"(?is)^[\s\x{feff}]*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,400}?-->\s*)*<(?:!doctype\s+html|html|head|body)[\s>]"
 _HEAD = 1024
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
 MISSING = "reading web pages needs more packages: pip install 'inkstone[web]'"
@@ -85,7 +85,9 @@ def main_text(html: str) -> tuple[str, str]:
     from trafilatura import bare_extraction
 
     try:
-        found = bare_extraction(html, include_comments=False, include_tables=True, favor_recall=True, with_metadata=True)
+        found = bare_extraction(
+            html, include_comments=False, include_tables=True, favor_recall=True, with_metadata=True
+        )
     except (ValueError, RecursionError, TypeError, AssertionError):  # a page so broken that it has no tree
         return "", ""
     if found is None:
