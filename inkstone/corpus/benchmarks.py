@@ -27,11 +27,14 @@ MIN_WORDS = 8.0  # a Han character counts as 0.6 of a word
 MAX_ITEMS_PER_NGRAM = 16
 _QUESTION = ("question", "query", "prompt", "ctx", "goal", "instruction", "input", "problem", "turns", "sentence")
 _PASSAGE = ("context", "passage", "article", "text", "story", "support")
+# fmt: off
 _LABELS = (
-    "id task_id question_id subject split source category license answer label gold index score year keyword analysis "
-    "explanation other test entry_point ind type activity_label ctx_a ctx_b canonical_solution answers ref_model_pred "
-    "continuation level domain_en domain_zh id_ difficulty solution"
-).split()
+    "id", "task_id", "question_id", "subject", "split", "source", "category", "license", "answer", "label", "gold",
+    "index", "score", "year", "keyword", "analysis", "explanation", "other", "test", "entry_point", "ind", "type",
+    "activity_label", "ctx_a", "ctx_b", "canonical_solution", "answers", "ref_model_pred", "continuation", "level",
+    "domain_en", "domain_zh", "id_", "difficulty", "solution",
+)
+# fmt: on
 
 
 @dataclass(frozen=True)

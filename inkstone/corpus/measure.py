@@ -179,7 +179,7 @@ def _code_lines(flat: Flat, starts: I64, tail: U32) -> Mask:
 
 
 def genres(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    """verse (Chinese clauses of verse length), code (also markup, data), list (short lines: dialogue, quiz), or prose."""
+    """verse (Chinese, short clauses), code (also markup, data), list (short lines: dialogue, quiz), or prose."""
     verse = (measures["han_share"] >= 0.9) & (measures["clause_tokens"] <= 9) & (measures["digit_share"] <= 0.01)
     verse &= (measures["clause_tokens"] >= 3) & (measures["tokens"] <= 40 * measures["lines"])
     verse &= measures["sign_share"] <= 0.01

@@ -62,8 +62,8 @@ def operate(batch: Batch, settings: CorpusSettings, models: Models) -> Operated:
     raw = pa.array(batch.texts, pa.string())
     texts, metas, unread = _pages(raw, list(batch.metas), settings, numbers)
     texts, repairs = repair(texts)
-    for name, done in repairs.items():
-        for unit, value in asdict(done).items():
+    for name, repaired in repairs.items():
+        for unit, value in asdict(repaired).items():
             numbers["repair", name, unit] += value
     masked = mask(texts, settings.pii)
     for kind, places in masked.found.items():

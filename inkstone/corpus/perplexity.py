@@ -15,6 +15,7 @@ from inkstone.corpus.kernel import F64, I64, U64, Tokens, mix
 DISCOUNT = 0.75
 NEW_TOKENS = 200_000  # tokens that a language has beyond those seen: shares what is left for them
 
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 Counts = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
@@ -65,7 +66,7 @@ class NgramModel:
     kinds: float  # different pairs
 
     def perplexity(self, tokens: Tokens) -> F64:
-        """Per token, one figure per document; 1 where it has no token. The first two tokens are scored by less context."""
+        """Per token, one figure per document; 1 where it has no token. The first two have less context."""
         return np.exp(-_document_mean(self.log_probabilities(tokens), tokens.offsets))
 
     def log_probabilities(self, tokens: Tokens) -> F64:
@@ -90,8 +91,8 @@ class NgramModel:
         )
         return np.log(np.maximum(whole, 1e-12))
 
-    def arrays(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-        found: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {"kinds": np.array([self.kinds])}
+    def arrays(self) -> dict[str, Array]:
+        found: dict[str, Array] = {"kinds": np.array([self.kinds])}
         for name in ("words", "contexts", "pairs", "triples"):
             table: Table = getattr(self, name)
             found[f"{name}.keys"] = table.keys
@@ -99,7 +100,7 @@ class NgramModel:
         return found
 
     @staticmethod
-    def from_arrays(arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> "NgramModel":
+    def from_arrays(arrays: dict[str, Array]) -> "NgramModel":
         def table(name: str, columns: int) -> Table:
             return Table(arrays[f"{name}.keys"], tuple(arrays[f"{name}.{number}"] for number in range(columns)))  # type: ignore[arg-type]
 
@@ -155,7 +156,7 @@ def _placed(keys: U64, some: U64, figures: I64) -> Counts:
 
 
 def _contexts(tokens: Tokens) -> tuple[U64, U64, U64]:
-    """For every token: the one before it, the pair that ends in it and the triple (0, unknown, at a document's start)."""
+    """For every token the one before it, the pair and the triple that end in it (0 where the document begins)."""
     word = tokens.hashes
     before, pair, triple = (np.zeros(len(word), np.uint64) for _ in range(3))
     before[1:] = word[:-1]

@@ -129,7 +129,7 @@ def valid_bank_card(value: str) -> bool:
 
 
 def public_address(value: str) -> bool:
-    """Whether an IPv4 address can name a person's machine: not a local network, a mask or a version number (1.8.0.5)."""
+    """Whether an IPv4 address can name a person's machine: no local network, no mask, no version (1.8.0.5)."""
     return not _LOCAL_NETWORKS.match(value) and sum(map(int, value.split("."))) >= 64
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from inkstone.corpus.kernel import F64, I64, Tokens, flatten, mix, tokenize
-from inkstone.corpus.perplexity import NgramModel, train_ngrams
+from inkstone.corpus.perplexity import Array, NgramModel, train_ngrams
 from inkstone.errors import InputError
 
 BITS = 20
@@ -202,7 +202,11 @@ def _figures(raw: F64, probability: F64, labels: F64) -> dict[str, object]:
 
 def save_quality(model: QualityModel, directory: Path) -> None:
     """Write `model.safetensors` and `quality.json` into an existing directory."""
-    tensors = {"weights": model.weights, "curve_raw": model.curve_raw, "curve_probability": model.curve_probability}
+    tensors: dict[str, Array] = {
+        "weights": model.weights,
+        "curve_raw": model.curve_raw,
+        "curve_probability": model.curve_probability,
+    }
     tensors |= {f"ngrams.{name}": value for name, value in model.ngrams.arrays().items()}
     save_file(tensors, directory / "model.safetensors")
     described = {"format": FORMAT, "bits": BITS, "bias": model.bias, "figures": model.figures}

@@ -83,9 +83,9 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
         lang.tolist(),
         genre.tolist(),
         [""] * documents,
-        zeros,
-        zeros.copy(),
-        ["mixed" if x == "other" else x for x in lang],
+        np.zeros(documents),
+        np.zeros(documents),
+        ["mixed" if name == "other" else name for name in lang.tolist()],
     )
     nothing = np.full(documents, np.nan)
     break_rule(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)

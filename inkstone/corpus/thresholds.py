@@ -154,6 +154,7 @@ def _merged(default: dict[str, object], given: dict[str, object]) -> dict[str, o
     merged = dict(default)
     for name, value in given.items():
         old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = {**old, **{str(size): share for size, share in value.items()}} if both else value  # type: ignore[dict-item]
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = {**old, **{str(size): share for size, share in value.items()}}
+        merged[name] = value
     return merged

@@ -56,7 +56,7 @@ def _records(archive: Iterable[Any]) -> Iterator[dict[str, object] | tuple[str, 
 
 
 def decode_page(data: bytes, charset: str | None = None) -> str:
-    """Text of a page: by the encoding it declares, else UTF-8, else GB 18030, else UTF-8 with marks for what is lost."""
+    """Text of a page: by the encoding it declares, else UTF-8, GB 18030, or UTF-8 with marks for what is lost."""
     declared = charset or ((found := _CHARSET.search(data[:2048])) and found.group(1).decode()) or "utf-8"
     for encoding in (declared, "utf-8", "gb18030" if declared.lower().startswith("gb") or not charset else "utf-8"):
         try:
@@ -92,7 +92,7 @@ def main_text(html: str) -> tuple[str, str]:
         return "", ""
     if found is None:
         return "", ""
-    content = found.as_dict()
+    content = found if isinstance(found, dict) else found.as_dict()
     return (content.get("text") or content.get("raw_text") or "").strip(), (content.get("title") or "").strip()
 
 
