@@ -102,7 +102,7 @@ class NgramModel:
     @staticmethod
     def from_arrays(arrays: dict[str, Array]) -> "NgramModel":
         def table(name: str, columns: int) -> Table:
-            return Table(arrays[f"{name}.keys"], tuple(arrays[f"{name}.{number}"] for number in range(columns)))  # type: ignore[arg-type]
+            return Table(arrays[f"{name}.keys"], tuple(arrays[f"{name}.{number}"] for number in range(columns)))  # type: ignore[arg-type, misc]
 
         return NgramModel(
             table("words", 1), table("contexts", 2), table("pairs", 3), table("triples", 1), float(arrays["kinds"][0])

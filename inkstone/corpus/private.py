@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.kernel import I64, U32, Mask, decode
+from inkstone.corpus.kernel import I64, U32, decode
 from inkstone.corpus.operator_settings import PrivateSettings
 
 KINDS = ("email", "ip", "phone", "id_number", "bank_card", "secret_url")
@@ -23,7 +23,7 @@ _LONGEST = 400  # a match may end this much later
 _MOBILE = r"1[3-9]\d[ -]?\d{4}[ -]?\d{4}"
 _LANDLINE = r"(?:\(0\d{2,3}\)[ ]?|0\d{2,3}[- ])[2-8]\d{6,7}(?:-\d{1,5})?"
 _PATTERN = re.compile(
-    r"(?P<secret_url>(?:https?|ftp|wss?)://(?:[^\s/@:]+:[^\s/@]+@\S+|[^\s?#]*[?#]\S*?"
+    r"(?P<secret_url>(?:https?|ftp|wss?)://(?:[^\s/@:]+:[^\s/@]+@[^\s\"'<>，。；、）)]+|[^\s?#]*[?#]\S*?"
     r"(?i:access_token|auth_token|token|api_?key|apikey|secret|password|passwd|pwd|session(?:_?id)?|signature|sig|"
     r"x-amz-signature|credential)=[^\s&#]{6,}[^\s\"'<>，。；、）)]*))"
     r"|(?P<email>(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})?\.)+[A-Za-z]{2,24}(?![\w-]))"
@@ -147,41 +147,43 @@ _VALID = {
 
 def _candidates(points: U32, starts: I64) -> list[tuple[int, list[tuple[int, int]]]]:
     """Documents with triggers, and the stretches around them as positions in the document."""
-    triggers = np.flatnonzero(_triggers(points))
-    if not len(triggers):
+    begins, ends = _triggers(points)
+    if not len(begins):
         return []
-    row = np.searchsorted(starts, triggers, side="right") - 1
-    first = np.maximum(triggers - _REACH, starts[row]) - starts[row]
-    last = np.minimum(triggers + _REACH, starts[row + 1] - 1) - starts[row]
-    fresh = np.ones(len(triggers), bool)
+    row = np.searchsorted(starts, begins, side="right") - 1
+    first = np.maximum(begins - _REACH, starts[row])
+    last = np.maximum.accumulate(np.minimum(ends + _REACH, starts[row + 1] - 1))
+    fresh = np.ones(len(begins), bool)
     fresh[1:] = (row[1:] != row[:-1]) | (first[1:] > last[:-1])
-    begins = np.flatnonzero(fresh)
-    ends = np.append(begins[1:], len(triggers)) - 1
+    opening = np.flatnonzero(fresh)
+    closing = np.append(opening[1:], len(begins)) - 1
     spans: dict[int, list[tuple[int, int]]] = {}
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        spans.setdefault(int(row[begin]), []).append((int(first[begin]), int(last[end])))
+    for a, b in zip(opening.tolist(), closing.tolist(), strict=True):
+        start = int(starts[row[a]])
+        spans.setdefault(int(row[a]), []).append((int(first[a]) - start, int(last[b]) - start))
     return list(spans.items())
 
 
-def _triggers(points: U32) -> Mask:
-    """An @; before seven digits or more that only spaces, hyphens or brackets part; a dotted number; a `://`."""
+def _triggers(points: U32) -> tuple[I64, I64]:
+    """Where private data can be, sorted: an @, a `://`, a dotted number, and stretches with seven digits or more.
+
+    A stretch is what digits, spaces, hyphens, brackets and X make between two characters that no number contains.
+    """
     kind = _trigger_table()[np.minimum(points, 128)]
-    trigger = kind == 3
     digit = kind == 1
+    single = kind == 3
+    single[:-2] |= (points[:-2] == 58) & (points[1:-1] == 47) & (points[2:] == 47)
+    dots = np.flatnonzero((points[1:-1] == 46) & digit[:-2] & digit[2:]) + 1
+    if len(dots) >= 3:
+        single[dots[:-2][dots[2:] - dots[:-2] <= 8]] = True
     digits = np.zeros(len(points) + 1, np.int32)
     np.cumsum(digit, out=digits[1:])
-    other = np.flatnonzero((kind == 0) | (kind >= 3))
-    bounds = np.concatenate([[-1], other, [len(points)]])
-    stretch = digits[bounds[1:]] - digits[bounds[:-1] + 1]  # digits between two characters that cannot be in a number
-    trigger[np.maximum(bounds[:-1][stretch >= 7], 0)] = True
-    slashes = np.flatnonzero((points[:-2] == 58) & (points[1:-1] == 47) & (points[2:] == 47))
-    trigger[slashes] = True
-    dot = points == 46
-    dots = np.flatnonzero(dot[1:-1] & digit[:-2] & digit[2:]) + 1
-    if len(dots) >= 3:
-        close = (dots[2:] - dots[:-2]) <= 8
-        trigger[dots[:-2][close]] = True
-    return trigger
+    other = np.concatenate([[-1], np.flatnonzero((kind == 0) | (kind == 3)), [len(points)]])
+    many = digits[other[1:]] - digits[other[:-1] + 1] >= 7
+    at = np.flatnonzero(single)
+    begins = np.concatenate([at, other[:-1][many] + 1])
+    order = np.argsort(begins, kind="stable")
+    return begins[order], np.concatenate([at, other[1:][many]])[order]
 
 
 @cache
