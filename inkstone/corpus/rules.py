@@ -51,9 +51,10 @@ OTHER_KEYS = {
     "emptied": "lines.max_line_documents",
     "boilerplate_line": "lines.max_line_documents",
     "menu_line": "lines.max_menu_documents",
+    "repeated_sentence": "sentences.max_documents",
     "contaminated": "decontaminate",
     "private_data": "pii.drop",
-    "low_quality": "quality.min_score",
+    "low_quality": "min_quality_quantile",
 }
 Names = np.ndarray[tuple[int], np.dtype[np.str_]]
 
@@ -76,7 +77,12 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
     documents = len(lang)
     zeros = np.zeros(documents)
     verdicts = Verdicts(
-        lang.tolist(), genre.tolist(), [""] * documents, zeros, zeros.copy(), ["mixed" if x == "other" else x for x in lang]
+        lang.tolist(),
+        genre.tolist(),
+        [""] * documents,
+        zeros,
+        zeros.copy(),
+        ["mixed" if x == "other" else x for x in lang],
     )
     nothing = np.full(documents, np.nan)
     _break(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)
