@@ -84,9 +84,10 @@ def curate(
     _gather(written, output, settings)
     _check_accounts(figures)
     result = report(figures, clusters(tables, alike), time.perf_counter() - started)
-    (output / "report.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(run.scratch)
+    # Before the report, which tells of time: two runs of the same corpus have equal manifests.
     write_manifest(output, {"kind": "corpus", "content": _content(output), "splits": result["splits"]})
+    (output / "report.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     progress.note(_summary(figures), documents=_kept(figures), removed=figures.total("rule", "document", last="count"))
     names = ("documents_in", "documents_out", "characters_in", "characters_out", "splits", "langs", "throughput")
     return {name: result[name] for name in names}
