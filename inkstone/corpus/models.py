@@ -3,6 +3,7 @@
 `prepare_models` makes them once per run and writes them into a directory; every process opens that directory once.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,7 +41,8 @@ def prepare_models(settings: CorpusSettings, files: list[InputFile], directory: 
     """
     problems: list[str] = []
     try:
-        read_word_lists(settings)
+        lists = json.dumps(read_word_lists(settings), ensure_ascii=False)
+        (directory / "word_lists.json").write_text(lists, encoding="utf-8")
     except InputError as error:
         problems += error.problems
     try:
@@ -58,16 +60,12 @@ def prepare_models(settings: CorpusSettings, files: list[InputFile], directory: 
         raise InputError(problems)
 
 
-def open_models(directory: Path, settings: CorpusSettings) -> Models:
-    """The models of a run, read once per process."""
-    return _open(directory, settings.model_dump_json())
-
-
 @lru_cache(maxsize=2)
-def _open(directory: Path, described: str) -> Models:
-    settings = CorpusSettings.model_validate_json(described)
+def open_models(directory: Path, digest: str) -> Models:
+    """The models of a run, read once per process; `digest` names their content."""
     quality = load_quality(directory / "quality") if (directory / "quality").exists() else None
-    return Models(quality, _open_benchmarks(directory), read_word_lists(settings))
+    lists = json.loads((directory / "word_lists.json").read_text("utf-8"))
+    return Models(quality, _open_benchmarks(directory), {name: tuple(words) for name, words in lists.items()})
 
 
 def read_word_lists(settings: CorpusSettings) -> dict[str, Phrases]:

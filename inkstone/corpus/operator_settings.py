@@ -42,8 +42,8 @@ class QualitySettings(BaseModel):
     sample_mb: float = Field(default=20.0, gt=0, description="text per side to train on, MB")
     seed: int = Field(default=1, ge=0, description="order of the training documents")
     min_score: float = Field(default=0.0, ge=0, le=1, description="a document with a lower score is removed; 0 = off")
-    keep_share: float = Field(
-        default=1.0, gt=0, le=1, description="share of each source's documents that stays, the best by score; 1 = all"
+    min_quantile: float = Field(
+        default=0.0, ge=0, lt=1, description="share of every source's documents that goes, those with the lowest scores"
     )
     min_line_score: float = Field(
         default=0.0, ge=0, le=1, description="a line with a lower score is removed from its document; 0 = off"

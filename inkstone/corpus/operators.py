@@ -53,7 +53,7 @@ class Operated:
     quality: F64 | None = None
     lines: list[LineEntry] = field(default_factory=list)
     numbers: Counter[tuple[str, ...]] = field(default_factory=Counter)
-    rewrites: list[dict[str, str]] = field(default_factory=list)
+    rewrites: list[dict[str, object]] = field(default_factory=list)
 
 
 def operate(batch: Batch, settings: CorpusSettings, models: Models) -> Operated:
@@ -67,8 +67,8 @@ def operate(batch: Batch, settings: CorpusSettings, models: Models) -> Operated:
             numbers["repair", name, unit] += value
     masked = mask(texts, settings.pii)
     for kind, places in masked.found.items():
-        numbers["private", kind, "documents"] += len(places)
-        numbers["private", kind, "pieces"] += places.total()
+        numbers["count", f"private_{kind}", "documents"] += len(places)
+        numbers["count", f"private_{kind}", "pieces"] += places.total()
     texts = _simplified(masked.texts) if settings.to_simplified else masked.texts
     flat = flatten(texts)
     tokens = tokenize(flat)
@@ -92,7 +92,7 @@ def operate(batch: Batch, settings: CorpusSettings, models: Models) -> Operated:
     _contamination(done, settings, models)
     _score(done, settings, models)
     for genre, count in Counter(verdicts.genre).items():
-        numbers["genre", genre, "documents"] += count
+        numbers["count", f"genre_{genre}", "documents"] += count
     return done
 
 
@@ -107,14 +107,14 @@ def _pages(
     found = web.pages(texts) if settings.html != "keep" else []
     if not found:
         return texts, metas, unread
-    numbers["html", "pages"] += len(found)
+    numbers["count", "html", "pages"] += len(found)
     rows = texts.to_pylist()
     extract = settings.html == "extract" and web.extractor_installed()
     for row in found:
         text, title = web.main_text(rows[row]) if extract else ("", "")
         if text:
             rows[row], metas[row] = text, web.with_page(metas[row], title)
-            numbers["html", "extracted"] += 1
+            numbers["count", "html", "extracted"] += 1
         else:
             unread[row] = True
     return pa.array(rows, pa.string()), metas, unread
@@ -128,10 +128,10 @@ def _simplified(texts: pa.StringArray) -> pa.StringArray:
     return pa.array([converter.convert(text) for text in texts.to_pylist()], pa.string())
 
 
-def _rewrites(ids: list[str], before: pa.StringArray, after: pa.StringArray) -> list[dict[str, str]]:
+def _rewrites(ids: list[str], before: pa.StringArray, after: pa.StringArray) -> list[dict[str, object]]:
     """A few documents that changed, for the report."""
     changed = np.flatnonzero(~np.asarray(pc.equal(before, after)))[:MAX_REWRITES].tolist()
-    shown = []
+    shown: list[dict[str, object]] = []
     for row in changed:
         old, new = before[row].as_py(), after[row].as_py()
         first = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
@@ -224,7 +224,7 @@ def _score(done: Operated, settings: CorpusSettings, models: Models) -> None:
     done.quality = models.quality.score(done.tokens)
     if wanted.min_score:
         limit = np.full(size, wanted.min_score)
-        break_rule(done.verdicts, "low_quality", done.quality < limit, done.quality, limit)
+        break_rule(done.verdicts, "low_score", done.quality < limit, done.quality, limit)
     if wanted.max_perplexity:
         perplexity = models.quality.perplexity(done.tokens)
         limit = np.full(size, wanted.max_perplexity)

@@ -25,7 +25,7 @@ _LANDLINE = r"(?:\(0\d{2,3}\)[ ]?|0\d{2,3}[- ])[2-8]\d{6,7}(?:-\d{1,5})?"
 _PATTERN = re.compile(
     r"(?P<secret_url>(?:https?|ftp|wss?)://(?:[^\s/@:]+:[^\s/@]+@[^\s\"'<>，。；、）)]+|[^\s?#]*[?#]\S*?"
     r"(?i:access_token|auth_token|token|api_?key|apikey|secret|password|passwd|pwd|session(?:_?id)?|signature|sig|"
-    r"x-amz-signature|credential)=[^\s&#]{6,}[^\s\"'<>，。；、）)]*))"
+    r"x-amz-signature|credential)=[^\s&#\"'<>，。；、）)]{6,}[^\s\"'<>，。；、）)]*))"
     r"|(?P<email>(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})?\.)+[A-Za-z]{2,24}(?![\w-]))"
     r"|(?P<ip>(?<![\d.A-Za-z_])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d_]|\.\d))"
     r"|(?P<id_number>(?<![\dA-Za-z])[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z]))"

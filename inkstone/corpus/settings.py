@@ -34,6 +34,19 @@ class LineRules(BaseModel):
     )
 
 
+class SentenceRules(BaseModel):
+    """Removal of sentences that many documents repeat: quotations, slogans, disclaimers inside paragraphs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_documents: int = Field(
+        default=30,
+        ge=0,
+        description="a sentence stays in its first so many documents and goes from the later ones; 0 = off",
+    )
+    min_tokens: int = Field(default=10, ge=1, description="shorter sentences are not counted")
+
+
 class DedupSettings(BaseModel):
     """Duplicate documents. The first by id stays."""
 
@@ -42,12 +55,16 @@ class DedupSettings(BaseModel):
     exact: bool = Field(default=True, description="remove documents equal but for case, punctuation and spaces")
     near: bool = Field(default=True, description="remove near duplicates (MinHash over token shingles)")
     shingle_tokens: int = Field(default=5, ge=1, le=32, description="tokens per shingle")
-    bands: int = Field(default=14, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
-    rows: int = Field(default=8, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
+    bands: int = Field(default=20, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
+    rows: int = Field(default=6, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
     min_similarity: float = Field(
-        default=0.65, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
+        default=0.6, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
     )
     seed: int = Field(default=1, ge=0, description="seed of the hash functions")
+    known: list[str] = Field(
+        default=[],
+        description="curated corpora (directories) whose documents count as earlier ones; they are not changed",
+    )
 
 
 class CorpusSettings(BaseModel):
@@ -84,6 +101,7 @@ class CorpusSettings(BaseModel):
         default=[], description="a document that contains one of these is removed; case-blind"
     )
     lines: LineRules = Field(default=LineRules(), description="line rules")
+    sentences: SentenceRules = Field(default=SentenceRules(), description="sentence rules")
     dedup: DedupSettings = Field(default=DedupSettings(), description="duplicate documents")
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"

@@ -14,8 +14,8 @@ from inkstone.errors import InputError
 ITEMS = [
     {"id": "zh/1", "Question": "近代民族企业家张謇在谈到办厂经历时感慨千磨百折，其主要原因是", "A": "难以招募工人",
      "B": "与外国资本竞争处于不利地位", "C": "工人要求增加薪酬", "D": "经营管理存在弊端", "Answer": "B"},
-    {"id": "en/1", "question": "Sam sells bread and has a target of selling 120 crates in a week. By how many crates was "
-     "he off from his target?", "answer": "55", "passage": "A long passage about markets and bread " * 20},
+    {"id": "en/1", "question": "Sam sells bread and has a target of selling 120 crates in a week. By how many crates "
+     "was he off from his target?", "answer": "55", "passage": "A long passage about markets and bread " * 20},
     {"id": "en/2", "question": "Who wrote Hamlet?", "choices": ["Shakespeare", "Marlowe", "Jonson", "Kyd"]},
 ]  # fmt: skip
 

@@ -28,8 +28,8 @@ FOREIGN = {
     "nurani dan hendaknya bergaul satu sama lain dalam persaudaraan.",
 }
 ENGLISH = [
-    "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, I thought I "
-    "would sail about a little and see the watery part of the world.",
+    "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, I thought "
+    "I would sail about a little and see the watery part of the world.",
     "carbon->C\nLes Demoiselles d'Avignon->Picasso\nKazakhstan->tenge\nPoland->Warsaw\nsilicon->Si\nsodium->Na",
     "def main(argv):\n    for value in argv:\n        print(value)\n    return len(argv)\n\nmain(sys.argv)\nexit(0)",
     "The café's résumé named Zoë and José, who came from São Paulo to work with the naïve Brontë scholars of the city.",
