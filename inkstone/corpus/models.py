@@ -14,8 +14,9 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from inkstone.corpus.benchmarks import Benchmarks, load_benchmarks
-from inkstone.corpus.files import InputFile
+from inkstone.corpus.files import InputFile, find_files, is_url
 from inkstone.corpus.kernel import mix
+from inkstone.corpus.operator_settings import QualitySettings
 from inkstone.corpus.quality import QualityModel, load_quality, save_quality, train
 from inkstone.corpus.readers import read_batches
 from inkstone.corpus.repair import repair
@@ -101,8 +102,8 @@ def _quality(settings: CorpusSettings, files: list[InputFile]) -> QualityModel |
     return train(good, bad, wanted.seed)
 
 
-def sample(settings: CorpusSettings, files: list[InputFile], good: set[str]) -> tuple[list[str], list[str]]:
-    """Documents of the good sources and of the others, up to `sample_mb` each, drawn evenly over all files."""
+def sample(settings: CorpusSettings, files: list[InputFile], good: set[str] | None) -> tuple[list[str], list[str]]:
+    """Documents of the good sources (None: all) and of the others, up to `sample_mb` each, drawn over all files."""
     wanted = settings.quality
     share = min(1.0, 2 * wanted.sample_mb * 1e6 / max(sum(file.size for file in files), 1))
     texts: tuple[list[str], list[str]] = ([], [])
@@ -116,15 +117,29 @@ def sample(settings: CorpusSettings, files: list[InputFile], good: set[str]) -> 
         fixed, _ = repair(pa.array([batch.texts[row] for row in rows], pa.string()))
         for row, text in zip(rows, fixed.to_pylist(), strict=True):
             seen.add(batch.sources[row])
-            side = batch.sources[row] not in good
+            side = good is not None and batch.sources[row] not in good
             if room[side] > 0:
                 texts[side].append(text)
                 room[side] -= len(text.encode())
-        if max(room) <= 0:
+        if max(room if good is not None else room[:1]) <= 0:
             break
-    if missing := sorted(good - seen):
+    if missing := sorted((good or set()) - seen):
         have = ", ".join(sorted(seen)[:20])
         raise InputError(f"[corpus.quality] good: no document of {', '.join(missing)} was found; sources are {have}")
+    return texts
+
+
+def read_examples(names: list[str], text_fields: list[str], sample_mb: float) -> list[str]:
+    """Repaired texts of the files that paths, globs and URLs name, up to `sample_mb`, drawn evenly over all files."""
+    paths: list[Path | str] = []
+    for name in names:
+        path = Path(name).expanduser()
+        found = (
+            [] if is_url(name) or path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        )
+        paths += [name] if is_url(name) else found or [path]
+    everything = CorpusSettings(text_fields=text_fields, quality=QualitySettings(sample_mb=sample_mb))
+    texts, _ = sample(everything, find_files(paths), good=None)
     return texts
 
 

@@ -6,12 +6,15 @@ recognised by how they begin, so a JSONL of crawled pages needs no special treat
 """
 
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import zstandard
 
 from inkstone.errors import InputError
 
@@ -29,10 +32,31 @@ def warc_records(stream: BinaryIO) -> Iterator[dict[str, object] | tuple[str, st
         from warcio.exceptions import ArchiveLoadFailed
     except ImportError as error:
         raise InputError(MISSING) from error
+    watched = _Watched(stream)
     try:
-        yield from _records(ArchiveIterator(stream))
+        for row in _records(ArchiveIterator(watched)):
+            if watched.error:
+                break  # this record is cut off
+            yield row
     except ArchiveLoadFailed as error:
         raise EOFError(str(error)) from error
+    if watched.error:
+        raise EOFError(str(watched.error)) from watched.error
+
+
+class _Watched:
+    """A stream that remembers damage: warcio takes it for the end of the archive."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read = getattr(stream, "read1", stream.read)  # read1 gives what there is before the damage
+        self.error: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self._read(size))
+        except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+            self.error = error
+            return b""
 
 
 def _records(archive: Iterable[Any]) -> Iterator[dict[str, object] | tuple[str, str]]:
