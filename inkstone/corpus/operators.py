@@ -165,6 +165,8 @@ def _line_rules(
         hit = np.unique(np.searchsorted(first, places, side="right") - 1)
         # Lines without tokens share their first token with the next line; the last of them holds the phrase.
         hit = hit[(count[hit] > 0) & (count[hit] <= WEB_LINE_TOKENS)]
+        signs = np.flatnonzero(member(flat.points, code_points("_{}=<>`")))  # of code, wherever in the line
+        hit = hit[np.searchsorted(signs, starts[hit]) == np.searchsorted(signs, ends[hit])]
         hit = hit[~member(flat.points[starts[hit]], code_points(CODE_OPENINGS))]
         remove(hit, "web_line", count[hit].astype(float), WEB_LINE_TOKENS, "corpus.web_lines")
     if settings.quality.min_line_score and models.quality:
