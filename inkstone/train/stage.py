@@ -44,7 +44,7 @@ def pretrain(
         f"{settings.batch_tokens} tokens, {rows.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
     result = train(model, rows, settings, scratch, progress, heldout=heldout)
-    finish(model, tokenizer, scratch, output, stop_ids=[tokenizer.eos_id])
+    finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
     return {**asdict(result), "parameters": model.config.num_parameters()}
 
 
