@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli import model_commands
+from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
 from inkstone.cli.template_commands import template_app
 
@@ -20,6 +21,7 @@ tokenizer_app = typer.Typer(
     no_args_is_help=True, help="Train a tokenizer, measure it against others, or encode a corpus with one."
 )
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(curate_app, name="curate")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
@@ -43,12 +45,6 @@ def run(
     from inkstone.cli.run import run_recipe
 
     run_recipe(recipe, overrides or [], dry_run=dry_run, until=until)
-
-
-@app.command()
-def curate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run a recipe up to its curated corpus."""
-    run(recipe, overrides, dry_run, until="corpus")
 
 
 @app.command()
