@@ -155,15 +155,16 @@ def our_ids(output: Path) -> set[str]:
 
 
 def theirs(part: str, corpus: Path, output: Path) -> Callable[[], None]:
-    """Imports datatrove, loads its word cutters and returns the work of the part, for both languages."""
+    """Imports datatrove, loads jieba's dictionary and returns the work of the part, for both languages."""
+    import jieba
+    import spacy
     from datatrove.utils.logging import logger
     from datatrove.utils.typeshelper import Languages
-    from datatrove.utils.word_tokenizers import load_word_tokenizer
 
     logger.remove()
+    jieba.initialize()
+    spacy.blank("en")
     names = {"zh": Languages.mandarin_chinese, "en": Languages.english}
-    for lang in LANGUAGES:
-        load_word_tokenizer(names[lang]).word_tokenize("今天天气很好。 Warm up.")
     work = {"rules": _their_rules, "minhash": _their_minhash, "sentences": _their_sentences, "end": _their_end}[part]
 
     def run() -> None:
