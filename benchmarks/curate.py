@@ -68,7 +68,13 @@ def _rows(batch, texts, keep):  # type: ignore[no-untyped-def]
 
     from inkstone.corpus.shards import DOCUMENT
 
-    columns = {"id": batch.ids, "text": texts, "source": batch.sources, "lang": ["zh"] * len(texts), "meta": batch.metas}
+    columns = {
+        "id": batch.ids,
+        "text": texts,
+        "source": batch.sources,
+        "lang": ["zh"] * len(texts),
+        "meta": batch.metas,
+    }
     rows = pa.RecordBatch.from_pydict({**columns, "quality": pa.nulls(len(texts), pa.float32())}, DOCUMENT)
     return rows.filter(pa.array(keep))
 
@@ -262,7 +268,9 @@ def child(who: str, part: str, corpus: Path, output: Path) -> None:
 
 
 def _cpu_seconds() -> float:
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def measure(command: list[str], limit_gb: float | None = None) -> dict[str, float]:
@@ -270,7 +278,9 @@ def measure(command: list[str], limit_gb: float | None = None) -> dict[str, floa
     import psutil
 
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | threads)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | threads
+    )
     watched, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
         held = 0
@@ -316,7 +326,9 @@ def main() -> None:
         corpus = Path(scratch) / "corpus"
         megabytes = write(samples, corpus, FILES) / 1e6
         load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-        print(f"{len(samples)} documents, {megabytes:.1f} MB; {platform.machine()}, {os.cpu_count()} cores, load {load}")
+        print(
+            f"{len(samples)} documents, {megabytes:.1f} MB; {platform.machine()}, {os.cpu_count()} cores, load {load}"
+        )
         print("| part | who | wall s | CPU s | MB per CPU s | peak GB | kept | inkstone needs |")
         print("|---|---|---|---|---|---|---|---|")
         found = {}

@@ -122,7 +122,9 @@ def main() -> None:
     sets = shingle_sets(batches)
     injected = {kind: n for kind, (_, n) in recall(samples, np.zeros(len(samples), bool)).items()}
     print(f"{len(samples)} documents; injected pairs: " + ", ".join(f"{' '.join(k)} {injected[k]}" for k in KINDS))
-    print("| bands x rows, agreement | " + " | ".join(" ".join(kind) for kind in KINDS) + " | removed | wrong | CPU s |")
+    print(
+        "| bands x rows, agreement | " + " | ".join(" ".join(kind) for kind in KINDS) + " | removed | wrong | CPU s |"
+    )
     print("|---" * (len(KINDS) + 4) + "|")
     choices = [tuple(map(float, choice.split(","))) for choice in asked.choice] if asked.choice else CHOICES
     for bands, rows, least in choices:
