@@ -182,7 +182,10 @@ def theirs(part: str, corpus: Path, output: Path) -> Callable[[], None]:
 
 def _go(pipeline, tasks=FILES):  # type: ignore[no-untyped-def]
     from datatrove.executor import LocalPipelineExecutor
+    from datatrove.utils.word_tokenizers import load_word_tokenizer
 
+    # It copies its steps, and a word cutter that another step has used holds a module, which cannot be copied.
+    load_word_tokenizer.cache_clear()
     with tempfile.TemporaryDirectory() as logs:
         LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=logs).run()
 

@@ -113,7 +113,7 @@ def without(points: U32, starts: I64, drop: Mask) -> tuple[U32, I64]:
 
 
 def tokenize(flat: Flat) -> Tokens:
-    """Cut a flat batch into tokens; hashes ignore letter case and whether a Han character is traditional or simplified."""
+    """Cut a flat batch into tokens; hashes ignore letter case, and traditional against simplified."""
     single = (flat.classes == HAN) | (flat.classes == KANA)
     word = (flat.classes >= HANGUL) & (flat.classes <= DIGIT)
     before = np.empty_like(word)

@@ -35,7 +35,8 @@ FOREIGN_WORDS = {
     "hu": "a az és hogy nem egy is meg ez volt csak de még már mint el ha",
     "la": "et in est non ad cum ut sed quae qui quod ex per sunt esse ab",
 }
-FOREIGN_MIN_WORDS = 10  # fewer words say too little
+MIN_WORDS = 10  # fewer words say too little
+FOREIGN_MIN_COUNT = 4
 FOREIGN_MIN_SHARE = 0.08
 ACCENTED_SHARE = 0.06
 
@@ -53,6 +54,7 @@ def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]
     ends = np.searchsorted(here, tokens.offsets)
     english = segment_sums(member(hashes, word_hashes(STOP_WORDS)), ends)
     chinese = (kind == HAN) & member(tokens.hashes, word_hashes(STOP_CHARACTERS))
+    foreign = _foreign(hashes, ends)
     accented = segment_sums((flat.classes == LATIN) & (flat.points > 0x7F), flat.starts)
     return {
         "han_share": _ratio(counts[HAN], total),
@@ -62,7 +64,7 @@ def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]
         "mean_word_length": _ratio(segment_sums(lengths, tokens.offsets), words),
         "stop_word_share": _ratio(english, words),
         "han_stop_word_share": _ratio(segment_sums(chinese, tokens.offsets), counts[HAN]),
-        "foreign_word_share": _ratio(_foreign(hashes, ends), words),
+        "foreign_word_share": _ratio(np.where(foreign >= FOREIGN_MIN_COUNT, foreign, 0), words),
         "accented_share": _ratio(accented, counts[LATIN]),
     }
 
@@ -75,7 +77,7 @@ def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.st
     english, words = measures["stop_word_share"], measures["foreign_word_share"]
     not_english = (words >= FOREIGN_MIN_SHARE) & (words > english)
     not_english |= (measures["accented_share"] >= ACCENTED_SHARE) & (english < 0.15)
-    not_english &= (measures["latin_words"] >= FOREIGN_MIN_WORDS) & (han <= 0.1)
+    not_english &= (measures["latin_words"] >= MIN_WORDS) & (han <= 0.1)
     return np.where((foreign > 0.3) | (measures["kana_share"] > 0.1) | no_words | not_english, "other", lang)
 
 
@@ -96,7 +98,9 @@ def _foreign_table() -> tuple[U64, U64]:
     """Sorted hashes of all foreign function words, and a bit for each language that has the word."""
     owners: dict[int, int] = {}
     for bit, words in enumerate(FOREIGN_WORDS.values()):
-        for word in word_hashes(tuple(word for word in words.split() if word not in STOP_WORDS)).tolist():
+        for word in word_hashes(
+            tuple(word for word in words.split() if len(word) > 1 and word not in STOP_WORDS)
+        ).tolist():
             owners[word] = owners.get(word, 0) | 1 << bit
     table = np.array(sorted(owners), np.uint64)
     return table, np.array([owners[word] for word in table.tolist()], np.uint64)

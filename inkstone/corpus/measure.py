@@ -38,6 +38,7 @@ from inkstone.corpus.repetition import repetition
 from inkstone.corpus.thresholds import REPEATED_SIZES, TOP_SIZES
 
 ELLIPSIS_MIN_LINES = 3
+LIST_LINE_TOKENS = 20
 CODE_SIGNS = "{}[]<>=_\\$&|#*`/+^~@"
 CODE_ENDINGS = "{};\\|=[(<>"
 BULLETS = "•‣▪▫■□◆◇●○★☆►▶·-*"
@@ -178,13 +179,14 @@ def _code_lines(flat: Flat, starts: I64, tail: U32) -> Mask:
 
 
 def genres(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    """prose, verse (Chinese clauses of verse length), or code (code, markup, data)."""
+    """verse (Chinese, short clauses), code (also markup, data), list (short lines: dialogue, quiz), or prose."""
     verse = (measures["han_share"] >= 0.9) & (measures["clause_tokens"] <= 9) & (measures["digit_share"] <= 0.01)
     verse &= (measures["clause_tokens"] >= 3) & (measures["tokens"] <= 40 * measures["lines"])
     verse &= measures["sign_share"] <= 0.01
     signs = measures["sign_share"]
     code = ((measures["code_line_share"] >= 0.25) & (signs >= 0.02)) | (signs >= 0.09)
-    return np.where(verse, "verse", np.where(code, "code", "prose"))
+    short_lines = (measures["lines"] >= 3) & (measures["tokens"] <= LIST_LINE_TOKENS * measures["lines"])
+    return np.where(verse, "verse", np.where(code, "code", np.where(short_lines, "list", "prose")))
 
 
 def _first_visible(flat: Flat, starts: I64, ends: I64) -> I64:

@@ -1,5 +1,6 @@
 """The passes over a corpus, as functions `work(argument, draft)` for the engine: each fills one task's directory.
 
+    prepare    once: the quality model, the benchmarks' n-grams
     read       a group of input files: repair, rules, signatures, spans
     rewrite    its documents again: without equal ones, without frequent lines and sentences
     write      and again: without near duplicates and low quality; Parquet for train, heldout and audit
@@ -26,6 +27,7 @@ from inkstone.corpus.figures import EXAMPLES, shortened
 from inkstone.corpus.files import InputFile
 from inkstone.corpus.kernel import I64, U64, Mask, flatten, tokenize
 from inkstone.corpus.known import KnownCorpus
+from inkstone.corpus.models import open_models, prepare_models
 from inkstone.corpus.readers import read_batches
 from inkstone.corpus.rules import key_of, rules_for
 from inkstone.corpus.settings import CorpusSettings
@@ -47,23 +49,45 @@ GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near",
 
 
 @dataclass(frozen=True)
+class PrepareTask:
+    """What the models of a run are made from."""
+
+    files: tuple[InputFile, ...]
+    settings: CorpusSettings
+
+
+def prepare(task: PrepareTask, draft: Path) -> None:
+    """Train the quality model, index the benchmarks."""
+    prepare_models(task.settings, list(task.files), draft)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The models of a run, and what names their content."""
+
+    place: Path
+    digest: str
+
+
+@dataclass(frozen=True)
 class ReadTask:
     """Input files to read as one group."""
 
     files: tuple[InputFile, ...]
     settings: CorpusSettings
     partitions: int
+    models: Prepared
 
 
 def read(task: ReadTask, draft: Path) -> None:
     """Read, repair and judge; describe what stays."""
-    settings = task.settings
+    settings, models = task.settings, open_models(task.models.place, task.models.digest)
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
         for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb):
             out.audit.broken(batch.broken)
             if not batch.ids:
                 continue
-            cleaned = clean(batch, settings)
+            cleaned = clean(batch, settings, models)
             out.figures.merge(cleaned.figures)
             for level, entries in cleaned.removed:
                 out.audit.add(level, entries)
@@ -314,7 +338,8 @@ def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWr
     floors = np.array([least.get(source, -np.inf) for source in rows["source"].to_pylist()])
     scores = np.asarray(pc.fill_null(rows["quality"], 1.0))
     low = scores < floors
-    entries = [_entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), "quality.min_quantile of its source")
+    why = f"{key_of('low_quality', '')} of its source"
+    entries = [_entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), why)
                for n in np.flatnonzero(low).tolist()]  # fmt: skip
     out.audit.add("document", entries)
     out.figures.quality(rows.filter(pa.array(low)), "removed")

@@ -92,4 +92,5 @@ def _covered(tokens: Tokens, places: I64, n: int) -> F64:
         return np.zeros(documents)
     places = np.sort(places)
     new = np.minimum(np.diff(places, append=places[-1] + n), n)  # an n-gram may overlap the next one
-    return np.bincount(np.searchsorted(tokens.offsets, places, side="right") - 1, new, documents)
+    document = np.searchsorted(tokens.offsets, places, side="right") - 1
+    return np.bincount(document, new, documents).astype(float)

@@ -54,7 +54,12 @@ OTHER_KEYS = {
     "repeated_sentence": "sentences.max_documents",
     "contaminated": "decontaminate",
     "private_data": "pii.drop",
-    "low_quality": "min_quality_quantile",
+    "low_score": "quality.min_score",
+    "low_quality": "quality.min_quantile",
+    "low_quality_line": "quality.min_line_score",
+    "high_perplexity": "quality.max_perplexity",
+    "html": "html",
+    "web_line": "web_lines",
 }
 Names = np.ndarray[tuple[int], np.dtype[np.str_]]
 
@@ -80,16 +85,16 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
         lang.tolist(),
         genre.tolist(),
         [""] * documents,
-        zeros,
-        zeros.copy(),
-        ["mixed" if x == "other" else x for x in lang],
+        np.zeros(documents),
+        np.zeros(documents),
+        ["mixed" if name == "other" else name for name in lang.tolist()],
     )
     nothing = np.full(documents, np.nan)
-    _break(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)
-    _break(verdicts, "genre", ~np.isin(genre, settings.genres), measures["sign_share"], nothing)
+    break_rule(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)
+    break_rule(verdicts, "genre", ~np.isin(genre, settings.genres), measures["sign_share"], nothing)
     if settings.banned_phrases:
         found = phrase_count(tokens, tuple(settings.banned_phrases)).astype(float)
-        _break(verdicts, "banned_phrase", found > 0, found, zeros)
+        break_rule(verdicts, "banned_phrase", found > 0, found, zeros)
     shape = np.where((genre == "prose") & (measures["tokens"] < SHORT_TOKENS), "short", genre)
     groups = _groups(lang, shape)
     chinese = lang == "zh"
@@ -106,11 +111,13 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
             broken &= limit > 0
         elif rule == "stop_words":
             broken &= counted >= STOP_WORD_MIN_WORDS
-        _break(verdicts, rule, broken, value, limit, settings, shape)
+        for row in break_rule(verdicts, rule, broken, value, limit):
+            verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), setting)[1]
     fragment = _limits(settings, groups, documents, "fragment_tokens")
     cut_off = (measures["sentence_end"] == 0) & (measures["lines"] <= FRAGMENT_MAX_LINES)
     broken = (measures["tokens"] < fragment) & cut_off
-    _break(verdicts, "fragment", broken, measures["tokens"], fragment, settings, shape)
+    for row in break_rule(verdicts, "fragment", broken, measures["tokens"], fragment):
+        verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), "fragment_tokens")[1]
     return verdicts
 
 
@@ -143,20 +150,11 @@ def _limits(settings: CorpusSettings, groups: list[tuple[str, str, Mask]], docum
     return limits
 
 
-def _break(
-    verdicts: Verdicts,
-    rule: str,
-    broken: Mask,
-    value: F64,
-    limit: F64,
-    settings: CorpusSettings | None = None,
-    shape: Names | None = None,
-) -> None:
-    for row in np.flatnonzero(broken).tolist():
-        if not verdicts.rule[row]:
-            verdicts.rule[row] = rule
-            verdicts.value[row] = value[row]
-            verdicts.threshold[row] = limit[row]
-            if settings is not None and shape is not None:
-                setting = "fragment_tokens" if rule == "fragment" else LIMITS[rule][1]
-                verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), setting)[1]
+def break_rule(verdicts: Verdicts, rule: str, broken: Mask, value: F64, limit: F64, first: bool = False) -> list[int]:
+    """Note the rule for the documents that break it and no rule before it (`first`: or any); returns their rows."""
+    rows = [row for row in np.flatnonzero(broken).tolist() if first or not verdicts.rule[row]]
+    for row in rows:
+        verdicts.rule[row] = rule
+        verdicts.value[row] = value[row]
+        verdicts.threshold[row] = limit[row]
+    return rows

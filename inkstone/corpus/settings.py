@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inkstone.corpus.operator_settings import PrivateSettings, QualitySettings, WordList
 from inkstone.corpus.thresholds import Rules
 
 Language = Literal["zh", "en", "mixed", "other"]
-Genre = Literal["prose", "verse", "code"]
+Genre = Literal["prose", "verse", "code", "list"]
 
 
 class LineRules(BaseModel):
@@ -76,20 +77,32 @@ class CorpusSettings(BaseModel):
         default=["text"], min_length=1, description="fields of a row that make up its text, joined by an empty line"
     )
     languages: list[Language] = Field(default=["zh", "en", "mixed"], min_length=1, description="languages to keep")
-    genres: list[Genre] = Field(default=["prose", "verse", "code"], min_length=1, description="genres to keep")
+    genres: list[Genre] = Field(default=["prose", "verse", "code", "list"], min_length=1, description="genres to keep")
     rules: Rules = Field(default=Rules(), description="document rules per language")
+    html: Literal["extract", "drop", "keep"] = Field(
+        default="extract",
+        description="documents that are web pages: extract their main text (extra web), drop them, or keep them as is",
+    )
+    to_simplified: bool = Field(default=False, description="write traditional characters as simplified ones")
+    web_lines: bool = Field(default=True, description="remove short lines that are notices of a web page")
+    pii: PrivateSettings = Field(default=PrivateSettings(), description="private data")
+    quality: QualitySettings = Field(default=QualitySettings(), description="quality score")
+    word_lists: dict[str, WordList] = Field(default={}, description="lists of words that documents must not be full of")
+    decontaminate: list[str] = Field(
+        default=[], description="files and folders of benchmark items; a document that holds one is removed"
+    )
+    decontaminate_overlap: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of an item's runs of eight tokens that makes a document contaminated",
+    )
     banned_phrases: list[str] = Field(
         default=[], description="a document that contains one of these is removed; case-blind"
     )
     lines: LineRules = Field(default=LineRules(), description="line rules")
     sentences: SentenceRules = Field(default=SentenceRules(), description="sentence rules")
     dedup: DedupSettings = Field(default=DedupSettings(), description="duplicate documents")
-    min_quality_quantile: float = Field(
-        default=0,
-        ge=0,
-        lt=1,
-        description="share of every source's documents that goes, those with the lowest quality scores",
-    )
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"
     )

@@ -25,7 +25,7 @@ from inkstone.corpus.settings import CorpusSettings
 from inkstone.corpus.tables import Tables
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
-from inkstone.storage import file_sha256, fingerprint, write_manifest
+from inkstone.storage import file_sha256, fingerprint, read_manifest, write_manifest
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
@@ -37,13 +37,13 @@ _CLOSE_COPY = 0.9
 
 def curate(
     settings: CorpusSettings,
-    inputs: list[Path],
+    inputs: list[Path | str],
     output: Path,
     progress: Progress,
     scratch: Path | None = None,
     workers: Workers | None = None,
 ) -> dict[str, object]:
-    """Curate `inputs` (files and folders) into the empty directory `output`; returns the figures of the report.
+    """Curate `inputs` (files, folders, URLs) into the empty directory `output`; returns the figures of the report.
 
     `scratch` keeps finished tasks, so that a killed run continues; on a cluster every node must see it under this path.
     Raises InputError where an input is missing or no document is left.
@@ -55,8 +55,10 @@ def curate(
     run = _Runner(settings, scratch or output / "drafts", workers or Workers(default_processes(size / 1e6)), progress)
     partitions = max(1, round(size / PARTITION_BYTES))
 
+    (models,) = run("models", passes.prepare, [passes.PrepareTask(tuple(files), settings)])
+    made = passes.Prepared(models, fingerprint(read_manifest(models)["files"]))
     groups = _groups(files)
-    read = run("read", passes.read, [passes.ReadTask(group, settings, partitions) for group in groups],
+    read = run("read", passes.read, [passes.ReadTask(group, settings, partitions, made) for group in groups],
                [sum(file.size for file in group) for group in groups])  # fmt: skip
     close = _matches(run, "close", read, known, partitions, max(settings.dedup.min_similarity, _CLOSE_COPY))
     gone = run.keep("equal", _rows(resolve(close.only(close.agreement == EQUAL))))
@@ -159,7 +161,7 @@ def _rows(gone: Duplicates) -> np.ndarray:
 
 def _quality_floors(tables: Tables, alike: Duplicates, settings: CorpusSettings) -> tuple[tuple[str, float], ...]:
     """The quality score below which each source's documents go."""
-    if not settings.min_quality_quantile:
+    if not settings.quality.min_quantile:
         return ()
     gone = set(alike.rank.tolist())
     scores: dict[str, list[float]] = {}
@@ -171,7 +173,7 @@ def _quality_floors(tables: Tables, alike: Duplicates, settings: CorpusSettings)
         ):
             if score is not None and first + place not in gone:
                 scores.setdefault(source, []).append(score)
-    quantile = settings.min_quality_quantile
+    quantile = settings.quality.min_quantile
     return tuple((source, float(np.quantile(found, quantile))) for source, found in sorted(scores.items()))
 
 

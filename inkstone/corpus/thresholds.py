@@ -1,6 +1,6 @@
 """The limits of the document rules as settings: `[corpus.rules]` over the defaults in `thresholds.toml`.
 
-Each document is judged by the table of its language; the tables verse, code and short change single limits for
+Each document is judged by the table of its language; the tables verse, code, list and short change single limits for
 documents of that shape.
 """
 
@@ -14,7 +14,7 @@ TOP_SIZES = (2, 3, 4, 5, 6)
 REPEATED_SIZES = (5, 6, 7, 8, 9, 10, 11, 13, 14, 16)
 SHORT_TOKENS = 80
 LANGUAGE_TABLES = ("zh", "en", "mixed")
-GENRE_TABLES = ("verse", "code", "short")
+GENRE_TABLES = ("verse", "code", "list", "short")
 
 
 @cache
@@ -111,6 +111,10 @@ class Rules(BaseModel):
         default_factory=lambda: Limits.model_validate(_defaults()["code"]),
         description="over the language's: code, markup, formulas, data",
     )
+    list: Limits = Field(
+        default_factory=lambda: Limits.model_validate(_defaults()["list"]),
+        description="over the language's: short lines, as in dialogues, quizzes and tables",
+    )
     short: Limits = Field(
         default_factory=lambda: Limits.model_validate(_defaults()["short"]),
         description="over the language's: prose of fewer than 80 tokens",
@@ -150,6 +154,7 @@ def _merged(default: dict[str, object], given: dict[str, object]) -> dict[str, o
     merged = dict(default)
     for name, value in given.items():
         old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = {**old, **{str(size): share for size, share in value.items()}} if both else value  # type: ignore[dict-item]
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = {**old, **{str(size): share for size, share in value.items()}}
+        merged[name] = value
     return merged

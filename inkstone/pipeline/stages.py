@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from inkstone.corpus import Workers, curate
+from inkstone.corpus import CorpusSettings, Workers, curate
+from inkstone.corpus.files import is_url
 from inkstone.errors import InputError
 from inkstone.evaluate import evaluate_models
 from inkstone.model import save_model
@@ -37,7 +38,7 @@ class Stage:
     version: int
     settings: dict[str, BaseModel]
     needs: tuple[str, ...]
-    inputs: tuple[Path, ...]
+    inputs: tuple[Path | str, ...]  # strings are URLs
     work: Work
 
 
@@ -60,8 +61,10 @@ def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
         add("primer", {"primer": primer}, [], [], lambda out, _, p: render_primer(primer, out, p))
     if (corpus := recipe.corpus) is not None:
         add(
-            "corpus", {"corpus": corpus}, [], [*corpus.inputs, *corpus.dedup.known],
-            lambda out, scratch, p: curate(corpus, inputs.resolve(corpus.inputs), out, p, scratch / "passes", workers),
+            "corpus", {"corpus": corpus}, [], corpus_files(corpus),
+            lambda out, scratch, p: curate(
+                corpus, inputs.resolve_with_urls(corpus.inputs), out, p, scratch / "passes", workers
+            ),
         )  # fmt: skip
     if (tokenizer := recipe.tokenizer) is not None:
         add(
@@ -129,11 +132,14 @@ class _Inputs:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def split(self, patterns: list[str], where: str, problems: list[str]) -> tuple[list[Path], bool]:
-        """External paths, and whether any pattern is a part of the primer; what matches nothing is a problem."""
-        external: list[Path] = []
+    def split(self, patterns: list[str], where: str, problems: list[str]) -> tuple[list[Path | str], bool]:
+        """External paths and URLs, and whether any is a part of the primer; what matches nothing is a problem."""
+        external: list[Path | str] = []
         for pattern in patterns:
             if pattern.startswith("primer:"):
+                continue
+            if is_url(pattern):
+                external.append(pattern)
                 continue
             found = match_paths(pattern)
             if not found:
@@ -143,13 +149,24 @@ class _Inputs:
 
     def resolve(self, patterns: list[str]) -> list[Path]:
         """All paths, when everything they need exists."""
-        paths: list[Path] = []
+        return [path for path in self.resolve_with_urls(patterns) if isinstance(path, Path)]
+
+    def resolve_with_urls(self, patterns: list[str]) -> list[Path | str]:
+        """The same, and URLs as they are."""
+        paths: list[Path | str] = []
         for pattern in patterns:
             if pattern.startswith("primer:"):
                 paths.append(self.run_dir / "primer" / PRIMER_PARTS[pattern.removeprefix("primer:")])
             else:
-                paths += match_paths(pattern)
+                paths += [pattern] if is_url(pattern) else match_paths(pattern)
         return paths
+
+
+def corpus_files(corpus: CorpusSettings) -> list[str]:
+    """Every file and folder that the corpus is made from: raw text, known corpora, benchmarks, word lists, a model."""
+    words = [given.file for given in corpus.word_lists.values()]
+    model = [corpus.quality.model] if corpus.quality.model else []
+    return [*corpus.inputs, *corpus.dedup.known, *corpus.decontaminate, *words, *model]
 
 
 def match_paths(pattern: str) -> list[Path]:
