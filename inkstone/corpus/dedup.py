@@ -139,14 +139,25 @@ def matches(keys: U64, ranks: I64, agreement: Callable[[I64, I64], F64], minimum
         first = np.ones(len(keys), bool)
         first[1:] = keys[1:] != keys[:-1]
         representative = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
-        pairs, inverse = np.unique(np.stack([ranks[~first], representative[~first]]), axis=1, return_inverse=True)
-        score = agreement(pairs[0], pairs[1])
+        later, earlier, inverse = _distinct(ranks[~first], representative[~first])
+        score = agreement(later, earlier)
         alike = score >= minimum
-        found.append(Matches(pairs[0][alike], pairs[1][alike], score[alike]))
+        found.append(Matches(later[alike], earlier[alike], score[alike]))
         stays = ~first
         stays[~first] = ~alike[inverse]
         keys, ranks = keys[stays], ranks[stays]
     return Matches.joined(found)
+
+
+def _distinct(one: I64, other: I64) -> tuple[I64, I64, I64]:
+    """Pairs without repeats, and for every pair given its place among them."""
+    order = np.lexsort((other, one))
+    ordered, beside = one[order], other[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (beside[1:] != beside[:-1])
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return ordered[new], beside[new], inverse
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,7 @@ def _in_pool(jobs: dict[int, tuple[Work, Any, Path, str]], processes: int) -> It
     """A worker that dies (out of memory, killed) takes its pool along; the unfinished tasks get a new one."""
     left = dict(jobs)
     for _ in range(_TRIES):
-        # Not fork: the parent may have threads (Arrow's), whose locks a forked child would inherit.
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, _context()) as pool:
             futures: dict[Future[None], int] = {pool.submit(_task, *job): index for index, job in left.items()}
             try:
                 for future in as_completed(futures):
@@ -107,6 +107,18 @@ def _in_pool(jobs: dict[int, tuple[Work, Any, Path, str]], processes: int) -> It
         f"a worker process was killed {_TRIES} times, most likely for want of memory: run the same command again with "
         "fewer --workers; what was finished is kept"
     )
+
+
+def _context() -> BaseContext:
+    """Not fork: the parent may have threads (Arrow's), whose locks a forked child would inherit.
+
+    A fork server is a process of its own without them; it imports this room once for all passes.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["inkstone.corpus.passes"])
+    return context
 
 
 def _on_ray(jobs: dict[int, tuple[Work, Any, Path, str]], address: str) -> Iterator[int]:

@@ -25,7 +25,7 @@ from inkstone.corpus.clean import clean
 from inkstone.corpus.dedup import Matches, Signatures, band_keys, equals, matches, signatures
 from inkstone.corpus.figures import EXAMPLES, shortened
 from inkstone.corpus.files import InputFile
-from inkstone.corpus.kernel import Mask, flatten, tokenize
+from inkstone.corpus.kernel import I64, U64, Mask, flatten, tokenize
 from inkstone.corpus.known import KnownCorpus
 from inkstone.corpus.models import open_models, prepare_models
 from inkstone.corpus.readers import read_batches
@@ -43,7 +43,7 @@ from inkstone.corpus.spans import (
     remove,
     tokens_left,
 )
-from inkstone.corpus.tables import Tables, TaskWriter, partition_of
+from inkstone.corpus.tables import KEY, Tables, TaskWriter, key_rows, partition_of
 
 GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near", "u1")])
 
@@ -82,7 +82,7 @@ class ReadTask:
 def read(task: ReadTask, draft: Path) -> None:
     """Read, repair and judge; describe what stays."""
     settings, models = task.settings, open_models(task.models.place, task.models.digest)
-    with TaskWriter(draft, task.partitions) as out:
+    with TaskWriter(draft, task.partitions, settings.dedup) as out:
         for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb):
             out.audit.broken(batch.broken)
             if not batch.ids:
@@ -116,28 +116,34 @@ def match(task: MatchTask, draft: Path) -> None:
     """Pairs of documents that are equal or agree in at least `minimum`; known corpora come before all others."""
     settings = task.settings.dedup
     tables = Tables.open([*(known.signatures for known in task.known), *task.places], settings)
-    exact, exact_ranks, keys, ranks = [], [], [], []
-    for number in range(len(tables.places)):
-        hashes = tables.exact(number)
-        here = np.flatnonzero(partition_of(hashes, task.partitions) == task.partition)
-        exact.append(hashes[here])
-        exact_ranks.append(here + tables.offsets[number])
-        if settings.near:
-            long = tables.long(number)
-            for start in range(0, len(long), 65_536):
-                some = long[start : start + 65_536]
-                bands = band_keys(tables.minhash(number)[some - tables.offsets[number]], settings)
-                row, band = np.nonzero(partition_of(bands, task.partitions) == task.partition)
-                keys.append(bands[row, band])
-                ranks.append(some[row])
     parts = []
     if settings.exact:
-        parts.append(equals(np.concatenate(exact), np.concatenate(exact_ranks)))
-    if settings.near and keys:
-        parts.append(matches(np.concatenate(keys), np.concatenate(ranks), tables.agreement, task.minimum))
+        rows = tables.partition("equal", task.partition, len(task.known))
+        known = [_here(tables.exact(n), np.arange(*tables.offsets[n : n + 2]), task) for n in range(len(task.known))]
+        rows = np.concatenate([*known, rows])
+        parts.append(equals(rows["key"], rows["rank"]))
+    if settings.near:
+        rows = tables.partition("bands", task.partition, len(task.known))
+        rows = np.concatenate([*(_known_bands(tables, n, task) for n in range(len(task.known))), rows])
+        parts.append(matches(rows["key"], rows["rank"], tables.agreement, task.minimum))
     found = Matches.joined(parts)
     for name in ("later", "earlier", "agreement"):
         np.save(draft / f"{name}.npy", getattr(found, name))
+
+
+def _known_bands(tables: Tables, number: int, task: MatchTask) -> np.ndarray:
+    """Band keys of a part of a known corpus, which keeps signatures only."""
+    long, parts = tables.long(number), [np.zeros(0, KEY)]
+    for start in range(0, len(long), 65_536):
+        some = long[start : start + 65_536]
+        bands = band_keys(tables.minhash(number)[some - tables.offsets[number]], task.settings.dedup)
+        parts.append(_here(bands.ravel(), np.repeat(some, bands.shape[1]), task))
+    return np.concatenate(parts)
+
+
+def _here(keys: U64, ranks: I64, task: MatchTask) -> np.ndarray:
+    mine = partition_of(keys, task.partitions) == task.partition
+    return key_rows(keys[mine], ranks[mine])
 
 
 def load_matches(places: list[Path]) -> Matches:
@@ -161,7 +167,7 @@ class CountTask:
 def count(task: CountTask, draft: Path) -> None:
     """Which lines and sentences of the documents that are left go, and why."""
     tables = Tables.open(list(task.places), task.settings.dedup)
-    rows = np.concatenate([tables.spans(number, task.partition) for number in range(len(tables.places))])
+    rows = tables.partition("spans", task.partition)
     rows = rows[~np.isin(rows["rank"], np.load(task.gone)["rank"])]
     counted = ~np.isin(rows["rank"], np.load(task.copies))
     np.save(draft / "drop.npy", decide(rows, counted, limits(task.settings.lines, task.settings.sentences)))
@@ -177,6 +183,7 @@ class RewriteTask:
     known: tuple[KnownCorpus, ...]
     gone: Path
     drops: tuple[Path, ...]
+    partitions: int
 
 
 def rewrite(task: RewriteTask, draft: Path) -> None:
@@ -189,7 +196,7 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     )
     minhash, long = tables.minhash(task.number), np.zeros(last - first, bool)
     long[tables.long(task.number) - first] = True
-    with TaskWriter(draft, 1) as out:
+    with TaskWriter(draft, task.partitions, settings.dedup) as out:
         for start, rows in _batches(tables.rows(task.number)):
             alive = _drop_duplicates(rows, first + start, gone, "equal_documents", task, out)
             here = np.flatnonzero(alive)
@@ -292,12 +299,16 @@ def write(task: WriteTask, draft: Path) -> None:
     first, last = tables.offsets[task.number : task.number + 2]
     gone = _between(np.load(task.gone), first, last)
     least = dict(task.least_quality)
+    stays = np.ones(int(last - first), bool)
     # Nothing follows, so TaskWriter's own rows stay empty.
-    with TaskWriter(draft, 1) as out:
+    with TaskWriter(draft, 1, task.settings.dedup) as out:
         with Shards(draft / "train", DOCUMENT) as train, Shards(draft / "heldout", DOCUMENT) as held:
             for start, rows in _batches(tables.rows(task.number)):
                 alive = _drop_duplicates(rows, first + start, gone, "duplicates", task, out)
-                stay = _drop_low_quality(rows.filter(pa.array(alive)), least, out)
+                here = np.flatnonzero(alive)
+                stay, good = _drop_low_quality(rows.take(pa.array(here)), least, out)
+                stays[start : start + len(rows)] = False
+                stays[start + here[good]] = True
                 apart = _heldout(stay["id"].to_pylist(), task)
                 for name, shards, which in (("train", train, ~apart), ("heldout", held, apart)):
                     chosen = stay.filter(pa.array(which))
@@ -305,27 +316,24 @@ def write(task: WriteTask, draft: Path) -> None:
                     out.figures.flow(f"split:{name}", "out", chosen)
                 out.figures.lengths(stay["text"])
                 out.figures.quality(stay, "kept")
-        _save_signatures(tables, task, gone, draft)
+        _save_signatures(tables, task.number, stays, draft)
     with Shards(draft / "audit", audits.SCHEMA) as shards:
         for place in (*task.earlier, draft):
             for batch in pa.ipc.open_file(pa.memory_map(str(place / "audit.arrow"))).read_all().to_batches():
                 shards.add(batch)
 
 
-def _save_signatures(tables: Tables, task: WriteTask, gone: np.ndarray, draft: Path) -> None:
+def _save_signatures(tables: Tables, number: int, stays: Mask, draft: Path) -> None:
     """Keep what a later corpus needs to know this one (see `known.py`)."""
-    first = tables.offsets[task.number]
-    stays = np.ones(int(tables.offsets[task.number + 1] - first), bool)
-    stays[gone["rank"] - first] = False
     long = np.zeros(len(stays), np.uint8)
-    long[tables.long(task.number) - first] = 1
+    long[tables.long(number) - int(tables.offsets[number])] = 1
     (draft / "signatures").mkdir()
-    for name, values in (("exact.u64", tables.exact(task.number)), ("minhash.u32", tables.minhash(task.number)),
+    for name, values in (("exact.u64", tables.exact(number)), ("minhash.u32", tables.minhash(number)),
                          ("long.u8", long)):  # fmt: skip
         (draft / "signatures" / name).write_bytes(np.ascontiguousarray(values[stays]).data)
 
 
-def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> pa.RecordBatch:
+def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> tuple[pa.RecordBatch, Mask]:
     out.figures.flow("quality", "in", rows)
     floors = np.array([least.get(source, -np.inf) for source in rows["source"].to_pylist()])
     scores = np.asarray(pc.fill_null(rows["quality"], 1.0))
@@ -337,7 +345,7 @@ def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWr
     out.figures.quality(rows.filter(pa.array(low)), "removed")
     stay = rows.filter(pa.array(~low))
     out.figures.flow("quality", "out", stay)
-    return stay
+    return stay, ~low
 
 
 def hash_share(identity: str) -> float:

@@ -55,10 +55,10 @@ class DedupSettings(BaseModel):
     exact: bool = Field(default=True, description="remove documents equal but for case, punctuation and spaces")
     near: bool = Field(default=True, description="remove near duplicates (MinHash over token shingles)")
     shingle_tokens: int = Field(default=5, ge=1, le=32, description="tokens per shingle")
-    bands: int = Field(default=20, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
-    rows: int = Field(default=6, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
+    bands: int = Field(default=25, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
+    rows: int = Field(default=5, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
     min_similarity: float = Field(
-        default=0.6, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
+        default=0.55, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
     )
     seed: int = Field(default=1, ge=0, description="seed of the hash functions")
     known: list[str] = Field(

@@ -29,8 +29,8 @@ from inkstone.storage import file_sha256, fingerprint, read_manifest, write_mani
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
-PARTITION_BYTES = 1_000_000_000
-"""Input bytes per partition of keys: what one task of `match` or `count` holds in memory is a share of this."""
+PARTITION_BYTES = 256_000_000
+"""Bytes of text per partition of keys: what one task of `match` or `count` holds in memory is a share of this."""
 MIN_DOCUMENTS_FOR_HELDOUT = 20
 _CLOSE_COPY = 0.9
 
@@ -66,7 +66,7 @@ def curate(
     counted = run("count", passes.count, [passes.CountTask(tuple(read), settings, part, gone, copies)
                                           for part in range(partitions)])  # fmt: skip
     rewritten = run("rewrite", passes.rewrite, [
-        passes.RewriteTask(tuple(read), n, settings, known, gone, tuple(counted)) for n in range(len(read))
+        passes.RewriteTask(tuple(read), n, settings, known, gone, tuple(counted), partitions) for n in range(len(read))
     ])  # fmt: skip
     tables = Tables.open(rewritten, settings.dedup)
     alike = resolve(_matches(run, "alike", rewritten, known, partitions, settings.dedup.min_similarity))

@@ -3,10 +3,13 @@
     rows.arrow                 the documents that stay, in order (mapped into memory, never loaded)
     audit.arrow, figures.json  what was removed and counted
     exact.u64, minhash.u32     one row per document
-    spans-00003.bin            rows of lines and sentences whose key falls into partition 3
+    equal-00003.bin            hashes of documents that fall into partition 3
+    bands-00003.bin            their band keys
+    spans-00003.bin            keys of their lines and sentences
 
-Everything is appended batch by batch, so memory holds one batch. A document is known by its rank: its place in the
-order of all tasks' documents.
+Everything is appended as batches come, so memory holds one batch and a bounded buffer; the task that works on a
+partition reads that partition of every task, and nothing else. A document is known by its rank: its place in the order
+of all tasks' documents.
 """
 
 from dataclasses import dataclass
@@ -16,19 +19,55 @@ import numpy as np
 import pyarrow as pa
 
 from inkstone.corpus.audit import Audit
-from inkstone.corpus.dedup import Signatures
+from inkstone.corpus.dedup import Signatures, band_keys
 from inkstone.corpus.figures import Figures
 from inkstone.corpus.kernel import F64, I64, U32, U64
 from inkstone.corpus.settings import DedupSettings
 from inkstone.corpus.shards import DOCUMENT
 from inkstone.corpus.spans import ROW
 
+KEY = np.dtype([("key", "<u8"), ("rank", "<i8")])
+_BUFFER_BYTES = 16_000_000
+
+
+class PartitionWriter:
+    """Rows with a field `key`, each appended to the file of its partition, many at a time."""
+
+    def __init__(self, stem: Path, partitions: int) -> None:
+        self._stem, self._partitions = stem, partitions
+        self._waiting: list[np.ndarray] = []
+        self._bytes = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        self._waiting.append(rows)
+        self._bytes += rows.nbytes
+        if self._bytes > _BUFFER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._bytes:
+            return
+        rows = np.concatenate(self._waiting)
+        part = partition_of(rows["key"], self._partitions)
+        order = np.argsort(part, kind="stable")
+        rows, edges = rows[order], np.searchsorted(part[order], np.arange(self._partitions + 1))
+        for number in np.flatnonzero(np.diff(edges)).tolist():
+            _append(partition_file(self._stem, number), rows[edges[number] : edges[number + 1]])
+        self._waiting, self._bytes = [], 0
+
+
+def partition_file(stem: Path, partition: int) -> Path:
+    return stem.with_name(f"{stem.name}-{partition:05d}.bin")
+
 
 class TaskWriter:
     """Fills a task's directory; used with `with`."""
 
-    def __init__(self, directory: Path, partitions: int) -> None:
-        self.directory, self.partitions = directory, partitions
+    def __init__(self, directory: Path, partitions: int, settings: DedupSettings) -> None:
+        self.directory, self._settings = directory, settings
+        self._equal, self._bands, self._spans = (
+            PartitionWriter(directory / stem, partitions) for stem in ("equal", "bands", "spans")
+        )
         self.figures = Figures()
         self.audit = Audit(directory / "audit.arrow", self.figures)
         self.documents = 0
@@ -41,6 +80,8 @@ class TaskWriter:
         self._rows.close()
         self.audit.close()
         if kind is None:
+            for part in (self._equal, self._bands, self._spans):
+                part.flush()
             self.figures.save(self.directory / "figures.json")
 
     def add(self, rows: pa.RecordBatch, signs: Signatures) -> None:
@@ -50,16 +91,27 @@ class TaskWriter:
         _append(self.directory / "exact.u64", signs.exact)
         _append(self.directory / "minhash.u32", signs.minhash)
         _append(self.directory / "long.u8", signs.has_shingles.astype(np.uint8))
+        if self._settings.exact:
+            self._equal.add(key_rows(signs.exact, np.arange(len(rows)) + self.documents))
+        if self._settings.near:
+            long = np.flatnonzero(signs.has_shingles)
+            bands = band_keys(signs.minhash[long], self._settings)
+            self._bands.add(key_rows(bands.ravel(), np.repeat(long + self.documents, bands.shape[1])))
         self.documents += len(rows)
 
     def add_spans(self, rows: np.ndarray) -> None:
-        """Append span rows, each to its partition. The lowest bits of a key say its kind, so others choose."""
-        part = partition_of(rows["key"], self.partitions)
-        for number in np.unique(part).tolist():
-            _append(self.directory / f"spans-{number:05d}.bin", rows[part == number])
+        """Append span rows."""
+        self._spans.add(rows)
+
+
+def key_rows(keys: U64, ranks: I64) -> np.ndarray:
+    rows = np.empty(len(keys), KEY)
+    rows["key"], rows["rank"] = keys, ranks
+    return rows
 
 
 def partition_of(keys: U64, partitions: int) -> U64:
+    """By the upper half of a key: the lowest bits of a span's key say its kind."""
     return (keys >> np.uint64(32)) % np.uint64(partitions)
 
 
@@ -97,11 +149,14 @@ class Tables:
         """Ranks of the task's documents that have a MinHash."""
         return np.flatnonzero(_map(self.places[task] / "long.u8", np.dtype("u1"))) + int(self.offsets[task])
 
-    def spans(self, task: int, partition: int) -> np.ndarray:
-        """Span rows of a partition, with ranks."""
-        rows = np.array(_map(self.places[task] / f"spans-{partition:05d}.bin", ROW))
-        rows["rank"] += self.offsets[task]
-        return rows
+    def partition(self, stem: str, partition: int, first_task: int = 0) -> np.ndarray:
+        """Rows ("equal", "bands" or "spans") of a partition over all tasks from `first_task` on, with ranks."""
+        dtype, parts = ROW if stem == "spans" else KEY, []
+        for task in range(first_task, len(self.places)):
+            rows = np.array(_map(partition_file(self.places[task] / stem, partition), dtype))
+            rows["rank"] += self.offsets[task]
+            parts.append(rows)
+        return np.concatenate([np.zeros(0, dtype), *parts])
 
     def rows(self, task: int) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(self.places[task] / "rows.arrow"))).read_all()
