@@ -14,7 +14,7 @@ from typing import Any
 
 from inkstone.errors import InkstoneError, InputError
 
-STAGES = ("primer", "corpus", "tokenizer", "tokens", "pretrain", "sft", "evaluate")
+STAGES = ("primer", "corpus", "tokenizer", "tokens", "mixture", "pretrain", "sft", "evaluate")
 TRAINED = ("pretrain", "sft")
 
 

@@ -58,10 +58,10 @@ def read_mixture(path: Path) -> Mixture:
     return Mixture({name: weight / total for name, weight in weights.items()}, groups, online)
 
 
-def documents_of(shards: TokenShards, mixture: Mixture) -> list[NDArray[np.int64]]:
+def documents_of(shards: TokenShards, mixture: Mixture, strict: bool = True) -> list[NDArray[np.int64]]:
     """The documents of each domain, in the order of the mixture's weights.
 
-    Raises InputError when some documents belong to no domain, or a domain with a weight has none.
+    Where `strict`, raises InputError when documents belong to no domain, or a domain with a weight has none.
     """
     if len(shards) and not len(shards.group_of):
         raise InputError("the token shards do not tell their documents' sources: delete them and encode again")
@@ -73,7 +73,7 @@ def documents_of(shards: TokenShards, mixture: Mixture) -> list[NDArray[np.int64
     for (name, weight), documents in zip(mixture.weights.items(), found, strict=True):
         if weight > 0 and not len(documents):
             problems.append(f'domain "{name}" has weight {weight:.3g} but no document in the corpus')
-    if problems:
+    if problems and strict:
         raise InputError([f"mixture: {problem}: fit the mixture again on this corpus" for problem in problems])
     return found
 

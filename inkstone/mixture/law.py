@@ -1,0 +1,116 @@
+"""Laws that predict a domain's held-out loss from the weights r of a mixture, fitted on a few dozen proxy runs.
+
+Effective data: L_i(r) = c_i + a_i (sum_j A_ij r_j)^(-g_i), a scaling law in "effective tokens of domain i"; A_ij says what
+a token of domain j is worth for domain i, against one of i itself (A_ii = 1). Exponential: L_i(r) = c_i + a_i exp(-sum_j
+A_ij r_j), data mixing laws (Ye et al. 2024, arXiv 2403.16952), the baseline it is compared with. Each domain is fitted by
+itself: logarithms of positive parameters, Huber loss, L-BFGS in float64 with exact gradients, several starts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+Form = Literal["effective", "exponential"]
+
+_NOISE = 0.02
+"""Nats: residuals above this count linearly, so that one odd proxy cannot bend the law."""
+_PRIOR = 1e-3
+"""Weak pull of log A towards log 0.3: without it the worth of a domain that never matters runs off to 0."""
+
+
+@dataclass(frozen=True)
+class Laws:
+    """One law per domain: c, a, g [K] and A [K, K]."""
+
+    form: Form
+    c: Array
+    a: Array
+    g: Array
+    transfer: Array
+
+    def predict(self, weights_NK: Array) -> Array:
+        """Losses [N, K] of mixtures [N, K]."""
+        worth_NK = weights_NK @ self.transfer.T
+        if self.form == "exponential":
+            losses: Array = self.c + self.a * np.exp(-worth_NK)
+        else:
+            losses = self.c + self.a * worth_NK**-self.g
+        return losses
+
+    def gradient(self, weights_K: Array) -> Array:
+        """d L_i / d r_j, [K, K]."""
+        worth_K = self.transfer @ weights_K
+        if self.form == "exponential":
+            slope_K = -self.a * np.exp(-worth_K)
+        else:
+            slope_K = -self.a * self.g * worth_K ** (-self.g - 1)
+        gradient: Array = slope_K[:, None] * self.transfer
+        return gradient
+
+
+def fit_laws(weights_NK: Array, losses_NK: Array, form: Form = "effective", seed: int = 0, starts: int = 3) -> Laws:
+    """Fit every domain's law on N mixtures and the losses measured for them."""
+    draws = torch.Generator().manual_seed(seed)
+    weights = torch.from_numpy(np.ascontiguousarray(weights_NK, np.float64))
+    fitted = []
+    for domain in range(losses_NK.shape[1]):
+        losses = torch.from_numpy(np.ascontiguousarray(losses_NK[:, domain], np.float64))
+        tries = [_fit_one(weights, losses, form, domain, draws, wild=bool(start)) for start in range(starts)]
+        fitted.append(min(tries, key=lambda found: found[0])[1])
+    c, a, g = (np.array([float(law[place]) for law in fitted]) for place in range(3))
+    transfer = np.stack([law[3:].numpy() for law in fitted])
+    if form == "effective":  # only a A^-g is determined: say it in units of the domain's own tokens
+        own = transfer.diagonal().copy()
+        a, transfer = a * own**-g, transfer / own[:, None]
+    return Laws(form, c, a, g, transfer)
+
+
+def _fit_one(
+    weights_NK: Tensor, losses_N: Tensor, form: Form, domain: int, draws: torch.Generator, wild: bool
+) -> tuple[float, Tensor]:
+    """(objective, [c, a, g, A_1 ... A_K]) from one start; a wild start is shaken."""
+    count = weights_NK.shape[1]
+    low, spread = float(losses_N.min()), max(float(losses_N.max() - losses_N.min()), 0.05)
+    logs = torch.full((3 + count,), 0.3, dtype=torch.float64)
+    logs[:3] = torch.tensor([max(low - spread, 0.3 * low), spread, 0.3 if form == "effective" else 1.0])
+    logs[3 + domain] = 1.0
+    logs = logs.log()
+    if wild:
+        logs += torch.randn(logs.shape, generator=draws, dtype=torch.float64) * 0.7
+    logs.requires_grad_()
+    prior = float(np.log(0.3))
+
+    def objective() -> Tensor:
+        c, a, g, worth_N = logs[0].exp(), logs[1].exp(), logs[2].exp(), weights_NK @ logs[3:].exp()
+        predicted_N = c + a * (torch.exp(-worth_N) if form == "exponential" else worth_N**-g)
+        fit = torch.nn.functional.huber_loss(predicted_N / _NOISE, losses_N / _NOISE)
+        pull: Tensor = _PRIOR * ((logs[3:] - prior) ** 2).sum()
+        return fit + pull
+
+    solver = torch.optim.LBFGS(
+        [logs], max_iter=400, history_size=20, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = objective()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(closure)  # type: ignore[arg-type]
+    with torch.no_grad():
+        value = float(objective())
+    return (value if np.isfinite(value) else float("inf")), logs.detach().exp()
+
+
+def rank_correlation(one: Array, other: Array) -> float | None:
+    """Spearman's; None where there is nothing to rank."""
+    if len(one) < 3:
+        return None
+    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64) for values in (one, other)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
