@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import mixture_commands
 from inkstone.cli.ending import Verbs
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(mixture_commands.app, name="mixture")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
 Overrides = Annotated[

@@ -53,7 +53,9 @@ def _named(group: Group, settings: MixtureSettings) -> str:
     return {"lang": lang, "source": source, "lang x source": f"{lang}/{source}"}[settings.domain]
 
 
-def _check(settings: MixtureSettings, groups: "list[Group] | tuple[Group, ...] | object", domains: dict[str, list[int]]) -> None:
+def _check(
+    settings: MixtureSettings, groups: "list[Group] | tuple[Group, ...] | object", domains: dict[str, list[int]]
+) -> None:
     problems = [
         f'[mixture] groups "{name}" matches no document: patterns are matched with "lang/source", e.g. '
         f'"{"/".join(next(iter(groups)))}"'  # type: ignore[call-overload]
@@ -64,7 +66,9 @@ def _check(settings: MixtureSettings, groups: "list[Group] | tuple[Group, ...] |
         given = getattr(settings, key)
         unknown = [name for name in given if name not in domains]
         if unknown:
-            problems.append(f"[mixture] {key}: there is no domain {', '.join(unknown)}; known: {', '.join(sorted(domains))}")
+            problems.append(
+                f"[mixture] {key}: there is no domain {', '.join(unknown)}; known: {', '.join(sorted(domains))}"
+            )
     if settings.kind == "fixed" and (missing := [name for name in domains if name not in settings.weights]):
         problems.append(f"[mixture] weights: {', '.join(sorted(missing))} missing; give 0 to leave a domain out")
     if len(domains) < 2:

@@ -1,9 +1,9 @@
 """Laws that predict a domain's held-out loss from the weights r of a mixture, fitted on a few dozen proxy runs.
 
-Effective data: L_i(r) = c_i + a_i (sum_j A_ij r_j)^(-g_i), a scaling law in "effective tokens of domain i"; A_ij says what
-a token of domain j is worth for domain i, against one of i itself (A_ii = 1). Exponential: L_i(r) = c_i + a_i exp(-sum_j
-A_ij r_j), data mixing laws (Ye et al. 2024, arXiv 2403.16952), the baseline it is compared with. Each domain is fitted by
-itself: logarithms of positive parameters, Huber loss, L-BFGS in float64 with exact gradients, several starts.
+Effective data: L_i(r) = c_i + a_i (sum_j A_ij r_j)^(-g_i), a scaling law in "effective tokens of domain i"; A_ij says
+what a token of domain j is worth for domain i, against one of i itself (A_ii = 1). Exponential: L_i(r) = c_i + a_i
+exp(-sum_j A_ij r_j), data mixing laws (Ye et al. 2024, arXiv 2403.16952), the baseline it is compared with. Each domain
+is fitted by itself: logarithms of positive parameters, Huber loss, L-BFGS in float64 with exact gradients, two starts.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Laws:
         return gradient
 
 
-def fit_laws(weights_NK: Array, losses_NK: Array, form: Form = "effective", seed: int = 0, starts: int = 3) -> Laws:
+def fit_laws(weights_NK: Array, losses_NK: Array, form: Form = "effective", seed: int = 0, starts: int = 2) -> Laws:
     """Fit every domain's law on N mixtures and the losses measured for them."""
     draws = torch.Generator().manual_seed(seed)
     weights = torch.from_numpy(np.ascontiguousarray(weights_NK, np.float64))
@@ -93,7 +93,12 @@ def _fit_one(
         return fit + pull
 
     solver = torch.optim.LBFGS(
-        [logs], max_iter=400, history_size=20, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [logs],
+        max_iter=200,
+        history_size=20,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:

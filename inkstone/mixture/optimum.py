@@ -53,16 +53,12 @@ def best_weights(laws: Laws, targets_K: Array, natural_K: Array, naturalness: fl
     value, step = objective(weights), 0.5
     for _ in range(20_000):
         slope = targets @ laws.gradient(weights) + naturalness * (np.log(np.maximum(weights, 1e-300) / natural_K) + 1)
-        move = np.exp(np.clip(-step * (slope - slope.mean()), -5, 5))
-        moved = capped(np.maximum(weights * move, 1e-12), caps_K)
+        moved = capped(np.maximum(weights * np.exp(np.clip(-step * (slope - slope.mean()), -2, 2)), 1e-9), caps_K)
         better = objective(moved)
-        if better <= value:
-            done = np.abs(moved - weights).max() < 1e-10
+        if better < value:
             weights, value, step = moved, better, step * 1.2
-            if done:
-                break
-        else:
+        elif step > 1e-9:
             step *= 0.5
-            if step < 1e-12:
-                break
+        else:
+            break
     return weights

@@ -76,7 +76,7 @@ class Bench:
 
 
 def draw_mixtures(natural_K: Array, caps_K: Array, count: int, seed: int) -> Array:
-    """`count` mixtures [count, K]: natural, stratified, then Dirichlet draws around a flattened natural, under the caps."""
+    """`count` mixtures [count, K] under the caps: natural, stratified, then Dirichlet draws around flatter ones."""
     draws = np.random.default_rng((seed, len(natural_K)))
     flat = natural_K**0.5 / (natural_K**0.5).sum()
     domains = len(natural_K)

@@ -1,11 +1,12 @@
 """The mixture stage: token shards in, mixture.json out, which training (and tokenizer training) reads.
 
 For kind = "learned" the file also has the evidence: the law and its transfer table, predicted against measured losses
-on mixtures the fit has not seen, and the learned, natural and stratified mix beside each other, trained with fresh seeds.
+on mixtures the fit has not seen, and the learned, natural and stratified mix trained with fresh seeds, side by side.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,12 @@ _FRESH_SEED = 1000
 
 
 def fit_mixture(
-    settings: MixtureSettings, tokens_dir: Path, budget_tokens: int | None, proxies: Path, output: Path, progress: Progress
+    settings: MixtureSettings,
+    tokens_dir: Path,
+    budget_tokens: int | None,
+    proxies: Path,
+    output: Path,
+    progress: Progress,
 ) -> dict[str, object]:
     """Choose the weights and write `output`/mixture.json; `proxies` keeps finished proxy runs across calls.
 
@@ -53,7 +59,11 @@ def fit_mixture(
         "kind": settings.kind,
         "weights": _named(domains, mixes[settings.kind]),
         "domains": {
-            domain.name: {"groups": [list(group) for group in domain.groups], "tokens": domain.tokens, "cap": float(cap)}
+            domain.name: {
+                "groups": [list(group) for group in domain.groups],
+                "tokens": domain.tokens,
+                "cap": float(cap),
+            }
             for domain, cap in zip(domains, caps, strict=True)
         },
         "budget_tokens": budget,
@@ -64,7 +74,9 @@ def fit_mixture(
     }
     (output / "mixture.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_manifest(output, {"kind": "mixture"})
-    progress.note("weights: " + ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[settings.kind]).items()))
+    progress.note(
+        "weights: " + ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[settings.kind]).items())
+    )
     return {"kind": settings.kind, "weights": facts["weights"], "budget_tokens": budget, **_verdict(facts)}
 
 
@@ -147,6 +159,30 @@ def _compare(
             "losses": dict(zip(names, mine.mean(0).tolist(), strict=True)) if len(mine) else {},
         }
     return found
+
+
+def comparison(facts: dict[str, Any]) -> list[str]:
+    """Sentences on how the mixes compare and how well the law foretold it, from mixture.json; [] where not learned."""
+    measured = {name: one["measured"] for name, one in facts.get("compared", {}).items() if one["measured"]}
+    if "learned" not in measured:
+        return []
+    said = []
+    for name, losses in measured.items():
+        spread = f" (seeds {min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
+        foretold = facts["compared"][name]["predicted"]
+        said.append(f"{name}: measured {np.mean(losses):.4f}{spread}, predicted {foretold:.4f} nats per token")
+    best = min(measured, key=lambda name: float(np.mean(measured[name])))
+    if best != "learned":
+        said.append(f'the learned mix does not win here: kind = "{best}" measured better')
+    for law, check in facts["check"].items():
+        if check:
+            target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
+            ranks = "too few to rank" if target is None else f"rank correlation {target:.2f}, per domain {domains:.2f}"
+            said.append(
+                f"{law.replace('_', ' ')} law on {len(check['measured'])} mixtures it has not seen: {ranks}, "
+                f"mean error {check['mean_absolute_error']:.3f} nats"
+            )
+    return said
 
 
 def _verdict(facts: dict[str, object]) -> dict[str, object]:

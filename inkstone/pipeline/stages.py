@@ -73,8 +73,9 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         )  # fmt: skip
     if (training := recipe.pretrain) is not None:
         weights = run / "mixture" / "mixture.json" if recipe.mixture else None
+        needs = ["tokens", "mixture"] if weights else ["tokens"]
         add(
-            "pretrain", {"pretrain": training, "model": recipe.model}, ["tokens"] + (["mixture"] if weights else []), [],
+            "pretrain", {"pretrain": training, "model": recipe.model}, needs, [],
             lambda out, scratch, p: pretrain(
                 training, recipe.model, run / "tokens", run / "tokenizer", out, scratch, p, weights
             ),

@@ -66,7 +66,9 @@ def documents_of(shards: TokenShards, mixture: Mixture, strict: bool = True) -> 
     if len(shards) and not len(shards.group_of):
         raise InputError("the token shards do not tell their documents' sources: delete them and encode again")
     domain_of = {group: place for place, name in enumerate(mixture.weights) for group in mixture.groups[name]}
-    problems = [f"{lang}/{source} belongs to no domain" for lang, source in shards.groups if (lang, source) not in domain_of]
+    problems = [
+        f"{lang}/{source} belongs to no domain" for lang, source in shards.groups if (lang, source) not in domain_of
+    ]
     table = np.array([domain_of.get(group, -1) for group in shards.groups], np.int64)
     places = table[shards.group_of] if len(shards) else np.zeros(0, np.int64)
     found = [np.flatnonzero(places == place) for place in range(len(mixture.weights))]

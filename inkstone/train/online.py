@@ -27,7 +27,9 @@ class OnlineSettings(BaseModel):
 
     smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old reward that is kept each step")
     floor_weight: float = Field(0.02, ge=0, lt=1, description="no domain's weight falls below this")
-    warmup_steps: int = Field(20, ge=0, description="steps with the starting weights, in which only rewards are learned")
+    warmup_steps: int = Field(
+        20, ge=0, description="steps with the starting weights, in which only rewards are learned"
+    )
 
 
 @dataclass
@@ -49,8 +51,8 @@ class OnlineMixer:
         count = len(names)
         if settings.floor_weight * count >= 1:
             raise InputError(
-                f"[mixture.online] floor_weight = {settings.floor_weight} leaves nothing to choose for {count} domains: "
-                f"set it below {1 / count:.3g}"
+                f"[mixture.online] floor_weight = {settings.floor_weight} leaves nothing to choose for {count} "
+                f"domains: set it below {1 / count:.3g}"
             )
         empty = [name for name, domain in zip(names, rows.domains, strict=True) if domain is None]
         if empty:
