@@ -1,5 +1,6 @@
 """Which documents are a domain: language x source by default, with small domains merged and groups a user names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,12 +54,10 @@ def _named(group: Group, settings: MixtureSettings) -> str:
     return {"lang": lang, "source": source, "lang x source": f"{lang}/{source}"}[settings.domain]
 
 
-def _check(
-    settings: MixtureSettings, groups: "list[Group] | tuple[Group, ...] | object", domains: dict[str, list[int]]
-) -> None:
+def _check(settings: MixtureSettings, groups: Sequence[Group], domains: dict[str, list[int]]) -> None:
     problems = [
         f'[mixture] groups "{name}" matches no document: patterns are matched with "lang/source", e.g. '
-        f'"{"/".join(next(iter(groups)))}"'  # type: ignore[call-overload]
+        f'"{"/".join(groups[0])}"'
         for name in settings.groups
         if name not in domains
     ]

@@ -104,10 +104,10 @@ def _fit_one(
     def closure() -> Tensor:
         solver.zero_grad()
         value = objective()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    solver.step(closure)  # type: ignore[arg-type]
+    solver.step(closure)
     with torch.no_grad():
         value = float(objective())
     return (value if np.isfinite(value) else float("inf")), logs.detach().exp()
