@@ -97,7 +97,8 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(run_dir: Path) 
     page = Page(render_report(run_dir).read_text(encoding="utf-8"))
     assert not page.open
     names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "img", "link", "iframe", "object", "base", "form"}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}], "one script, in the page itself"
+    assert not names & {"img", "link", "iframe", "object", "base", "form"}
     for _, attributes in page.tags:
         for key, value in attributes.items():
             assert not key.startswith("on")
@@ -107,7 +108,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(run_dir: Path) 
 
 
 def test_no_address_is_left_in_the_page_but_in_escaped_text(run_dir: Path) -> None:
-    html = render_report(run_dir).read_text(encoding="utf-8")
+    html = render_report(run_dir).read_text(encoding="utf-8").replace('http-equiv="Content-Security-Policy"', "")
     assert html.count("http") == html.count("&lt;img src=http://evil.example/a.png&gt;")
     assert "@import" not in html
 
@@ -123,7 +124,9 @@ def test_ids_are_unique_and_every_reference_has_its_target(run_dir: Path) -> Non
 def test_hostile_text_from_the_run_is_shown_and_never_interpreted(run_dir: Path) -> None:
     html = render_report(run_dir).read_text(encoding="utf-8")
     page = Page(html)
-    assert "<script" not in html and "<b>您好" not in html and "too_short<i>" not in html
+    assert (
+        html.count("<script") == 1 and "alert('x')" not in html and "<b>您好" not in html and "too_short<i>" not in html
+    )
     assert page.text.count(HOSTILE) >= 2  # the removed document and the continuation
     assert "<b>您好</b>" in page.text
     assert "too_short<i>" in page.text
@@ -142,7 +145,7 @@ def test_the_page_shows_the_figures_of_the_files(run_dir: Path) -> None:
 def test_charts_follow_the_page_colours_and_have_names_for_screen_readers(run_dir: Path) -> None:
     page = Page(render_report(run_dir).read_text(encoding="utf-8"))
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) >= 8
+    assert len(charts) >= 7
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in charts)
     html = render_report(run_dir).read_text(encoding="utf-8")
     assert "currentColor" in html and "#010203" not in html
