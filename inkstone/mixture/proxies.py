@@ -31,6 +31,8 @@ from inkstone.tokenizer import TokenShards, open_shards
 from inkstone.train import (
     MixedCorpus,
     Mixture,
+    OnlineMixer,
+    OnlineSettings,
     PackedCorpus,
     TrainSettings,
     documents_of,
@@ -46,11 +48,12 @@ _MEASURED = ("hidden_size", "num_layers", "num_heads", "sequence_length", "batch
 
 @dataclass(frozen=True)
 class Trial:
-    """A mixture to try: what it is for, its weights in the order of the domains, and the seed of the run."""
+    """A mixture to try: what it is for, its weights in the order of the domains, the seed, and online reweighting."""
 
     name: str
     weights: tuple[float, ...]
     seed: int
+    online: OnlineSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Bench:
             "share": self.share,
             "weights": trial.weights,
             "seed": trial.seed,
+            **({"online": trial.online.model_dump()} if trial.online else {}),
         }
         return fingerprint(covers)[:20]
 
@@ -154,25 +158,28 @@ def run_trial(bench: Bench, trial: Trial, path: Path) -> float:
 
 def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
     settings, shards = bench.settings, open_shards(bench.tokens_dir, "train")
+    length = settings.sequence_length
     training = TrainSettings(
-        sequence_length=settings.sequence_length, batch_tokens=settings.batch_tokens, max_steps=settings.steps,
+        sequence_length=length, batch_tokens=settings.batch_tokens, max_steps=settings.steps,
         epochs=1e9, learning_rate=settings.learning_rate, seed=trial.seed, dtype=settings.dtype, compile="off",
         log_steps=settings.steps, checkpoint_steps=settings.steps,
+        # Online reweighting draws whole micro-batches: up to eight domains have their turn in a step.
+        micro_batch_tokens=max(settings.batch_tokens // 8 // length, 1) * length if trial.online else None,
     )  # fmt: skip
     shape = ModelSettings(
         hidden_size=settings.hidden_size, num_layers=settings.num_layers, num_heads=settings.num_heads,
-        max_positions=settings.sequence_length,
+        max_positions=length,
     )  # fmt: skip
     documents = [
-        _part(shards, mine, bench.share, settings.sequence_length, (trial.seed, place))
+        _part(shards, mine, bench.share, length, (trial.seed, place))
         for place, mine in enumerate(documents_of(shards, bench.domains))
     ]
-    rows = MixedCorpus(shards, documents, trial.weights, settings.sequence_length, trial.seed)
+    rows = MixedCorpus(shards, documents, trial.weights, length, trial.seed)
+    mixer = OnlineMixer(rows, list(bench.domains.weights), trial.online) if trial.online else None
     model = new_model(shape, shards.vocab_size, trial.seed)
     with tempfile.TemporaryDirectory(prefix="inkstone-proxy-") as scratch:
-        train(model, rows, training, Path(scratch), Silent())
+        train(model, rows, training, Path(scratch), Silent(), mixer=mixer)
     held = open_shards(bench.tokens_dir, "heldout")
-    length = settings.sequence_length
     return [
         heldout_loss(model, PackedCorpus(held, length, 0, mine), training, limit=settings.heldout_rows)
         for mine in documents_of(held, bench.domains, strict=False)

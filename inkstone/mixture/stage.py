@@ -149,12 +149,16 @@ def _compare(
     share = targets / targets.sum()
     seeds = [_FRESH_SEED + settings.seed + place for place in range(settings.proxy.compare_seeds)]
     trials = [Trial(name, tuple(mix.tolist()), seed) for name, mix in mixes.items() for seed in seeds]
+    starts = {f"online from {name}": mixes[name] for name in ("natural", "learned")} if settings.online else {}
+    trials += [
+        Trial(name, tuple(mix.tolist()), seed, settings.online) for name, mix in starts.items() for seed in seeds
+    ]
     losses = run_trials(bench, trials, folder, progress, "compare") if trials else np.zeros((0, len(names)))
     found: dict[str, object] = {}
-    for place, (name, mix) in enumerate(mixes.items()):
+    for place, (name, mix) in enumerate([*mixes.items(), *starts.items()]):
         mine = losses[place * len(seeds) : (place + 1) * len(seeds)]
         found[name] = {
-            "predicted": float(laws.predict(mix[None])[0] @ share),
+            "predicted": None if name in starts else float(laws.predict(mix[None])[0] @ share),
             "measured": (mine @ share).tolist(),
             "losses": dict(zip(names, mine.mean(0).tolist(), strict=True)) if len(mine) else {},
         }
@@ -170,10 +174,11 @@ def comparison(facts: dict[str, Any]) -> list[str]:
     for name, losses in measured.items():
         spread = f" (seeds {min(losses):.4f} to {max(losses):.4f})" if len(losses) > 1 else ""
         foretold = facts["compared"][name]["predicted"]
-        said.append(f"{name}: measured {np.mean(losses):.4f}{spread}, predicted {foretold:.4f} nats per token")
+        law = "" if foretold is None else f", predicted {foretold:.4f}"
+        said.append(f"{name}: measured {np.mean(losses):.4f}{spread}{law} nats per token")
     best = min(measured, key=lambda name: float(np.mean(measured[name])))
     if best != "learned":
-        said.append(f'the learned mix does not win here: kind = "{best}" measured better')
+        said.append(f"the learned mix does not win here: {best} measured better")
     for law, check in facts["check"].items():
         if check:
             target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
