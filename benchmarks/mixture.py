@@ -1,11 +1,11 @@
-"""Does a learned mixture beat the natural and the stratified one? Proxy runs on real corpora, measured losses side by side.
+"""Does a learned mixture beat the natural and the stratified one? Measured losses side by side, on real corpora.
 
     python benchmarks/mixture.py --data ../shared/data/pretrain --runs runs
 
-Curates the corpora, trains a tokenizer, encodes, fits the mixture's law on `--proxies` tiny models and trains the learned,
-natural and stratified mix (and online reweighting) with `--seeds` fresh seeds each on the same budget. Prints losses per
-mix, differences seed by seed, the laws' predictions on mixtures they have not seen, and CPU seconds. What is finished is
-kept in `--runs`, so a second call goes on where the first stopped.
+Curates the corpora, trains a tokenizer, encodes, fits the mixture's law on `--proxies` tiny models and trains the
+learned, natural and stratified mix (and online reweighting) with `--seeds` fresh seeds each on the same budget. Prints
+losses per mix, differences seed by seed, the laws' predictions on mixtures they have not seen, and CPU seconds. What is
+finished is kept in `--runs`, so a second call goes on where the first stopped.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli import mixture_commands
+from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(curate_app, name="curate")
 app.add_typer(mixture_commands.app, name="mixture")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
@@ -38,12 +40,6 @@ def run(
     from inkstone.cli.run import run_recipe
 
     run_recipe(recipe, overrides or [], dry_run=dry_run, until=until)
-
-
-@app.command()
-def curate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run a recipe up to its curated corpus."""
-    run(recipe, overrides, dry_run, until="corpus")
 
 
 @app.command()
