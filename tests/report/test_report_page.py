@@ -93,6 +93,39 @@ def run_dir(tmp_path: Path) -> Path:
     return run
 
 
+def test_the_mixture_is_shown_with_its_transfer_table_and_its_online_weights(run_dir: Path) -> None:
+    names = ["zh/<verse>", "en/books"]
+    mixes = {
+        kind: dict(zip(names, weights, strict=True))
+        for kind, weights in (("natural", (0.9, 0.1)), ("learned", (0.4, 0.6)))
+    }
+    law = {
+        name: {"transfer": dict(zip(names, row, strict=True))}
+        for name, row in zip(names, ((1, 0.0425), (0.5, 1)), strict=True)
+    }
+    check = {"predicted": [5.1, 5.2], "measured": [5.15, 5.25], "rank_correlation_of_target": 0.9}
+    check |= {"rank_correlation_per_domain": 0.8, "mean_absolute_error": 0.05}
+    compared = {
+        "natural": {"measured": [5.5, 5.7], "predicted": 5.6},
+        "learned": {"measured": [5.3, 5.4], "predicted": 5.3},
+    }
+    facts = {"kind": "learned", "domains": dict.fromkeys(names), "mixes": mixes, "law": law, "compared": compared}
+    write(run_dir / "mixture" / "mixture.json", facts | {"check": {"effective_data": check}})
+    rows = [{"step": n, "loss": 5.0, "weight zh/<verse>": 0.4 + n / 100} for n in range(1, 5)]
+    write_rows(run_dir / "pretrain" / "metrics.jsonl", [*rows, {"step": 4, "heldout_loss": 4.0}])
+    text = Page(render_report(run_dir).read_text(encoding="utf-8")).text
+    for said in (
+        "Weights of the mixtures",
+        "The law on mixtures",
+        "zh/<verse>",
+        "0.04",
+        "natural: measured 5.6000",
+        "reweighted online",
+    ):
+        assert said in text, said
+    assert "does not win" not in text
+
+
 def test_the_page_is_well_formed_and_asks_nothing_of_the_network(run_dir: Path) -> None:
     page = Page(render_report(run_dir).read_text(encoding="utf-8"))
     assert not page.open

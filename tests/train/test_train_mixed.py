@@ -1,16 +1,20 @@
 """Rows by the weights of a mixture: the right shares, every token in its turn, the same ones after any interruption."""
 
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from test_train_batches import shards
-from train_samples import SignalAt, same_bits, tiny_model, tiny_settings
+from test_train_ranks import free_port
+from train_samples import SignalAt, same_bits, start, tiny_model, tiny_settings
 
 from inkstone.errors import InputError
 from inkstone.model import Decoder
@@ -18,6 +22,7 @@ from inkstone.progress import Silent
 from inkstone.train import MixedCorpus, Mixture, OnlineMixer, OnlineSettings, documents_of, read_mixture, train
 from inkstone.train.mixed import quotas
 from inkstone.train.online import exp3_weights, exploration_rate
+from inkstone.train.parallel import World, join_world
 
 LENGTHS = [5, 9, 13, 2, 30, 7, 4, 11, 6, 3, 17, 21]
 DOMAINS = [np.array([0, 3, 5, 8]), np.array([1, 2, 4, 6]), np.array([7, 9, 10, 11])]
@@ -104,12 +109,38 @@ SETTINGS = tiny_settings(micro_batch_tokens=16)
 NAMES = ["a", "b", "c"]
 
 
-def online_run(scratch: Path, progress: Silent | None = None) -> tuple[Decoder, OnlineMixer]:
+def online_run(
+    scratch: Path, progress: Silent | None = None, world: World | None = None
+) -> tuple[Decoder, OnlineMixer]:
     rows = MixedCorpus(shards([4] * 12), DOMAINS, [0.5, 0.3, 0.2], 16, seed=1)
     mixer = OnlineMixer(rows, NAMES, OnlineSettings(warmup_steps=3, floor_weight=0.05))
     model = tiny_model()
-    train(model, rows, SETTINGS, scratch, progress or Silent(), mixer=mixer)
+    train(model, rows, SETTINGS, scratch, progress or Silent(), mixer=mixer, world=world)
     return model, mixer
+
+
+def online_rank(rank: int, port: int, folder: Path) -> None:
+    """One of two ranks of the same run; leaves its weights and its mixer's state."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    model, mixer = online_run(folder / "scratch", world=join_world())
+    save_file(dict(model.named_parameters()), folder / f"rank-{rank}.safetensors")
+    (folder / f"rank-{rank}.json").write_text(json.dumps(mixer.as_json()))
+
+
+def test_two_ranks_draw_the_same_rows_and_learn_the_same_weights_as_one(tmp_path: Path) -> None:
+    port = free_port()
+    ranks = [start(online_rank, rank, port, tmp_path) for rank in range(2)]
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    one, mixer = online_run(tmp_path / "one")
+    states = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert states[0] == states[1] and states[0]["given"] == mixer.state.given
+    assert states[0]["weights"] == pytest.approx(mixer.state.weights, abs=1e-5)
+    weights = load_file(tmp_path / "rank-0.safetensors")
+    for name, weight in one.named_parameters():
+        torch.testing.assert_close(weights[name], weight.detach(), atol=2e-5, rtol=1e-4)
 
 
 def test_a_reweighted_run_that_was_stopped_ends_with_the_bits_and_weights_of_one_that_was_not(tmp_path: Path) -> None:
