@@ -99,9 +99,15 @@ def _learn(
     drawn = draw_mixtures(mixes["natural"], caps, count + proxy.checks, settings.seed)
     trials = [Trial(f"draw-{place:03d}", tuple(mix.tolist()), settings.seed) for place, mix in enumerate(drawn)]
     losses = run_trials(bench, trials, folder, progress, "fit")
+    targets = np.array([settings.targets.get(name, 1.0) for name in names])
     laws = fit_laws(drawn[:count], losses[:count], seed=settings.seed)
     baseline = fit_laws(drawn[:count], losses[:count], "exponential", seed=settings.seed)
-    targets = np.array([settings.targets.get(name, 1.0) for name in names])
+    check = {
+        "effective_data": _check(laws, drawn[count:], losses[count:], targets),
+        "exponential": _check(baseline, drawn[count:], losses[count:], targets),
+    }
+    if proxy.checks:  # checked, so the check's own measurements may help the law that decides
+        laws = fit_laws(drawn, losses, seed=settings.seed)
     best = best_weights(laws, targets, mixes["natural"], settings.naturalness, caps)
     compared = _compare(bench, settings, {**mixes, "learned": best}, laws, folder, progress)
     evidence: dict[str, object] = {
@@ -111,10 +117,7 @@ def _learn(
             name: {"c": laws.c[i], "a": laws.a[i], "g": laws.g[i], "transfer": _named(domains, laws.transfer[i])}
             for i, name in enumerate(names)
         },
-        "check": {
-            "effective_data": _check(laws, drawn[count:], losses[count:], targets),
-            "exponential": _check(baseline, drawn[count:], losses[count:], targets),
-        },
+        "check": check,
         "compared": compared,
         "trials": [
             {"weights": _named(domains, mix), "losses": _named(domains, measured)}
