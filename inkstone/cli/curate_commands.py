@@ -1,4 +1,7 @@
-"""`inkstone curate RECIPE` and the verbs under it, such as `inkstone curate audit DIR`."""
+"""`inkstone curate`: a recipe's corpus, here or on a cluster, and the verbs around it.
+
+`inkstone curate RECIPE` is short for `inkstone curate run RECIPE`: whatever follows and is no verb is a recipe.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,35 +12,49 @@ from typer.core import TyperGroup
 from inkstone.cli.audit import audit
 
 
-class DefaultRun(TyperGroup):
-    """A group whose first word may be a recipe: `curate x.toml` means `curate run x.toml`."""
+class _RecipeOrVerb(TyperGroup):
+    """A group whose default command is `run`."""
 
     default = "run"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        verb = next((arg for arg in args if not arg.startswith("-")), None)
+        if verb is not None and verb not in self.commands:
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
 curate_app = typer.Typer(
-    cls=DefaultRun,
+    cls=_RecipeOrVerb,
     no_args_is_help=True,
-    help="Clean raw text: `inkstone curate RECIPE` runs a recipe up to its curated corpus.",
+    help="Curate raw text (inkstone curate RECIPE), and look at what was removed.",
 )
+
+
 curate_app.command("audit")(audit)
 
 
 @curate_app.command("run")
-def run(
+def curate_run(
     recipe: Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set corpus.dedup.near=false"),
+        typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key; repeatable"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes on this machine; default: one per core where it pays")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help='Ray cluster to run on ("local" starts one here); same result')
+    ] = None,
 ) -> None:
-    """Run a recipe up to its curated corpus; the verb's name may be left out."""
+    """Run a recipe up to its curated corpus."""
     from inkstone.cli.run import run_recipe
+    from inkstone.corpus import Workers
+    from inkstone.errors import InputError
 
-    run_recipe(recipe, overrides or [], dry_run=dry_run, until="corpus")
+    if workers and ray:
+        raise InputError("--workers and --ray exclude each other: on a cluster, Ray decides how many tasks run at once")
+    where = Workers(workers or 1, ray) if workers or ray else None
+    run_recipe(recipe, overrides or [], dry_run=dry_run, until="corpus", workers=where)

@@ -44,6 +44,7 @@ class Removal:
     value: float | None
     threshold: float | None
     detail: str
+    position: int | None
     text: str
 
 

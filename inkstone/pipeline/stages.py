@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from inkstone.corpus import curate
+from inkstone.corpus import Workers, curate
 from inkstone.errors import InputError
 from inkstone.evaluate import evaluate_models
 from inkstone.mixture import fit_mixture
@@ -26,6 +26,10 @@ Work = Callable[[Path, Path, Progress], dict[str, object]]
 """(output directory, scratch directory that survives a kill, progress) -> key results."""
 
 
+VERSIONS = {"corpus": 2}
+"""Raised when the same settings would now give another result, so that finished stages run again."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One directory of the run. `version` grows when the same settings would now give another result."""
@@ -38,8 +42,11 @@ class Stage:
     work: Work
 
 
-def build_stages(recipe: Recipe) -> list[Stage]:
-    """Every stage the recipe names. Raises InputError naming all input paths that match nothing."""
+def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
+    """Every stage the recipe names; `workers` is where curation runs (default: as many as pay).
+
+    Raises InputError naming all input paths that match nothing.
+    """
     run = recipe.run_dir
     inputs = _Inputs(run)
     problems: list[str] = []
@@ -48,14 +55,14 @@ def build_stages(recipe: Recipe) -> list[Stage]:
     def add(name: str, settings: dict[str, BaseModel], needs: list[str], patterns: list[str], work: Work) -> None:
         external, from_primer = inputs.split(patterns, f"[{name}]", problems)
         wanted = (["primer"] if from_primer else []) + needs
-        stages.append(Stage(name, 1, settings, tuple(wanted), tuple(external), work))
+        stages.append(Stage(name, VERSIONS.get(name, 1), settings, tuple(wanted), tuple(external), work))
 
     if (primer := recipe.primer) is not None:
         add("primer", {"primer": primer}, [], [], lambda out, _, p: render_primer(primer, out, p))
     if (corpus := recipe.corpus) is not None:
         add(
-            "corpus", {"corpus": corpus}, [], corpus.inputs,
-            lambda out, _, p: curate(corpus, inputs.resolve(corpus.inputs), out, p),
+            "corpus", {"corpus": corpus}, [], [*corpus.inputs, *corpus.dedup.known],
+            lambda out, scratch, p: curate(corpus, inputs.resolve(corpus.inputs), out, p, scratch / "passes", workers),
         )  # fmt: skip
     if (tokenizer := recipe.tokenizer) is not None:
         add(

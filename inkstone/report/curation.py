@@ -37,6 +37,7 @@ STAGES = (
     ("quality", r"quality|perplexity"),
 )
 RULES = "rules"
+PARTS = ("line", "sentence")  # removed from a document that stays; a masked span takes no text away
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_curation(corpus: Path, report: dict[str, Any]) -> Curation | None:
     flows: dict[str, dict[str, list[Band]]] = {}
     stages: dict[str, list[str]] = {}
     for unit in ("documents", "characters"):
-        counted = [row for row in rows if row.level == "document" or (unit == "characters" and row.level == "line")]
+        counted = [row for row in rows if row.level == "document" or (unit == "characters" and row.level in PARTS)]
         present = {stage_of(row.rule) for row in counted}
         order = [RULES, *(name for name, _ in STAGES)]
         stages[unit] = [name for name in order if name in present]
@@ -96,7 +97,7 @@ def read_curation(corpus: Path, report: dict[str, Any]) -> Curation | None:
         quality=_quality(corpus),
         cluster_sizes=_cluster_sizes(corpus),
         clusters=_clusters([one for found in removals.values() for one in found]),
-        rewrites=_rewrites(corpus, [one for found in removals.values() for one in found if one.level == "line"]),
+        rewrites=_rewrites(corpus, [one for found in removals.values() for one in found if one.level in PARTS]),
     )
 
 

@@ -20,7 +20,8 @@ from inkstone.corpus.kernel import (
     tokenize,
     window_positions,
 )
-from inkstone.corpus.measure import TOP_MIN_OCCURRENCES, measure
+from inkstone.corpus.measure import measure
+from inkstone.corpus.repetition import TOP_MIN_OCCURRENCES
 from inkstone.corpus.phrases import phrase_count
 
 documents = st.lists(st.text(st.sampled_from("水木火 ab1,。\n\t-"), max_size=40), min_size=1, max_size=5)
