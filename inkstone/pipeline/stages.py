@@ -125,8 +125,8 @@ def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progres
     if recipe.pretrain:
         tokenizer = Tokenizer.load(run / "tokenizer")
         model = new_model(recipe.model, tokenizer.vocab_size, recipe.pretrain.seed)
-        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-        save_model(model, untrained, **ids, stop_ids=[tokenizer.eos_id])
+        bos_id, eos_id, pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+        save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, "pretrain": run / "pretrain"}
     if recipe.sft:
