@@ -24,8 +24,8 @@ runs_dir = {runs}
 inputs = [{inputs}]
 heldout_fraction = 0.03
 [tokenizer]
-vocab_size = 4096
-character_coverage = 0.98
+vocab_size = {vocab_size}
+character_coverage = {coverage}
 sample_mb = 30
 [mixture]
 budget_tokens = 10_000_000     # the run the mixture is for; proxies see the corpus cut down in the same proportion
@@ -43,6 +43,7 @@ count = {proxies}
 checks = {checks}
 compare_seeds = {seeds}
 steps = {steps}
+learning_rate = {learning_rate}
 workers = {workers}
 dtype = "bfloat16"
 """
@@ -56,6 +57,9 @@ def main() -> None:
     parser.add_argument("--checks", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="steps of 1,024 tokens per proxy")
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--vocab-size", type=int, default=4096, help="smaller: faster proxies")
+    parser.add_argument("--coverage", type=float, default=0.98, help="of characters; the rest is written as bytes")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--online", action="store_true", help="also train with online reweighting")
     options = parser.parse_args()
@@ -72,7 +76,8 @@ def fit(options: argparse.Namespace) -> tuple[dict[str, object], float, float]:
 
     inputs = ", ".join(json.dumps(str(options.data / lang / "*.jsonl.zst")) for lang in ("zh", "en"))
     text = RECIPE.format(runs=json.dumps(str(options.runs)), inputs=inputs, **{
-        name: getattr(options, name) for name in ("proxies", "checks", "seeds", "steps", "workers")
+        name: getattr(options, name)
+        for name in ("proxies", "checks", "seeds", "steps", "learning_rate", "vocab_size", "coverage", "workers")
     })  # fmt: skip
     text += "[mixture.online]\n" if options.online else ""
     options.runs.mkdir(parents=True, exist_ok=True)
