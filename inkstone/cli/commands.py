@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inkstone.cli import model_commands
+from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
 from inkstone.cli.template_commands import template_app
@@ -22,6 +22,7 @@ tokenizer_app = typer.Typer(
 )
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(curate_app, name="curate")
+app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")

@@ -105,7 +105,7 @@ def _encode_split(
         for identity, text, source, lang, ids in zip(*batch.values(), encoded, strict=True):
             size = len(text.encode("utf-8"))
             row = HeldoutDocument(identity, source, lang, size, len(ids) + 2) if writer.split == "heldout" else None
-            writer.add([tokenizer.first_id, *ids, tokenizer.last_id], row)
+            writer.add([tokenizer.first_id, *ids, tokenizer.last_id], (lang, source), row)
             for table, key in zip(tables, (source, lang), strict=True):
                 _count(table, key, size, len(ids) + 2)
             done += size
