@@ -13,28 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, trainers
 
 from inkstone.errors import InputError
+from inkstone.tokenizer.pattern import UNICODE, pre_tokenizer
 from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.tokenizer import CONTROL_TOKENS, Tokenizer
 
 BYTE_TOKENS = tuple(f"<0x{value:02X}>" for value in range(256))
 FIXED_TOKENS = len(CONTROL_TOKENS) + len(BYTE_TOKENS)
-_UNICODE = 0x110000
-_LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
-PATTERN = "|".join(
-    (
-        r"\p{Han}+",
-        r"\p{N}",  # one digit at a time
-        r"['’](?i:s|t|d|m|re|ve|ll)(?!\p{L})",  # don't -> don 't
-        rf" ?{_LETTER}+",
-        r" ?[^\s\p{L}\p{M}\p{N}]+",  # punctuation and symbols
-        r"[\r\n]+",
-        r"[^\S\r\n]+(?= [^\s\p{N}\p{Han}])",  # indentation leaves the last space to the word after it
-        r"[^\S\r\n]+",
-    )
-)
 _HAN = re.compile(
     "[\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -62,10 +49,10 @@ def train(settings: TokenizerSettings, texts: Callable[[], Iterable[str]]) -> tu
 
 def count_characters(texts: Iterable[str]) -> np.ndarray:
     """How often every code point occurs: int64 [0x110000]."""
-    counts = np.zeros(_UNICODE, dtype=np.int64)
+    counts = np.zeros(UNICODE, dtype=np.int64)
     for block in _blocks(texts):
         points = np.frombuffer(block.encode("utf-32-le"), dtype="<u4")
-        counts += np.bincount(points, minlength=_UNICODE)
+        counts += np.bincount(points, minlength=UNICODE)
     return counts
 
 
@@ -104,11 +91,6 @@ def assemble(characters: list[str], merges: list[tuple[str, str]]) -> tokenizers
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL_TOKENS])
     return backend
-
-
-def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Cuts text at the borders of `PATTERN`; pieces joined again are the text."""
-    return pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
 
 
 def _characters_for(covered: np.ndarray, share: float) -> int:
