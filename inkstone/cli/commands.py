@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.ending import Verbs
+from inkstone.cli.template_commands import template_app
 
 app = typer.Typer(
     cls=Verbs,
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(template_app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
 Overrides = Annotated[
@@ -112,17 +114,31 @@ def evaluate(
 def chat(
     model: Annotated[Path, typer.Argument(help="chat model directory, e.g. runs/primer/sft", show_default=False)],
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest reply in tokens")] = 128,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy; default: generation_config.json")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.01, max=1)] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="0 keeps all tokens")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(min=0.01, help="1 is none")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest reply in tokens")] = None,
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
-    from inkstone.generate import SamplingSettings
 
-    sampling = SamplingSettings(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
-    converse(model, system, sampling)
+    asked = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+    converse(model, system, asked, template, show_prompt)
 
 
 @tokenizer_app.command("train")

@@ -57,7 +57,7 @@ def hold_conversation(
     model: Decoder, tokenizer: Tokenizer, template: Template, turns: list[str], max_new_tokens: int
 ) -> list[dict[str, object]]:
     """User turns and the model's replies, each reply given with all that was said before."""
-    stop_ids = {tokenizer.eos_id, *(tokenizer.token_id(name) for name in template.stop_tokens)}
+    stop_ids = set(template.stop_ids(tokenizer))
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
     room = model.config.max_positions - max_new_tokens
     history: list[Message] = []
