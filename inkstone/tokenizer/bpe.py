@@ -34,10 +34,14 @@ class Merger:
             if len(piece) == 1:
                 self.single[ord(piece)] = token
 
-    def merge(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def merge(
+        self, symbols: np.ndarray, lengths: np.ndarray, dropout: float = 0.0, draws: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all words, flat, and how many each word has.
 
-        `symbols` holds the words' characters as ids, one after the other; a word has 1 to `LONGEST` of them.
+        `symbols` holds the words' characters as ids, one after the other; a word has 1 to `LONGEST` of them. With
+        `dropout` every possible merge is passed over with that chance in each round (BPE-dropout); a word for which all
+        are passed over is finished.
         """
         starts = np.cumsum(lengths) - lengths
         counts = lengths.copy()
@@ -50,7 +54,7 @@ class Merger:
                 columns = np.arange(width)
                 inside = columns < lengths[rows, None]
                 table = np.where(inside, symbols[np.where(inside, starts[rows, None] + columns, 0)], -1)
-                counts[rows] = self._rounds(table, lengths[rows])
+                counts[rows] = self._rounds(table, lengths[rows], dropout, draws)
                 parts.append((rows, table))
         flat = np.zeros(int(counts.sum()), dtype=np.int32)
         places = np.cumsum(counts) - counts
@@ -59,16 +63,19 @@ class Merger:
             flat[(places[rows, None] + np.arange(table.shape[1]))[inside]] = table[inside]
         return flat, counts
 
-    def _rounds(self, table: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def _rounds(
+        self, table: np.ndarray, lengths: np.ndarray, dropout: float, draws: np.random.Generator | None
+    ) -> np.ndarray:
         """Merge every row of `table` [words, width] in place, padding with -1 at the end; returns the new lengths."""
         lengths = lengths.copy()
         ranks, made = self._look_up(table[:, :-1], table[:, 1:])
         rows = np.arange(len(table))
         columns = np.arange(table.shape[1])
         while True:
-            at = ranks.argmin(axis=1)
+            offered = ranks if draws is None else np.where(draws.random(ranks.shape) < dropout, _NEVER, ranks)
+            at = offered.argmin(axis=1)
             here = np.arange(len(rows))
-            active = ranks[here, at] != _NEVER
+            active = offered[here, at] != _NEVER
             if not active.all():
                 rows, ranks, made, at = rows[active], ranks[active], made[active], at[active]
                 here = here[: len(rows)]
@@ -77,11 +84,12 @@ class Merger:
             joined = made[here, at]
             source = np.minimum(columns + (columns > at[:, None]), table.shape[1] - 1)
             words = np.take_along_axis(table[rows], source, axis=1)
-            words[:, -1] = np.where(at == table.shape[1] - 1, words[:, -1], -1)
+            words[:, -1] = -1
             words[here, at] = joined
             table[rows] = words
             lengths[rows] -= 1
-            ranks, made = (np.take_along_axis(array, source[:, :-1].clip(max=ranks.shape[1] - 1), axis=1) for array in (ranks, made))
+            kept = source[:, :-1].clip(max=ranks.shape[1] - 1)
+            ranks, made = np.take_along_axis(ranks, kept, axis=1), np.take_along_axis(made, kept, axis=1)
             ranks[:, -1] = _NEVER
             for left in (at - 1, at):
                 fine = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))

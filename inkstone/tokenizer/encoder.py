@@ -10,7 +10,7 @@ table of bits without their names: where two pairs share a bit a cut is missed, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tokenizers
@@ -18,20 +18,22 @@ import tokenizers
 from inkstone.tokenizer.bpe import LONGEST, Merger
 from inkstone.tokenizer.pattern import PATTERN
 from inkstone.tokenizer.table import Slots
-from inkstone.tokenizer.words import Words, blocks, code_points, cut, words_of
+from inkstone.tokenizer.words import BLOCK_CHARACTERS, Words, code_points, cut, words_of
 
-LONGEST_WORD = 100_000  # characters; a longer run without any border is cut, so that memory stays bounded
+WINDOW = 1 << 20  # characters of one text that are looked at together
+LONGEST_WORD = 1 << 16  # characters; a longer run without any border is cut, so that memory stays bounded
+_UNSURE = 8  # words at the end of a window that the next window looks at again
 _PAIR_BITS = 22
 _CAPACITY_BITS = 21  # half as many words are remembered
 _META = "\u2581"
 
 
 class Encoder:
-    """A table of pairs, the words met so far, and the library's own BPE for the others."""
+    """A table of pairs, the words met so far, and the merges."""
 
-    def __init__(self, content: dict[str, object], prefix: bool | None) -> None:
-        """`content` is a tokenizer.json of a known kind; `prefix` is None where text is cut by `PATTERN`."""
-        self._prefix = prefix
+    def __init__(self, content: dict[str, object], by_pattern: bool) -> None:
+        """`content` is a tokenizer.json of a known kind."""
+        self._by_pattern = by_pattern
         bare = {**content, "normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(bare))
         model = content["model"]
@@ -44,30 +46,60 @@ class Encoder:
     def of(cls, backend: tokenizers.Tokenizer) -> "Encoder | None":
         """The encoder of a BPE with byte fallback that cuts by `PATTERN`, or by nothing as SentencePiece does."""
         content = json.loads(backend.to_str())
-        model, cutter = content["model"], content["pre_tokenizer"]
+        model, cutter, normalizer = content["model"], content["pre_tokenizer"], content["normalizer"]
         plain = model.get("type") == "BPE" and not model.get("dropout") and not model.get("ignore_merges")
         plain = plain and not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
-        if not plain or any(not token["special"] for token in content["added_tokens"]):
+        complete = model.get("byte_fallback") and all(f"<0x{value:02X}>" in model["vocab"] for value in range(256))
+        if not plain or not complete or any(not token["special"] for token in content["added_tokens"]):
             return None
         if cutter == {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}:
-            return cls(content, None) if content["normalizer"] is None and model.get("byte_fallback") else None
-        prefix = _metaspace(content["normalizer"])
-        return None if cutter is not None or prefix is None else cls(content, prefix)
+            return cls(content, by_pattern=True) if normalizer is None else None
+        steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+        if cutter is not None or steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]:
+            return None
+        return cls(content, by_pattern=False)
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, texts: Sequence[str], dropout: float = 0.0, draws: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, int32, and where each text's ids end, int64 [texts]. Raises UnicodeEncodeError."""
-        ids: list[np.ndarray] = []
-        ends: list[np.ndarray] = []
-        total = 0
-        for block in blocks(texts):
-            found, lasts = self._encode_block(block)
-            ids.append(found)
-            ends.append(lasts + total)
-            total += len(found)
-        return np.concatenate([np.zeros(0, np.int32), *ids]), np.concatenate([np.zeros(0, np.int64), *ends])
+        return self.encode_points(*code_points(texts), dropout, draws)
 
-    def _encode_block(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        words = self._words(texts)
+    def encode_points(
+        self,
+        points: np.ndarray,
+        starts: np.ndarray,
+        dropout: float = 0.0,
+        draws: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same for a flat array of code points; text i is points[starts[i]:starts[i + 1]].
+
+        With `dropout` each possible merge is passed over with that chance, by `draws`, each time a word is merged;
+        nothing is remembered then.
+        """
+        parts: list[np.ndarray] = []
+        counts = np.zeros(len(starts) - 1, dtype=np.int64)
+        for first, last in _documents(starts):
+            at, end = int(starts[first]), int(starts[last])
+            while at < end:
+                window = points[at : min(end, at + WINDOW)]
+                partial = at + len(window) < end  # then it is one long text
+                local = np.array([0, len(window)]) if last == first + 1 else starts[first : last + 1] - at
+                words = self._words(window, local)
+                if partial:  # the last words may go on, or be cut otherwise by what follows
+                    at += int(words.starts[-1 - _UNSURE])
+                    words = Words(words.points, words.starts[:-_UNSURE], np.array([0, len(words.starts) - 1 - _UNSURE]))
+                else:
+                    at = end
+                ids, ends = self._ids(words, dropout, draws)
+                parts.append(ids)
+                counts[first:last] += np.diff(ends, prepend=0)
+        return np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum(counts)
+
+    def _ids(self, words: Words, dropout: float, draws: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        if dropout:
+            ids, lengths = self._merge(words, np.arange(len(words.starts) - 1), dropout, draws)
+            return ids, np.append(0, np.cumsum(lengths))[words.documents[1:]]
         slots = self._look_up(words)
         lengths = self._lengths[slots]
         lasts = np.cumsum(lengths)
@@ -77,13 +109,12 @@ class Encoder:
         ids = self._arena[np.repeat(shift, lengths) + np.arange(total)]
         return ids, np.append(0, lasts)[words.documents[1:]]
 
-    def _words(self, texts: list[str]) -> Words:
-        if self._prefix is None:
-            points, starts = code_points(texts)
+    def _words(self, points: np.ndarray, starts: np.ndarray) -> Words:
+        """Cut by the pattern and where no merge can join."""
+        if self._by_pattern:
             begins = cut(points, starts)
         else:
-            texts = [text.replace(" ", _META) for text in texts]
-            points, starts = code_points([_META + text if text else "" for text in texts] if self._prefix else texts)
+            points = np.where(points == ord(" "), np.uint32(ord(_META)), points)
             begins = np.zeros(len(points), dtype=bool)
             begins[starts[:-1][starts[:-1] < len(points)]] = True
         if len(points):
@@ -122,14 +153,15 @@ class Encoder:
         self._arena[self._filled : self._filled + len(flat)] = flat
         self._filled += len(flat)
 
-    def _merge(self, words: Words, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _merge(
+        self, words: Words, which: np.ndarray, dropout: float = 0.0, draws: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the chosen words, flat, and their numbers; long words and unknown characters go to the library."""
-        lengths = np.diff(words.starts)[which]
-        places = np.repeat(words.starts[which] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        symbols = self._merger.single[words.points[places]]
+        points, lengths = words.chosen(which)
+        symbols = self._merger.single[points]
         known = np.add.reduceat(symbols < 0, np.cumsum(lengths) - lengths, dtype=np.int64) == 0
         short = known & (lengths <= LONGEST)
-        flat, counts = self._merger.merge(symbols[np.repeat(short, lengths)], lengths[short])
+        flat, counts = self._merger.merge(symbols[np.repeat(short, lengths)], lengths[short], dropout, draws)
         if short.all():
             return flat, counts
         others = words.texts(which[~short])
@@ -151,12 +183,14 @@ class Encoder:
         self._filled = 0
 
 
-def _metaspace(normalizer: object) -> bool | None:
-    """Whether SentencePiece's normaliser puts "▁" before the text; None for any other normaliser."""
-    steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _META}
-    prepend = {"type": "Prepend", "prepend": _META}
-    return {1: False, 2: True}[len(steps)] if steps in ([replace], [prepend, replace]) else None
+def _documents(starts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of texts of about `BLOCK_CHARACTERS`; a text longer than a window stands alone."""
+    first, texts = 0, len(starts) - 1
+    while first < texts:
+        last = int(np.searchsorted(starts, starts[first] + BLOCK_CHARACTERS, side="right")) - 1
+        last = min(max(last, first + 1), texts)
+        yield first, last
+        first = last
 
 
 def _two(merge: str | list[str]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from inkstone.tokenizer.pattern import borders, pre_tokenizer
+from inkstone.tokenizer.table import Slots
 
 BLOCK_CHARACTERS = 1 << 18
 _BASE = 0x9E3779B97F4A7C15
@@ -30,17 +31,27 @@ class Words:
 
     def hashes(self) -> np.ndarray:
         """uint64 [words]."""
-        if not len(self.points):
+        first, last = int(self.starts[0]), int(self.starts[-1])
+        if first == last:
             return np.zeros(0, dtype=np.uint64)
-        values = (self.points.astype(np.uint64) + np.uint64(1)) * _SPREAD
+        values = (self.points[first:last].astype(np.uint64) + np.uint64(1)) * _SPREAD
         values ^= values >> np.uint64(32)
         up, down = _powers(1 << (len(values) - 1).bit_length())
         values *= up[: len(values)]
-        begins = self.starts[:-1]
+        begins = self.starts[:-1] - first
         sums = np.add.reduceat(values, begins) * down[begins]
         sums ^= sums >> np.uint64(29)
         sums *= _MIX
         return sums ^ (sums >> np.uint64(32))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def chosen(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The code points of some words, one after the other, and how many each has."""
+        lengths = np.diff(self.starts)[which]
+        before = np.cumsum(lengths) - lengths
+        return self.points[np.repeat(self.starts[which] - before, lengths) + np.arange(lengths.sum())], lengths
 
     def texts(self, which: np.ndarray) -> list[str]:
         """The chosen words as strings."""
@@ -109,3 +120,54 @@ def _powers(length: int) -> tuple[np.ndarray, np.ndarray]:
         powers[0] = 1
         both.append(np.multiply.accumulate(powers))
     return both[0], both[1]
+
+
+class Counter:
+    """How often every different word was met, weighted; words are kept in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._slots = Slots(16)
+        self._counts = np.zeros(self._slots.capacity, dtype=np.float64)
+        self._order = np.zeros(self._slots.capacity, dtype=np.int64)
+        self._points: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, words: Words, weight: float | np.ndarray = 1.0) -> None:
+        """Count the words of a block, each with its weight."""
+        hashes = words.hashes() | np.uint64(1)
+        slots = self._slots.find(hashes)
+        missing = np.flatnonzero(self._slots.keys[slots] == 0)
+        if len(missing):
+            fresh, first = np.unique(hashes[missing], return_index=True)
+            order = np.argsort(first)
+            self._keep(words, fresh[order], missing[first[order]])
+            slots = self._slots.find(hashes)
+        np.add.at(self._counts, slots, weight)
+
+    def result(self) -> tuple[Words, np.ndarray]:
+        """The different words, and their counts rounded to int64, at least 1."""
+        lengths = np.concatenate([np.zeros(0, np.int64), *self._lengths])
+        full = np.flatnonzero(self._slots.keys)
+        counts = np.zeros(len(full), dtype=np.int64)
+        counts[self._order[full]] = np.maximum(1, np.rint(self._counts[full])).astype(np.int64)
+        points = np.concatenate([np.zeros(0, np.uint32), *self._points])
+        return Words(points, np.append(0, np.cumsum(lengths)), np.zeros(1, np.int64)), counts
+
+    def _keep(self, words: Words, hashes: np.ndarray, which: np.ndarray) -> None:
+        if 2 * (self._slots.used + len(hashes)) > self._slots.capacity:
+            self._grow(self._slots.used + len(hashes))
+        first = self._slots.used
+        slots = self._slots.insert(hashes)
+        self._order[slots] = np.arange(first, first + len(hashes))
+        points, lengths = words.chosen(which)
+        self._points.append(points)
+        self._lengths.append(lengths)
+
+    def _grow(self, used: int) -> None:
+        old, counts, order = self._slots, self._counts, self._order
+        self._slots = Slots((4 * used).bit_length())
+        self._counts = np.zeros(self._slots.capacity, dtype=np.float64)
+        self._order = np.zeros(self._slots.capacity, dtype=np.int64)
+        full = np.flatnonzero(old.keys)
+        slots = self._slots.insert(old.keys[full])
+        self._counts[slots], self._order[slots] = counts[full], order[full]
