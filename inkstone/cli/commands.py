@@ -141,6 +141,24 @@ def chat(
     converse(model, system, asked, template, show_prompt)
 
 
+@tokenizer_app.command("measure")
+def tokenizer_measure(
+    tokenizers: Annotated[
+        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
+    ],
+    text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
+    chars: Annotated[
+        int | None, typer.Option(min=1, help="read documents until this many characters are passed, per language")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="write an SVG chart of tokens per character")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+) -> None:
+    """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
+    from inkstone.cli.measure import measure_tokenizers
+
+    measure_tokenizers(tokenizers, text, chars, chart, as_json)
+
+
 def refuse_existing(output: Path) -> None:
     """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
     from inkstone.errors import InputError

@@ -179,7 +179,7 @@ def _evaluate_model(
                 model, tokenizer, template, inputs.problems, *limits, progress
             )
         if inputs.heldout:
-            result["heldout"] = run_heldout(model, tokenizer.bos_id, inputs.heldout, progress)
+            result["heldout"] = run_heldout(model, tokenizer.first_id, inputs.heldout, progress)
         if inputs.prompts:
             said = _sample(model, tokenizer, template, inputs.prompts, settings.sample_tokens)
     result["seconds"] = round(time.perf_counter() - started, 3)

@@ -120,7 +120,7 @@ def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progres
         tokenizer = Tokenizer.load(run / "tokenizer")
         model = new_model(recipe.model, tokenizer.vocab_size, recipe.pretrain.seed)
         ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-        save_model(model, untrained, **ids, stop_ids=[tokenizer.eos_id])
+        save_model(model, untrained, **ids, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, "pretrain": run / "pretrain"}
     if recipe.sft:

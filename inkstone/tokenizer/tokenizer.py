@@ -19,7 +19,7 @@ import tokenizers
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
 from inkstone.tokenizer.encoder import Encoder
-from inkstone.tokenizer.prefix import Prefix, take_prefix
+from inkstone.tokenizer.prefix import take_prefix
 from inkstone.tokenizer.sentencepiece import Spec
 from inkstone.tokenizer.source import ROLES, read_source
 
@@ -52,6 +52,9 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id = (
             None if name is None else self.token_id(name) for name in (bos, eos, pad)
         )
+        self.byte_level = '"ByteLevel"' in json.dumps(spec["decoder"])
+        unknown = spec["model"].get("unk_token")
+        self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
         added = backend.get_added_tokens_decoder()
         self.control_ids = frozenset(number for number, token in added.items() if token.special)
         self.fingerprint = _fingerprint(spec, self._special)
@@ -90,18 +93,28 @@ class Tokenizer:
 
     @property
     def start_ids(self) -> list[int]:
-        """What begins a document: [bos], or nothing where the vocabulary has no such token."""
+        """What a prompt begins with: [bos], or nothing where the vocabulary has no such token."""
         return [] if self.bos_id is None else [self.bos_id]
 
     @property
     def end_ids(self) -> list[int]:
-        """What ends a document: [eos], or nothing."""
+        """What ends a text: [eos], or nothing where the vocabulary has no such token."""
         return [] if self.eos_id is None else [self.eos_id]
+
+    @property
+    def first_id(self) -> int:
+        """What a document begins with: bos, or else eos, as models without a begin token are trained."""
+        return self._one_of("begin", self.start_ids + self.end_ids)
+
+    @property
+    def last_id(self) -> int:
+        """What a document ends with."""
+        return self._one_of("end", self.end_ids)
 
     @property
     def fill_id(self) -> int:
         """An id for positions that count for nothing."""
-        return next((number for number in (self.pad_id, self.eos_id) if number is not None), 0)
+        return 0 if self.pad_id is None else self.pad_id
 
     def encode(self, text: str, continued: bool = False) -> list[int]:
         """Ids of `text`, nothing added; any control token written in it is ordinary text.
@@ -168,6 +181,10 @@ class Tokenizer:
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
         return text.removeprefix(" ") if self._prefix and self._prefix.taken_off and not continued else text
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id by its name."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def has_token(self, name: str) -> bool:
         """Whether `token_id` knows the name."""
         return self._backend.token_to_id(name) is not None
@@ -185,6 +202,11 @@ class Tokenizer:
         if name is None:
             raise InputError(f"id {token} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         return str(name)
+
+    def _one_of(self, what: str, ids: list[int]) -> int:
+        if not ids:
+            raise InputError(f"the tokenizer names no {what} token: name one in its tokenizer_config.json.")
+        return ids[0]
 
     def _refuse_typed_control(self, path: Path) -> None:
         """A last look at a foreign vocabulary: its control tokens, typed, must be text."""

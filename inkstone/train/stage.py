@@ -49,7 +49,7 @@ def pretrain(
         f"{settings.batch_tokens} tokens, {rows.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
     result = train(model, rows, settings, scratch, progress, heldout=heldout, mixer=mixer)
-    finish(model, tokenizer, scratch, output, stop_ids=[tokenizer.eos_id])
+    finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
     weights = {"weights": dict(zip(mixer.names, mixer.state.weights, strict=True))} if mixer else {}
     return {**asdict(result), "parameters": model.config.num_parameters(), **weights}
 

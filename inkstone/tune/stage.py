@@ -40,8 +40,8 @@ def sft(
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     encoded, counts = _encode(dataset.chats, template, settings.sequence_length, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
-    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.pad_id)
-    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.pad_id) if held else None
+    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id)
+    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
     progress.note(
         f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
