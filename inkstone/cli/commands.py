@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import model_commands
 from inkstone.cli.ending import Verbs
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.template_commands import template_app
@@ -17,6 +18,8 @@ app = typer.Typer(
     help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
 )
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command()(model_commands.convert)
+app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model import Decoder, PackedContext
+from inkstone.model.experts import balance_loss
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
@@ -51,10 +52,19 @@ class TrainResult:
 
 
 def next_token_objective(model: Decoder, batch: Batch, gradient_of: ChunkGradient) -> Tensor:
-    """Pretraining and SFT: weighted cross entropy of each token given those before it in its document."""
+    """Pretraining and SFT: weighted cross entropy of each token given those before it in its document.
+
+    In training, a model with experts adds its load-balancing loss, once per supervised token: like the rest, a sum.
+    """
     context = PackedContext.documents(batch.positions, batch.document_ids, model.dtype)
-    hidden_BTD = model.hidden(batch.tokens, context)
-    return next_token_loss(hidden_BTD, model.lm_head.weight, batch.tokens, batch.weights, gradient_of)
+    balancing = model.config.num_experts > 0 and model.config.router_aux_loss > 0 and torch.is_grad_enabled()
+    routing: list[Tensor] | None = [] if balancing else None
+    hidden_BTD = model.hidden(batch.tokens, context, routing)
+    loss = next_token_loss(hidden_BTD, model.head_weight(), batch.tokens, batch.weights, gradient_of)
+    if routing:
+        balance = balance_loss(routing, model.config.experts_per_token)
+        loss = loss + model.config.router_aux_loss * batch.supervised * balance
+    return loss
 
 
 def train(

@@ -138,11 +138,6 @@ def test_directories_without_a_config_or_with_a_broken_one_are_refused(directory
     assert "is not a model directory: it has no config.json" in refused(directory)
 
 
-def test_pickled_weights_are_not_read(directory: Path) -> None:
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    assert "only safetensors weights are read" in refused(directory)
-
-
 def test_settings_fill_in_the_shape_that_follows_from_them() -> None:
     config = ModelSettings(hidden_size=96, num_layers=3, num_heads=6).decoder_config(vocab_size=500)
     assert (config.head_dim, config.num_kv_heads, config.intermediate_size) == (16, 6, 256)
