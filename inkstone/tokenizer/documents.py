@@ -102,11 +102,12 @@ def read_documents(parts: Sequence[Part], invalid: Invalid = "refuse") -> Iterat
 
 def _row_groups(path: Path, part_mb: float) -> list[Part]:
     with _opened(path) as parquet:
-        sizes = [parquet.metadata.row_group(number).total_byte_size for number in range(parquet.num_row_groups)]
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+    sizes = [group.total_byte_size if group.num_rows else 0 for group in groups]
     parts, first = [], 0
     for number in range(len(sizes)):
         size = sum(sizes[first : number + 1])
-        if size >= part_mb * 1e6 or number == len(sizes) - 1:
+        if size >= part_mb * 1e6 or (size and number == len(sizes) - 1):
             parts.append(Part(path, size, first, number + 1))
             first = number + 1
     return parts

@@ -63,15 +63,11 @@ def encode_corpus(
     own = store is None
     store = store or output / ".parts"
     jobs = _jobs(settings, corpus, tokenizer_dir, tokenizer)
-    if not any(job.part.size for job in jobs if job.split == "train"):
-        raise InputError(f"{corpus} has no text to encode: give the corpus stage more input.")
     encoded = sum(1 for job in jobs if not (store / job.key).is_dir())
     started = time.monotonic()
     _encode_missing(settings, jobs, store, progress)
     seconds = time.monotonic() - started
     facts = _assemble(jobs, store, output, tokenizer)
-    if not any(split["tokens"] for split in facts["splits"].values()):  # type: ignore[attr-defined]
-        raise InputError(f"{corpus} has no text to encode: give the corpus stage more input.")
     if own:
         rmtree(store)
     write_manifest(output, facts)
@@ -85,7 +81,11 @@ def _jobs(
     hashes: dict[Path, str] = {}
     jobs = []
     for split in ("train", "heldout"):
-        for part in corpus_parts(corpus, split, settings.part_mb):
+        parts = corpus_parts(corpus, split, settings.part_mb)
+        if split == "train" and not any(part.size for part in parts):
+            where = corpus / split if isinstance(corpus, Path) and (corpus / split).is_dir() else corpus
+            raise InputError(f"{where} has no text to encode: give the corpus stage more input.")
+        for part in parts:
             hashes.setdefault(part.path, file_sha256(part.path))
             key = fingerprint(
                 {
