@@ -70,5 +70,39 @@ def encode(
     typer.echo(output)
 
 
+@tokenizer_app.command("extend")
+def extend(
+    paths: Annotated[
+        list[Path], typer.Argument(help="model (or tokenizer) directory, then the corpus directory or files of text")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model (or tokenizer) directory to write")],
+    add: Annotated[int, typer.Option(min=1, help="tokens to add; with --choose the most that are tried")] = 25_000,
+    choose: Annotated[
+        Literal["alp"] | None, typer.Option(help="alp: as many as the knee of the ALP curve says")
+    ] = None,
+    characters: Annotated[
+        str, typer.Option(help="numbers of single characters to try, e.g. 4451,5435,6414,7434; default: 99.95 % of the text")
+    ] = "",
+    pad_to: Annotated[int, typer.Option(min=1, help="round the number of embedding rows up to a multiple")] = 1,
+    chart: Annotated[bool, typer.Option(help="draw the ALP curve as alp.svg (needs inkstone[report])")] = True,
+    invalid_utf8: Invalid = "refuse",
+) -> None:
+    """Extend a vocabulary with Chinese pieces, and a model's embedding and head with it."""
+    from inkstone.cli.extend import extend_directory
+    from inkstone.errors import InputError
+    from inkstone.tokenizer import ExtendSettings
+
+    numbers = [number.strip() for number in characters.split(",") if number.strip()]
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) == 0]
+    if wrong:
+        raise InputError(f"--characters {characters}: {', '.join(wrong)} is no number of characters")
+    if len(paths) < 2:
+        raise InputError("give the base directory and then the corpus")
+    settings = ExtendSettings(
+        add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8
+    )
+    extend_directory(paths[0], _corpus(paths[1:]), output, settings, pad_to, chart)
+
+
 def _corpus(paths: list[Path]) -> Path | list[Path]:
     return paths[0] if len(paths) == 1 else paths

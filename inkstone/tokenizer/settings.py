@@ -58,3 +58,20 @@ class TokensSettings(BaseModel):
     invalid_utf8: Literal["refuse", "replace"] = Field(
         "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes and count them.'
     )
+
+
+class ExtendSettings(BaseModel):
+    """How a vocabulary is extended with Chinese pieces."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
+    choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')
+    characters: tuple[int, ...] = Field(
+        (), description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for."
+    )
+    character_coverage: float = Field(0.9995, gt=0, le=1, description="Share of Chinese characters that get a token.")
+    max_piece_characters: int = Field(8, ge=2, description="Longest piece that may be learned, in characters.")
+    min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
+    measure_mb: float = Field(2.0, gt=0, description="ALP is measured on about this many MB of Chinese text.")
+    invalid_utf8: Literal["refuse", "replace"] = Field("refuse", description="What to do with text that is not UTF-8.")

@@ -74,10 +74,22 @@ class Tokenizer:
         tokenizer._refuse_typed_control(path)
         return tokenizer
 
+    def spec(self) -> Spec:
+        """The tokenizer as the JSON of a `tokenizer.json`, its dummy prefix included."""
+        return dict(json.loads(self._backend.to_str())) | (self._prefix.parts if self._prefix else {})
+
+    def respecified(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
+        """Another tokenizer with this one's begin, end and padding tokens."""
+        return Tokenizer(backend, *(self._special[role] for role in ROLES))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's name and id."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def save(self, directory: Path) -> None:
         """Write the two files that `load` and transformers' AutoTokenizer read."""
         directory.mkdir(parents=True, exist_ok=True)
-        spec = json.loads(self._backend.to_str()) | (self._prefix.parts if self._prefix else {})
+        spec = self.spec()
         text = json.dumps(spec, ensure_ascii=False, indent=2)
         (directory / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
         config = {
@@ -151,7 +163,11 @@ class Tokenizer:
         return self._encoder if isinstance(self._encoder, Encoder) else None
 
     def encode_flat(
-        self, texts: Sequence[str], dropout: float = 0.0, draws: np.random.Generator | None = None
+        self,
+        texts: Sequence[str],
+        dropout: float = 0.0,
+        draws: np.random.Generator | None = None,
+        continued: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
 
@@ -161,11 +177,11 @@ class Tokenizer:
         if encoder is None:
             if dropout:
                 raise InputError("BPE-dropout needs a BPE tokenizer with byte fallback; set bpe_dropout = 0.")
-            encoded = self.encode_batch(texts)
+            encoded = self.encode_batch(texts, continued)
             ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
             return np.fromiter(chain.from_iterable(encoded), dtype=np.int32), ends
         try:
-            return encoder.encode(self._prefix.put(texts, False) if self._prefix else texts, dropout, draws)
+            return encoder.encode(self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws)
         except UnicodeEncodeError:
             _refuse_broken_text(texts, 0)
             raise

@@ -58,7 +58,7 @@ def train(settings: TokenizerSettings, texts: Iterable[tuple[list[str], float]])
         min_frequency=settings.min_frequency,
         unwanted=lambda piece: len(piece) > settings.max_han_characters and _HAN.match(piece) is not None,
     )
-    merges = learn_merges(*_split_at_rare(words, counts, alphabet.characters), alphabet.characters, bounds)
+    merges = learn_merges(*split_at_rare(words, counts, alphabet.characters), alphabet.characters, bounds)
     return Tokenizer(assemble(alphabet.characters, merges)), alphabet
 
 
@@ -109,7 +109,7 @@ def _characters_for(covered: np.ndarray, share: float) -> int:
     return min(int(np.searchsorted(covered, share - 1e-12)) + 1, len(covered))
 
 
-def _split_at_rare(words: Words, counts: np.ndarray, characters: list[str]) -> tuple[Words, np.ndarray]:
+def split_at_rare(words: Words, counts: np.ndarray, characters: list[str]) -> tuple[Words, np.ndarray]:
     """Words as places in `characters`, cut at all others, so that their neighbours are not taken for a pair."""
     places = np.full(UNICODE, -1, dtype=np.int64)
     places[[ord(character) for character in characters]] = np.arange(len(characters))
