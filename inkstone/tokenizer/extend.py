@@ -219,7 +219,8 @@ def _documents(parts: Sequence[Part], settings: ExtendSettings) -> Iterator[Docu
         yield from read_part(part, settings.invalid_utf8)
 
 
-def _is_chinese(text: str) -> bool:
+def is_chinese(text: str) -> bool:
+    """Whether more than three characters in ten are Chinese."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     return 10 * int(np.count_nonzero((classes()[points] & 7) == HAN)) > 3 * len(points)
 
@@ -232,7 +233,7 @@ def _sample(parts: Sequence[Part], settings: ExtendSettings) -> list[str]:
     size = 0
     for number, documents in enumerate(_documents(parts, settings)):
         if number % every == 0 and size < settings.measure_mb * 1e6:
-            chinese = [text for text in documents.texts() if _is_chinese(text)]
+            chinese = [text for text in documents.texts() if is_chinese(text)]
             texts += chinese
             size += sum(len(text.encode("utf-8")) for text in chinese)
     return texts
@@ -261,7 +262,7 @@ def _saved(base: Tokenizer, tokenizer: Tokenizer, parts: Sequence[Part], setting
     """Tokens of the corpus's Chinese documents before and after."""
     before = after = characters = 0
     for documents in _documents(parts, settings):
-        chinese = [text for text in documents.texts() if _is_chinese(text)]
+        chinese = [text for text in documents.texts() if is_chinese(text)]
         if chinese:
             before += len(base.encode_flat(chinese)[0])
             after += len(tokenizer.encode_flat(chinese)[0])
