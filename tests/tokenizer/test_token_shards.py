@@ -11,14 +11,7 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 from inkstone.storage import read_manifest
-from inkstone.tokenizer import (
-    Tokenizer,
-    TokenShards,
-    TokensSettings,
-    encode_corpus,
-    open_shards,
-    read_heldout_documents,
-)
+from inkstone.tokenizer import TokenShards, Tokenizer, TokensSettings, encode_corpus, open_shards, read_heldout_documents
 from inkstone.tokenizer.shards import ShardWriter, token_dtype
 
 
@@ -75,7 +68,7 @@ def of_source(shards: TokenShards, source: str) -> list[int]:
 def test_a_document_longer_than_a_shard_gets_one_of_its_own(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "train", token_dtype(100), max_tokens=4)
     for length in (2, 9, 1, 3):
-        writer.add(range(length), ("zh", f"source-{length}"))
+        writer.add(np.arange(length), np.array([length]), [("zh", f"source-{length}")])
     writer.close()
     sizes = [np.fromfile(tmp_path / f"{name}.tokens.bin", dtype="<u2").size for name in writer.shards]
     assert sizes == [2, 9, 4]
