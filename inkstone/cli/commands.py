@@ -104,7 +104,7 @@ def evaluate(
 
         if quiz or problems:
             raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
-        _refuse_existing(output)
+        refuse_existing(output)
         show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
         return
     from rich.console import Console

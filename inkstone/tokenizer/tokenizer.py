@@ -197,10 +197,6 @@ class Tokenizer:
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
         return text if self._prefix is None or continued else self._prefix.take_off(text)
 
-    def vocabulary(self) -> dict[str, int]:
-        """Every token's id by its name."""
-        return dict(self._backend.get_vocab(with_added_tokens=True))
-
     def has_token(self, name: str) -> bool:
         """Whether `token_id` knows the name."""
         return self._backend.token_to_id(name) is not None
