@@ -1,4 +1,4 @@
-"""The engine: workers, clusters, groupings and kills change nothing in the corpus; a rerun does only what is missing."""
+"""The engine: workers, clusters, groupings and kills change nothing; a rerun does only what is missing."""
 
 import hashlib
 import json
