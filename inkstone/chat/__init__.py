@@ -1,10 +1,12 @@
 """Conversations: messages, templates that turn them into ids and loss weights, and the file formats they come in."""
 
 from inkstone.chat.datasets import ChatDataset, PreferenceDataset, Problem, read_chats, read_preferences
-from inkstone.chat.export import load_template, save_template, to_jinja
-from inkstone.chat.fit import encode_to_fit
+from inkstone.chat.export import attach_template, load_template, save_template
+from inkstone.chat.fit import encode_to_fit, prompt_to_fit, training_sequences
+from inkstone.chat.jinja import to_jinja
+from inkstone.chat.library import CHATML, TEMPLATES, TemplateChoice, choose_template, find_template, template_named
 from inkstone.chat.messages import Message, Preference, Role, Segment
-from inkstone.chat.template import CHATML, TEMPLATES, Template, encode_chat, encode_segments
+from inkstone.chat.template import Sampling, Template, encode_chat, encode_segments, require_tokens
 
 __all__ = [
     "CHATML",
@@ -15,14 +17,23 @@ __all__ = [
     "PreferenceDataset",
     "Problem",
     "Role",
+    "Sampling",
     "Segment",
     "Template",
+    "TemplateChoice",
+    "attach_template",
+    "choose_template",
     "encode_chat",
     "encode_segments",
     "encode_to_fit",
+    "find_template",
     "load_template",
+    "prompt_to_fit",
     "read_chats",
     "read_preferences",
+    "require_tokens",
     "save_template",
+    "template_named",
     "to_jinja",
+    "training_sequences",
 ]

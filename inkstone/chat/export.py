@@ -1,99 +1,70 @@
 """Keep a template beside its model: `chat_template.json` for us, `chat_template.jinja` for every other program.
 
-The JSON file is the template; the Jinja file is derived from it and gives equal ids for ordinary text. It cannot keep
-a typed "<|im_end|>" apart from the real one, because it renders one string; that is why we never read it back.
+The JSON file is the template and the only one we read; the Jinja file is derived from it and gives equal ids for
+ordinary text (`jinja`). `attach_template` also writes how the model's publisher samples into `generation_config.json`.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from inkstone.chat.messages import ROLES
-from inkstone.chat.template import Piece, Template, Turn
+from inkstone.chat.jinja import to_jinja
+from inkstone.chat.schema import template_from, template_to
+from inkstone.chat.template import Template, require_tokens
 from inkstone.errors import InputError
+from inkstone.tokenizer import Tokenizer
 
-_JSON = "chat_template.json"
-_JINJA = "chat_template.jinja"
-
-
-def to_jinja(template: Template) -> str:
-    """The template as transformers, vLLM and llama.cpp read it; on one line, so that whitespace options do not matter.
-
-    It takes `messages` ({"role", "content"}) and `add_generation_prompt`.
-    """
-    branches = []
-    for number, (role, turn) in enumerate(template.turns.items()):
-        keyword = "elif" if number else "if"
-        branches.append(
-            f'{{% {keyword} message["role"] == {_literal(role)} %}}'
-            f'{_print(turn.header)}{{{{ message["content"] | trim }}}}{_print(turn.footer)}'
-        )
-    unknown = _literal(f"template {template.name} has no role ")
-    return (
-        f"{_print(template.start)}{{% for message in messages %}}{''.join(branches)}"
-        f'{{% else %}}{{{{ raise_exception({unknown} ~ message["role"]) }}}}{{% endif %}}{{% endfor %}}'
-        f"{{% if add_generation_prompt %}}{_print(template.turns['assistant'].header)}{{% endif %}}"
-    )
+TEMPLATE_FILE = "chat_template.json"
+JINJA_FILE = "chat_template.jinja"
+_GENERATION_FILE = "generation_config.json"
 
 
 def save_template(template: Template, directory: Path) -> None:
     """Write both files into a model directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    content = {
-        "name": template.name,
-        "start": _pieces_out(template.start),
-        "turns": {
-            role: {"header": _pieces_out(turn.header), "footer": _pieces_out(turn.footer)}
-            for role, turn in template.turns.items()
-        },
-        "stop_tokens": list(template.stop_tokens),
-    }
-    (directory / _JSON).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    (directory / _JINJA).write_text(to_jinja(template), encoding="utf-8")
+    _write_json(directory / TEMPLATE_FILE, template_to(template))
+    (directory / JINJA_FILE).write_text(to_jinja(template), encoding="utf-8")
+
+
+def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -> None:
+    """Make a model directory a chat model: both template files, and stop ids and sampling in generation_config.json.
+
+    Other settings of that file stay, and so does its sampling where it has some. Raises InputError, before anything is
+    written, where the tokenizer lacks a control token of the template.
+    """
+    require_tokens(template, tokenizer)
+    path = directory / _GENERATION_FILE
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        stop = settings.get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a JSON object ({error}): repair or remove it") from error
+    stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
+    settings["eos_token_id"] = list(dict.fromkeys([*tokenizer.end_ids, *sorted(template.stop_ids(tokenizer)), *stops]))
+    for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
+        if number is not None:
+            settings.setdefault(key, number)
+    if template.sampling and not settings.get("do_sample"):
+        published = {key: value for key, value in asdict(template.sampling).items() if value is not None}
+        settings |= {"do_sample": True, **published}
+    settings.setdefault("do_sample", False)
+    save_template(template, directory)
+    _write_json(path, settings, indent=2)
 
 
 def load_template(directory: Path) -> Template:
     """Read `chat_template.json` of a model directory. Raises InputError where it is missing or malformed."""
-    path = directory / _JSON
+    path = directory / TEMPLATE_FILE
     if not path.is_file():
         raise InputError(f"{path} is missing: {directory} is not a chat model; tune one, or name a template.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        unknown = set(content["turns"]) - set(ROLES)
-        if unknown:
-            raise InputError(f"{path}: unknown role {', '.join(sorted(unknown))}; known are {', '.join(ROLES)}.")
-        turns = {
-            role: Turn(
-                _pieces_in(content["turns"][role]["header"]),
-                _pieces_in(content["turns"][role]["footer"]),
-            )
-            for role in ROLES
-            if role in content["turns"]
-        }
-        return Template(content["name"], _pieces_in(content["start"]), turns, tuple(content["stop_tokens"]))
+        return template_from(json.loads(path.read_text(encoding="utf-8")))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a chat template ({type(error).__name__}: {error}).") from error
 
 
-def _pieces_out(pieces: tuple[Piece, ...]) -> list[dict[str, str | bool]]:
-    return [{piece.kind: piece.value, **({"learned": True} if piece.learned else {})} for piece in pieces]
-
-
-def _pieces_in(rows: list[dict[str, Any]]) -> tuple[Piece, ...]:
-    pieces = []
-    for row in rows:
-        kind: Literal["token", "text"] = "token" if "token" in row else "text"
-        if not isinstance(row[kind], str):
-            raise TypeError(f"{kind} must be a string")
-        pieces.append(Piece(kind, row[kind], row.get("learned") is True))
-    return tuple(pieces)
-
-
-def _print(pieces: tuple[Piece, ...]) -> str:
-    value = "".join(piece.value for piece in pieces)
-    return f"{{{{ {_literal(value)} }}}}" if value else ""
-
-
-def _literal(value: str) -> str:
-    """A Jinja string; its escapes are those of JSON, which reads non-ASCII as it stands."""
-    return json.dumps(value, ensure_ascii=False)
+def _write_json(path: Path, values: dict[str, Any], indent: int = 1) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")

@@ -108,7 +108,8 @@ def _conversation(row: Row, layout: Layout, faults: list[Fault]) -> list[Labelle
         request = [row.get(field) for field in (layout.prompt, "input")]
         parts = [part for part in request if not (part is None or (isinstance(part, str) and not part.strip()))]
         texts = [_text(part, layout.prompt, faults) for part in parts or [row.get(layout.prompt)]]
-        turns.append((layout.prompt, Message("user", "\n".join(texts))))
+        input_at = len(texts[0]) + 1 if len(texts) == 2 else None
+        turns.append((layout.prompt, Message("user", "\n".join(texts), input_at=input_at)))
     return _with_system(row, turns, faults)
 
 

@@ -1,6 +1,6 @@
 """The plain data of a conversation: what was said (`Message`), and what the tokenizer is given (`Segment`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -9,11 +9,15 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `loss_weight` None means the default: 1 for the assistant, 0 for everybody else."""
+    """One turn. `loss_weight` None means the default: 1 for the assistant, 0 for everybody else.
+
+    `input_at` is where the `input` of an Alpaca row begins in the content, for templates that set it apart.
+    """
 
     role: Role
     content: str
     loss_weight: float | None = None
+    input_at: int | None = field(default=None, compare=False)
 
     @property
     def weight(self) -> float:
@@ -25,14 +29,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Segment:
-    """A control token by name, or text that the tokenizer sees as one string; `weight` is the loss weight of its ids.
+    """A control token by name, the tokenizer's own "bos" or "eos" (special), or text that it sees as one string.
 
-    Text stays text: nothing that is written in it becomes a control token.
+    `weight` is the loss weight of its ids. Text stays text: nothing that is written in it becomes a control token.
+    Text that is `continued` goes on from the text before it; other text begins a string, with the dummy prefix of
+    tokenizers that have one.
     """
 
-    kind: Literal["token", "text"]
+    kind: Literal["token", "special", "text"]
     value: str
     weight: float
+    continued: bool = False
 
 
 @dataclass(frozen=True)

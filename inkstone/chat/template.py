@@ -2,12 +2,13 @@
 
     ids, weights = encode_chat([Message("user", "你好"), Message("assistant", "你好！")], CHATML, tokenizer)
 
-Ids and loss weights come out of one pass over typed segments, so nothing is ever searched for in rendered text, and
-training and serving build their ids with the same object. The Jinja file for other programs is derived (`export`).
+Every format of the field is one small program over typed segments; the formats themselves are files in `templates/`.
+Ids and loss weights come out of one pass, so nothing is ever searched for in rendered text, and training and serving
+build their ids with the same object. The Jinja file for other programs is derived (`jinja`).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from inkstone.chat.messages import Message, Role, Segment
@@ -17,19 +18,53 @@ from inkstone.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Piece:
-    """A fixed part of a template; a `learned` one has the loss weight of its message, the others have none."""
+    """A fixed part of a template; a `learned` one has the loss weight of its message, the others have none.
 
-    kind: Literal["token", "text"]
+    A control token by name; text; the tokenizer's own "bos" or "eos" (special); or the number of the round, of which
+    `value` is the first.
+    """
+
+    kind: Literal["token", "text", "special", "round"]
     value: str
     learned: bool = False
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What stands before and after the content of a role."""
+    """What stands before and after the content of a role. The model speaks from the header's first learned piece on."""
 
     header: tuple[Piece, ...]
     footer: tuple[Piece, ...]
+
+    @property
+    def given(self) -> tuple[Piece, ...]:
+        """The part of the header that is not learned: for the assistant, where a prompt ends."""
+        learned = [piece.learned for piece in self.header]
+        return self.header[: learned.index(True)] if True in learned else self.header
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the model's publisher samples; `max_length` counts the prompt as well."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a prompt is shortened beyond dropping whole oldest rounds (`fit.prompt_to_fit`)."""
+
+    max_rounds: int | None = None
+    max_prompt_tokens: int | None = None
+    # A last round that is too long by itself keeps its end, instead of being refused.
+    cut_last_round: bool = False
+    # Whether the assistant's header at the end of the prompt is counted.
+    count_header: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,48 +75,124 @@ class Template:
     start: tuple[Piece, ...]
     turns: dict[Role, Turn]
     stop_tokens: tuple[str, ...]
+    # Whether the tokenizer sees an answer as the continuation of the text before it, or as a string of its own.
+    answer: Literal["continued", "fresh"] = "continued"
+    # How an answer is written once the conversation has gone on, where that differs; it is then not learned.
+    past_answer: Turn | None = None
+    # The system message stands inside the first user turn, between its header and its content.
+    fold_system: bool = False
+    # Stands where a conversation has no system message.
+    default_system: str = ""
+    default_system_with_input: str = ""
+    # Between an Alpaca instruction and its input.
+    input_separator: str = "\n"
+    # Marks in the model's text and what they are shown as.
+    replacements: tuple[tuple[str, str], ...] = ()
+    fit: Fit = Fit()
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         footer = self.turns["assistant"].footer if "assistant" in self.turns else ()
-        learned = [piece for piece in footer if piece.learned]
-        if not learned or learned[-1].kind != "token" or learned[-1].value not in self.stop_tokens:
+        last = next((piece for piece in reversed(footer) if piece.learned), None)
+        if last is None or not self._stops(last):
             raise InputError(
                 f'template "{self.name}": the last learned piece after the assistant\'s content must be one of its '
                 "stop_tokens, otherwise the model would never learn to stop."
             )
 
+    def _stops(self, piece: Piece) -> bool:
+        own_end = piece.kind == "special" and piece.value == "eos"
+        return own_end or (piece.kind == "token" and piece.value in self.stop_tokens)
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """The names that the tokenizer must have."""
+        turns = [*self.turns.values(), *([self.past_answer] if self.past_answer else [])]
+        pieces = [*self.start, *(piece for turn in turns for piece in (*turn.header, *turn.footer))]
+        return tuple(dict.fromkeys([piece.value for piece in pieces if piece.kind == "token"] + [*self.stop_tokens]))
+
+    def stop_ids(self, tokenizer: Tokenizer) -> set[int]:
+        """The ids that end a reply, the tokenizer's own end among them. Raises InputError where there are none."""
+        ids = {*tokenizer.end_ids, *(tokenizer.token_id(name) for name in self.stop_tokens)}
+        if not ids:
+            raise InputError(f'template "{self.name}" needs a tokenizer with an end token, and this one names none.')
+        return ids
+
     def segments(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[Segment]:
         """The conversation as tokens and texts with loss weights.
 
-        With `add_generation_prompt` it ends where the assistant's content begins, and is then a prefix of the same
+        With `add_generation_prompt` it ends where the assistant begins to speak, and is then a prefix of the same
         conversation with that answer. Raises InputError for a role that the template does not have.
         """
-        parts: list[Segment | None] = [_plain(piece) for piece in self.start]
+        messages = self._with_system(messages)
+        parts: list[Segment | _Border] = [_fixed(piece, 0) for piece in self.start]
+        folded: list[Segment] = []
+        users = 0
         for number, message in enumerate(messages):
-            turn = self.turns.get(message.role)
-            if turn is None:
-                raise InputError(
-                    f'message {number}: template "{self.name}" has no role "{message.role}", '
-                    f"only {', '.join(self.turns)}."
-                )
-            content = Segment("text", message.content.strip(), message.weight)
-            # The model begins its answer on a fresh segment, so training cuts the text at the same place.
-            border = [None] if message.role == "assistant" else []
-            parts += [_plain(piece) for piece in turn.header]
-            parts += [*border, content, *border]
-            parts += [_weighted(piece, message.weight) for piece in turn.footer]
+            users += message.role == "user"
+            past = message.role == "assistant" and (add_generation_prompt or number < len(messages) - 1)
+            turn = self._turn(message.role, number, past)
+            speaks = message.role == "assistant" and turn is not self.past_answer
+            weight = 0.0 if turn is self.past_answer else message.weight
+            header, footer = ([_fixed(piece, users, weight) for piece in side] for side in (turn.header, turn.footer))
+            content = Segment("text", self._content(message), weight)
+            if message.role == "system" and self.fold_system:
+                folded = [*header, content, *footer]
+                continue
+            if message.role == "user":
+                header, folded = [*header, *folded], []
+            # The model begins its answer at a border, so training cuts the text at the same place.
+            given = len(turn.given) if speaks else len(header)
+            parts += header[:given]
+            parts += [_Border(self.answer == "fresh")] if speaks else []
+            parts += [*header[given:], content]
+            parts += [_Border()] if speaks else []
+            parts += footer
+        if folded:
+            raise InputError(f'template "{self.name}" writes the system message into a user turn, and there is none.')
         if add_generation_prompt:
-            parts += [_plain(piece) for piece in self.turns["assistant"].header]
+            parts += [_fixed(piece, users) for piece in self.turns["assistant"].given]
         return _join(parts)
+
+    def _turn(self, role: Role, number: int, past: bool) -> Turn:
+        if past and self.past_answer:
+            return self.past_answer
+        if role not in self.turns:
+            raise InputError(
+                f'message {number}: template "{self.name}" has no role "{role}", only {", ".join(self.turns)}.'
+            )
+        return self.turns[role]
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with the template's own system message where they have none."""
+        default = self.default_system
+        asked = next((message for message in messages if message.role == "user"), None)
+        if asked is not None and asked.input_at is not None and self.default_system_with_input:
+            default = self.default_system_with_input
+        own = bool(messages) and messages[0].role == "system"
+        return [*messages] if own or not default else [Message("system", default), *messages]
+
+    def _content(self, message: Message) -> str:
+        if message.input_at is None:
+            return message.content.strip()
+        parts = message.content[: message.input_at].strip(), message.content[message.input_at :].strip()
+        return self.input_separator.join(parts)
 
 
 def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
     """Ids, and the loss weight of each."""
-    texts = iter(tokenizer.encode_batch([segment.value for segment in segments if segment.kind == "text"]))
+    texts = [segment for segment in segments if segment.kind == "text"]
+    fresh = iter(tokenizer.encode_batch([segment.value for segment in texts if not segment.continued]))
+    continued = iter(tokenizer.encode_batch([segment.value for segment in texts if segment.continued], continued=True))
     ids: list[int] = []
     weights: list[float] = []
     for segment in segments:
-        new = next(texts) if segment.kind == "text" else [tokenizer.token_id(segment.value)]
+        if segment.kind == "text":
+            new = next(continued if segment.continued else fresh)
+        elif segment.kind == "special":
+            new = tokenizer.start_ids if segment.value == "bos" else tokenizer.end_ids
+        else:
+            new = [tokenizer.token_id(segment.value)]
         ids += new
         weights += [segment.weight] * len(new)
     return ids, weights
@@ -94,48 +205,47 @@ def encode_chat(
     return encode_segments(template.segments(messages, add_generation_prompt), tokenizer)
 
 
-def _plain(piece: Piece) -> Segment:
-    return Segment(piece.kind, piece.value, 0.0)
+def require_tokens(template: Template, tokenizer: Tokenizer) -> None:
+    """Raises InputError with every control token of the template that the tokenizer lacks, or where nothing stops."""
+    missing = [name for name in template.control_tokens if not tokenizer.has_token(name)]
+    if missing:
+        raise InputError(
+            f'template "{template.name}" does not fit this tokenizer, which has no token {", ".join(missing)}: '
+            "name another template (inkstone template list)"
+        )
+    template.stop_ids(tokenizer)
 
 
-def _weighted(piece: Piece, weight: float) -> Segment:
-    return Segment(piece.kind, piece.value, weight if piece.learned else 0.0)
+@dataclass(frozen=True)
+class _Border:
+    """Text is cut here; what follows continues it, or is a `fresh` string."""
+
+    fresh: bool = False
 
 
-def _join(parts: Iterable[Segment | None]) -> list[Segment]:
-    """Neighbouring texts of one weight become one string for the tokenizer, except across a border (None)."""
+def _fixed(piece: Piece, users: int, weight: float = 0.0) -> Segment:
+    weight = weight if piece.learned else 0.0
+    if piece.kind == "round":
+        return Segment("text", str(int(piece.value) + max(users - 1, 0)), weight)
+    return Segment(piece.kind, piece.value, weight)
+
+
+def _join(parts: Iterable[Segment | _Border]) -> list[Segment]:
+    """Neighbouring texts of one weight become one string for the tokenizer, except across a border."""
     joined: list[Segment] = []
-    border = False
+    border: _Border | None = None
     for part in parts:
-        if part is None:
-            border = True
-        elif part.kind == "token" or part.value:
-            last = joined[-1] if joined and not border else None
-            if last and last.kind == part.kind == "text" and last.weight == part.weight:
-                joined[-1] = Segment("text", last.value + part.value, last.weight)
-            else:
-                joined.append(part)
-            border = False
+        if isinstance(part, _Border):
+            border = part
+            continue
+        if part.kind == "text" and not part.value:
+            continue
+        last = joined[-1] if joined else None
+        if last is None or last.kind != "text" or part.kind != "text":
+            joined.append(part)
+        elif border or last.weight != part.weight:
+            joined.append(replace(part, continued=not (border and border.fresh)))
+        else:
+            joined[-1] = replace(last, value=last.value + part.value)
+        border = None
     return joined
-
-
-def _chatml_turn(role: Role) -> Turn:
-    return Turn(
-        header=(Piece("token", "<|im_start|>"), Piece("text", f"{role}\n")),
-        footer=(Piece("token", "<|im_end|>", learned=True), Piece("text", "\n")),
-    )
-
-
-CHATML = Template(
-    name="chatml",
-    start=(Piece("token", "<|bos|>"),),
-    turns={
-        "system": _chatml_turn("system"),
-        "user": _chatml_turn("user"),
-        "assistant": _chatml_turn("assistant"),
-        "tool": _chatml_turn("tool"),
-    },
-    stop_tokens=("<|im_end|>",),
-)
-
-TEMPLATES = {CHATML.name: CHATML}

@@ -3,30 +3,48 @@
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
-from inkstone.generate import SamplingSettings, Speaker, load_speaker, stream_reply
+from inkstone.generate import SamplingSettings, Speaker, build_prompt, load_speaker, read_sampling, stream_reply
 
 _HELP = "type a message; /reset starts over, /exit or Ctrl-D leaves"
 
 
-def converse(directory: Path, system: str | None, sampling: SamplingSettings) -> None:
-    """Read messages from standard input until it ends; without a terminal only the replies are printed."""
+# Where neither the command line nor generation_config.json says how to sample.
+_SAMPLING = SamplingSettings(top_p=0.95, max_new_tokens=128)
+
+
+def converse(
+    directory: Path,
+    system: str | None,
+    asked: dict[str, float | int | None],
+    template: str | None = None,
+    show_prompt: bool = False,
+    dtype: str | None = None,
+) -> None:
+    """Read messages from standard input until it ends; without a terminal only the replies are printed.
+
+    `asked` are the sampling options of the command line; those that are None are the directory's.
+    """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
-    speaker = load_speaker(directory)
+    speaker = load_speaker(directory, template=template, dtype=getattr(torch, dtype) if dtype else None)
+    given = {key: value for key, value in asked.items() if value is not None}
+    sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []
     history = list(start)
     if talking:
         console.print(f"[dim]{escape(str(directory))}: {_HELP}[/]")
+        console.print(f"[dim]template {escape(speaker.why_template)}; {escape(_how(sampling))}[/]")
     while (text := _read(console, talking)) is not None and text != "/exit":
         if text == "/reset":
             history = list(start)
         elif text:
-            history = _answer(console, speaker, [*history, Message("user", text)], sampling)
+            history = _answer(console, speaker, [*history, Message("user", text)], sampling, show_prompt)
     if talking:
         console.print()
 
@@ -40,19 +58,33 @@ def _read(console: Console, talking: bool) -> str | None:
         raise KeyboardInterrupt("left the conversation") from stop
 
 
-def _answer(console: Console, speaker: Speaker, history: list[Message], sampling: SamplingSettings) -> list[Message]:
+def _how(sampling: SamplingSettings) -> str:
+    """The sampling in a few words."""
+    if sampling.temperature == 0:
+        return "greedy"
+    shown = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    return ", ".join(f"{key} {value:g}" for key, value in shown.items())
+
+
+def _answer(
+    console: Console, speaker: Speaker, history: list[Message], sampling: SamplingSettings, show_prompt: bool
+) -> list[Message]:
     """Print the reply as it comes and return the history with it; Ctrl-C cuts the reply short and keeps what was said.
 
     A message the model cannot take is refused in a sentence and forgotten, and the conversation goes on.
     """
     reply = ""
+    # Not among the replies: a program may be reading them.
+    aside = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     try:
+        if show_prompt:
+            ids = build_prompt(speaker, history, sampling)
+            aside.print(f"[dim]{escape(speaker.tokenizer.decode(ids))}⟨{len(ids)} tokens⟩[/]")
         for delta in stream_reply(speaker, history, sampling):
             reply += delta
             console.print(delta, end="", markup=False)
     except InputError as error:
-        # Not among the replies: a program may be reading them.
-        Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(f"[red]{escape(str(error))}[/]")
+        aside.print(f"[red]{escape(str(error))}[/]")
         return history[:-1]
     except KeyboardInterrupt:
         console.print("[dim] (cut short)[/]", end="")

@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
+from inkstone.cli.tokenizer_commands import tokenizer_app
+from inkstone.cli.template_commands import template_app
 
 app = typer.Typer(
     cls=Verbs,
@@ -15,9 +18,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
 )
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or encode a corpus with one.")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(curate_app, name="curate")
+app.add_typer(mixture_commands.app, name="mixture")
+app.command()(model_commands.convert)
+app.command()(model_commands.inspect)
+app.add_typer(template_app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
 Overrides = Annotated[
@@ -71,7 +77,7 @@ def primer(
     from inkstone.primer import PrimerSettings, render_primer
     from inkstone.storage import atomic_directory
 
-    _refuse_existing(output)
+    refuse_existing(output)
     with show_progress("primer") as progress, atomic_directory(output) as draft:
         render_primer(PrimerSettings(size_mb=size_mb, seed=seed), draft, progress)
     typer.echo(output)
@@ -85,8 +91,22 @@ def evaluate(
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
     shots: Annotated[int, typer.Option(min=0, help="worked examples before each question")] = 5,
+    perplexity_by_length: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="perplexity at these context lengths, e.g. 512,1024,2048")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
+    text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
+    bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
 ) -> None:
-    """Score a model directory on a quiz, on word problems and on held-out text."""
+    """Score a model directory on a quiz, on word problems, on held-out text, or by context length."""
+    if perplexity_by_length:
+        from inkstone.cli.by_length import show_perplexity_by_length
+
+        if quiz or problems:
+            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
+        refuse_existing(output)
+        show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
+        return
     from rich.console import Console
 
     from inkstone.cli.progress import show_progress
@@ -96,10 +116,16 @@ def evaluate(
 
     if not (quiz or problems or tokens):
         raise InputError("nothing to evaluate: give --quiz, --problems or --tokens")
-    _refuse_existing(output)
+    refuse_existing(output)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(
-            model, draft, EvaluateSettings(shots=shots), quiz, problems, tokens, progress=progress
+            model,
+            draft,
+            EvaluateSettings(shots=shots, dtype="bfloat16" if bf16 else "float32"),
+            quiz,
+            problems,
+            tokens,
+            progress=progress,
         )
     Console().print(rich_table(scores))
 
@@ -108,58 +134,53 @@ def evaluate(
 def chat(
     model: Annotated[Path, typer.Argument(help="chat model directory, e.g. runs/primer/sft", show_default=False)],
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest reply in tokens")] = 128,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy; default: generation_config.json")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.01, max=1)] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="0 keeps all tokens")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(min=0.01, help="1 is none")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest reply in tokens")] = None,
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
+    dtype: model_commands.Dtype = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
-    from inkstone.generate import SamplingSettings
 
-    sampling = SamplingSettings(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
-    converse(model, system, sampling)
+    asked = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
 
 
-@tokenizer_app.command("train")
-def tokenizer_train(
-    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="tokenizer directory to write")],
-    vocab_size: Annotated[int, typer.Option(min=273, help="tokens in the whole vocabulary")] = 8192,
-    character_coverage: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of characters with a token of their own")
-    ] = 0.9995,
+@tokenizer_app.command("measure")
+def tokenizer_measure(
+    tokenizers: Annotated[
+        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
+    ],
+    text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
+    chars: Annotated[
+        int | None, typer.Option(min=1, help="read documents until this many characters are passed, per language")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="write an SVG chart of tokens per character")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
 ) -> None:
-    """Train a BPE tokenizer with byte fallback on a curated corpus."""
-    from inkstone.cli.progress import show_progress
-    from inkstone.storage import atomic_directory
-    from inkstone.tokenizer import TokenizerSettings, train_tokenizer
+    """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
+    from inkstone.cli.measure import measure_tokenizers
 
-    settings = TokenizerSettings(vocab_size=vocab_size, character_coverage=character_coverage)
-    _refuse_existing(output)
-    with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
-        train_tokenizer(settings, corpus, draft, progress)
-    typer.echo(output)
+    measure_tokenizers(tokenizers, text, chars, chart, as_json)
 
 
-@tokenizer_app.command("encode")
-def tokenizer_encode(
-    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
-    tokenizer: Annotated[Path, typer.Argument(help="tokenizer directory", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="directory for the token shards")],
-) -> None:
-    """Encode a curated corpus into token shards."""
-    from inkstone.cli.progress import show_progress
-    from inkstone.storage import atomic_directory
-    from inkstone.tokenizer import TokensSettings, encode_corpus
-
-    _refuse_existing(output)
-    with show_progress("tokens") as progress, atomic_directory(output) as draft:
-        encode_corpus(TokensSettings(), corpus, tokenizer, draft, progress)
-    typer.echo(output)
-
-
-def _refuse_existing(output: Path) -> None:
+def refuse_existing(output: Path) -> None:
     """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
     from inkstone.errors import InputError
 

@@ -9,14 +9,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from inkstone.cli.audit import audit
+
 
 class _RecipeOrVerb(TyperGroup):
     """A group whose default command is `run`."""
 
+    default = "run"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         verb = next((arg for arg in args if not arg.startswith("-")), None)
         if verb is not None and verb not in self.commands:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -25,6 +29,9 @@ curate_app = typer.Typer(
     no_args_is_help=True,
     help="Curate raw text (inkstone curate RECIPE), and look at what was removed.",
 )
+
+
+curate_app.command("audit")(audit)
 
 
 @curate_app.command("run")

@@ -96,29 +96,22 @@ class Limits(BaseModel):
         return self
 
 
+def _table(name: str) -> Limits:
+    return Limits.model_validate(_defaults()[name])
+
+
 class Rules(BaseModel):
     """Document rules, one table per language and genre. Documents in other languages are removed as a whole."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    zh: Limits = Field(default_factory=lambda: Limits.model_validate(_defaults()["zh"]), description="Chinese")
-    en: Limits = Field(default_factory=lambda: Limits.model_validate(_defaults()["en"]), description="English")
-    mixed: Limits = Field(default_factory=lambda: Limits.model_validate(_defaults()["mixed"]), description="both")
-    verse: Limits = Field(
-        default_factory=lambda: Limits.model_validate(_defaults()["verse"]), description="over the language's: verse"
-    )
-    code: Limits = Field(
-        default_factory=lambda: Limits.model_validate(_defaults()["code"]),
-        description="over the language's: code, markup, formulas, data",
-    )
-    list: Limits = Field(
-        default_factory=lambda: Limits.model_validate(_defaults()["list"]),
-        description="over the language's: short lines, as in dialogues, quizzes and tables",
-    )
-    short: Limits = Field(
-        default_factory=lambda: Limits.model_validate(_defaults()["short"]),
-        description="over the language's: prose of fewer than 80 tokens",
-    )
+    zh: Limits = Field(default=_table("zh"), description="Chinese")
+    en: Limits = Field(default=_table("en"), description="English")
+    mixed: Limits = Field(default=_table("mixed"), description="both in one document")
+    verse: Limits = Field(default=_table("verse"), description="over the language's: Chinese in short clauses")
+    code: Limits = Field(default=_table("code"), description="over the language's: code, markup, formulas, data")
+    list: Limits = Field(default=_table("list"), description="over the language's: short lines, as in a dialogue")
+    short: Limits = Field(default=_table("short"), description="over the language's: prose of fewer than 80 tokens")
 
     @model_validator(mode="before")
     @classmethod

@@ -76,7 +76,7 @@ def run_problems(
     asked = [problems.test[index] for index in evenly(len(problems.test), limit)]
     started = time.perf_counter()
     room = model.config.max_positions - max_new_tokens
-    stop_ids = {tokenizer.eos_id}
+    stop_ids = set(tokenizer.end_ids)
     if template is None:
         prompts = [_fitting(problem, problems.dev, shots, tokenizer, room) for problem in asked]
         stop_ids |= example_end_ids(tokenizer, problems.dev)
@@ -115,7 +115,7 @@ def _fitting(
     """(prompt ids, examples dropped from the front so that prompt and answer fit the model's positions)."""
     examples = [one for one in dev if one.lang == problem.lang][:shots]
     for dropped in range(len(examples) + 1):
-        ids = [tokenizer.bos_id, *tokenizer.encode(example_prompt(problem, examples[dropped:]))]
+        ids = [*tokenizer.start_ids, *tokenizer.encode(example_prompt(problem, examples[dropped:]))]
         if len(ids) <= room:
             break
     return ids, dropped

@@ -15,7 +15,7 @@ class Encoder(Protocol):
     """The part of a tokenizer that building requests needs."""
 
     @property
-    def bos_id(self) -> int: ...
+    def start_ids(self) -> list[int]: ...
 
     def encode_batch(self, texts: list[str], /) -> list[list[int]]: ...
 
@@ -61,11 +61,11 @@ def plan(sketches: Sequence[Sketch], encoder: Encoder, max_positions: int, share
     while len(ready) < len(sketches):
         waiting = [index for index in shots if index not in ready]
         for index, (prompt, endings) in zip(waiting, _encode(sketches, shots, waiting, encoder), strict=True):
-            if 1 + max(map(len, endings)) > max_positions and shots[index] > 0:
+            if len(encoder.start_ids) + max(map(len, endings)) > max_positions and shots[index] > 0:
                 shots[index] -= 1
                 continue
             dropped = len(sketches[index].examples) - shots[index]
-            ready[index] = _request(prompt, endings, encoder.bos_id, max_positions, share, shots[index], dropped)
+            ready[index] = _request(prompt, endings, encoder.start_ids, max_positions, share, shots[index], dropped)
     return [ready[index] for index in range(len(sketches))]
 
 
@@ -91,12 +91,18 @@ def _encode(
 
 
 def _request(
-    prompt: list[int], endings: list[list[int]], bos: int, max_positions: int, share: bool, shots: int, dropped: int
+    prompt: list[int],
+    endings: list[list[int]],
+    start: list[int],
+    max_positions: int,
+    share: bool,
+    shots: int,
+    dropped: int,
 ) -> ChoiceRequest:
     boundary = common_prefix([prompt, *endings])
     if share:
         boundary = max(boundary, min(common_prefix(endings), min(map(len, endings)) - 1))
     context, continuations = endings[0][:boundary], [ids[boundary:] for ids in endings]
-    room = max(0, max_positions - 1 - max(map(len, continuations)))
+    room = max(0, max_positions - len(start) - max(map(len, continuations)))
     cut = max(0, len(context) - room)
-    return ChoiceRequest([bos, *context[cut:]], continuations, shots, dropped, cut)
+    return ChoiceRequest([*start, *context[cut:]], continuations, shots, dropped, cut)

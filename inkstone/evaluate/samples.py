@@ -41,7 +41,7 @@ def read_prompts(path: Path) -> Prompts:
 def continue_texts(model: Decoder, tokenizer: Tokenizer, texts: list[str], max_new_tokens: int) -> list[dict[str, str]]:
     """[{"prompt", "text"}]; a prompt too long for the model is left out of the batch and says so."""
     room = model.config.max_positions - max_new_tokens
-    prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+    prompts = [[*tokenizer.start_ids, *tokenizer.encode(text)] for text in texts]
     fits = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
     written = generate(model, [prompts[index] for index in fits], sampling, _line_ends(tokenizer)) if fits else []
@@ -57,7 +57,7 @@ def hold_conversation(
     model: Decoder, tokenizer: Tokenizer, template: Template, turns: list[str], max_new_tokens: int
 ) -> list[dict[str, object]]:
     """User turns and the model's replies, each reply given with all that was said before."""
-    stop_ids = {tokenizer.eos_id, *(tokenizer.token_id(name) for name in template.stop_tokens)}
+    stop_ids = template.stop_ids(tokenizer)
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
     room = model.config.max_positions - max_new_tokens
     history: list[Message] = []
@@ -84,4 +84,4 @@ def write_samples(samples: dict[str, object], path: Path) -> None:
 def _line_ends(tokenizer: Tokenizer) -> set[int]:
     """The end token, and the tokens that are nothing but line breaks."""
     newlines = [tokenizer.encode("\n" * count) for count in (1, 2)]
-    return {tokenizer.eos_id} | {ids[0] for ids in newlines if len(ids) == 1}
+    return set(tokenizer.end_ids) | {ids[0] for ids in newlines if len(ids) == 1}

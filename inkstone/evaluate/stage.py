@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from inkstone.chat import Template, load_template
+from inkstone.chat import Template
 from inkstone.errors import InputError
 from inkstone.evaluate import problems as word_problems
 from inkstone.evaluate import quiz as four_choices
@@ -23,6 +23,7 @@ from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.model import Decoder, load_model
+from inkstone.model.opened import stated_template
 from inkstone.progress import Progress, Silent
 from inkstone.storage import fingerprint
 from inkstone.tokenizer import Tokenizer
@@ -159,7 +160,7 @@ def _evaluate_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = Tokenizer.load(directory)
-    template = load_template(directory) if (directory / "chat_template.json").is_file() else None
+    template = stated_template(directory)
     model = load_model(directory, getattr(torch, settings.dtype), device)
     model.eval()
     result: dict[str, object] = {
@@ -179,7 +180,7 @@ def _evaluate_model(
                 model, tokenizer, template, inputs.problems, *limits, progress
             )
         if inputs.heldout:
-            result["heldout"] = run_heldout(model, tokenizer.bos_id, inputs.heldout, progress)
+            result["heldout"] = run_heldout(model, tokenizer.first_id, inputs.heldout, progress)
         if inputs.prompts:
             said = _sample(model, tokenizer, template, inputs.prompts, settings.sample_tokens)
     result["seconds"] = round(time.perf_counter() - started, 3)

@@ -5,7 +5,7 @@ for token_id in stream(model, prompt, SamplingSettings(temperature=0.7), stop_id
 scored = score(model, [(context_ids, continuation_ids), ...])
 """
 
-from inkstone.generate.dialogue import Speaker, load_speaker, stream_reply, text_deltas
+from inkstone.generate.dialogue import Speaker, build_prompt, load_speaker, read_sampling, stream_reply, text_deltas
 from inkstone.generate.engine import generate, stream
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.generate.score import Scored, next_token_logprobs, score
@@ -14,9 +14,11 @@ __all__ = [
     "SamplingSettings",
     "Scored",
     "Speaker",
+    "build_prompt",
     "generate",
     "load_speaker",
     "next_token_logprobs",
+    "read_sampling",
     "score",
     "stream",
     "stream_reply",

@@ -6,17 +6,22 @@ Token ids become text only when their bytes are complete: a Chinese character th
 once, whole.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inkstone.chat import Message, Template, encode_to_fit, load_template
+import torch
+
+from inkstone.chat import Message, Template, choose_template, prompt_to_fit, require_tokens
 from inkstone.errors import InputError
 from inkstone.generate.engine import stream
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.model import Decoder, load_model
-from inkstone.model.directory import read_stop_ids
+from inkstone.model.directory import read_config, read_stop_ids
 from inkstone.tokenizer import Tokenizer
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -27,47 +32,102 @@ class Speaker:
     tokenizer: Tokenizer
     template: Template
     stop_ids: set[int]
+    why_template: str = ""
 
 
-def load_speaker(directory: Path, device: str = "cpu") -> Speaker:
-    """Raises InputError when the directory is no model or has no chat template."""
-    if (directory / "config.json").is_file() and not (directory / "chat_template.json").is_file():
-        raise InputError(
-            f"{directory} is a base model without a chat template, so it cannot hold a conversation: "
-            "tune it first (inkstone tune), or chat with a tuned model such as runs/primer/sft"
-        )
-    model = load_model(directory, device=device)
-    template, tokenizer = load_template(directory), Tokenizer.load(directory)
-    stop_ids = {tokenizer.eos_id, *(tokenizer.token_id(name) for name in template.stop_tokens)}
-    return Speaker(model, tokenizer, template, stop_ids | read_stop_ids(directory))
+def load_speaker(
+    directory: Path, device: str = "cpu", template: str | None = None, dtype: torch.dtype | None = None
+) -> Speaker:
+    """`template` names the format where the directory does not say it; weights in `dtype` (default: as stored).
+
+    Raises InputError when the directory is no model or its chat template cannot be told.
+    """
+    read_config(directory)
+    choice = choose_template(directory, template)
+    tokenizer = Tokenizer.load(directory)
+    require_tokens(choice.template, tokenizer)
+    model = load_model(directory, dtype, device)
+    stop_ids = choice.template.stop_ids(tokenizer) | read_stop_ids(directory)
+    return Speaker(model, tokenizer, choice.template, stop_ids, choice.reason)
 
 
-def stream_reply(speaker: Speaker, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
-    """The reply's text, piece by piece. A history that is too long loses its oldest rounds.
+def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> SamplingSettings:
+    """How generation_config.json says to sample: greedily, unless `do_sample` is true.
+
+    What it leaves open is taken from `fallback`; its `max_length` serves as `max_new_tokens` where that is missing.
+    """
+    path = directory / "generation_config.json"
+    settings = (fallback or SamplingSettings()).model_dump()
+    if not path.is_file():
+        return SamplingSettings(**settings)
+    try:
+        said = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if value is not None}
+        said.setdefault("max_new_tokens", said.get("max_length", settings["max_new_tokens"]))
+        keys = ["max_new_tokens", "repetition_penalty"]
+        if said.get("do_sample"):
+            said.setdefault("temperature", 1.0)
+            keys += ["temperature", "top_k", "top_p"]
+        return SamplingSettings(**settings | {key: said[key] for key in keys if key in said})
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} does not say how to sample ({error}): repair or remove it") from error
+
+
+def build_prompt(speaker: Speaker, history: Sequence[Message], sampling: SamplingSettings) -> list[int]:
+    """The ids the model is given. A history that is too long loses its oldest rounds.
 
     Raises InputError when the last message alone leaves no room for a reply.
     """
     positions = speaker.model.config.max_positions
-    # Room for the whole reply where possible, else half of the positions for the history.
-    length = max(positions - sampling.max_new_tokens, positions // 2)
-    fitted = encode_to_fit(history, speaker.template, speaker.tokenizer, length, add_generation_prompt=True)
-    if fitted is None:
-        raise InputError(f"this message is too long: the model has {positions} positions in all; shorten it")
-    yield from text_deltas(speaker.tokenizer, stream(speaker.model, fitted[0], sampling, speaker.stop_ids))
+    prompt = prompt_to_fit(history, speaker.template, speaker.tokenizer, positions, sampling.max_new_tokens)
+    if prompt is None:
+        most = speaker.template.fit.max_prompt_tokens
+        limit = f"; its template takes {most} tokens of prompt at most" if most and most < positions else ""
+        raise InputError(f"this message is too long: the model has {positions} positions in all{limit}; shorten it")
+    return prompt
+
+
+def stream_reply(speaker: Speaker, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
+    """The reply's text, piece by piece, without white space before it. Raises InputError like `build_prompt`."""
+    prompt = build_prompt(speaker, history, sampling)
+    deltas = text_deltas(speaker.tokenizer, stream(speaker.model, prompt, sampling, speaker.stop_ids))
+    yield from _from_first_word(_replaced(deltas, speaker.template.replacements))
 
 
 def text_deltas(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
     """New text after each token; text that may still be an incomplete character waits for the next token."""
-    ids: list[int] = []
-    shown = ""
+    waiting: list[int] = []
+    begun = False
     for token_id in token_ids:
-        ids.append(token_id)
-        text = tokenizer.decode(ids, skip_control=True)
-        if text.endswith("�"):
-            continue
-        if len(text) > len(shown):
-            yield text[len(shown) :]
-            shown = text
-    rest = tokenizer.decode(ids, skip_control=True)[len(shown) :]
-    if rest:
+        waiting.append(token_id)
+        delta = tokenizer.decode(waiting, skip_control=True, continued=begun)
+        if delta and not delta.endswith(_UNFINISHED):
+            yield delta
+            waiting, begun = [], True
+    if rest := tokenizer.decode(waiting, skip_control=True, continued=begun):
         yield rest
+
+
+def _replaced(deltas: Iterable[str], replacements: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The text with its marks replaced; what may be the beginning of a mark waits."""
+    waiting = ""
+    for delta in deltas:
+        waiting += delta
+        for mark, shown in replacements:
+            waiting = waiting.replace(mark, shown)
+        sizes = [size for mark, _ in replacements for size in range(1, len(mark)) if waiting.endswith(mark[:size])]
+        ready = len(waiting) - max(sizes, default=0)
+        if ready:
+            yield waiting[:ready]
+            waiting = waiting[ready:]
+    if waiting:
+        yield waiting
+
+
+def _from_first_word(deltas: Iterable[str]) -> Iterator[str]:
+    """Answers are learned without white space around them, but some formats have a space before them."""
+    begun = False
+    for delta in deltas:
+        text = delta if begun else delta.lstrip()
+        begun = begun or bool(text)
+        if text:
+            yield text

@@ -15,6 +15,8 @@ from inkstone.errors import InputError
 from inkstone.generate.sampler import SamplingSettings, choose
 from inkstone.model import CacheContext, Decoder, KVCache
 
+_PREFILL_TOKENS = 1024
+
 
 @dataclass
 class _Request:
@@ -80,22 +82,25 @@ def _run(
 
 
 def _request(model: Decoder, index: int, prompt: list[int], sampling: SamplingSettings) -> _Request:
-    room = model.config.max_positions - len(prompt)
+    limit = model.config.position_limit
+    room = sampling.max_new_tokens if limit is None else limit - len(prompt)
     if not prompt or room < 1:
+        most = "any number" if limit is None else f"1 to {limit - 1}"
         raise InputError(
-            f"prompt {index} has {len(prompt)} tokens; the model takes 1 to {model.config.max_positions - 1}: "
-            "shorten it or start a new conversation"
+            f"prompt {index} has {len(prompt)} tokens; the model takes {most}: shorten it or start a new conversation"
         )
     generator = torch.Generator().manual_seed(sampling.seed + index)
     return _Request(index, prompt, min(sampling.max_new_tokens, room), generator)
 
 
 def _prefill(model: Decoder, cache: KVCache, row: int, request: _Request | None) -> Tensor:
-    """Logits [V] after the prompt, whose keys and values now fill the row."""
+    """Logits [V] after the prompt, whose keys and values now fill the row; long prompts are taken in pieces."""
     assert request is not None
     tokens = torch.tensor([request.prompt], device=model.lm_head.weight.device)
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    hidden_BTD = model.hidden(tokens, CacheContext(cache, positions, slice(row, row + 1)))
+    size = tokens.shape[1] if model.config.angles_depend_on_length else _PREFILL_TOKENS
+    for piece, at in zip(tokens.split(size, 1), positions.split(size, 1), strict=True):
+        hidden_BTD = model.hidden(piece, CacheContext(cache, at, slice(row, row + 1)))
     return model.lm_head(hidden_BTD[0, -1])
 
 

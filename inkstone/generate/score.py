@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from inkstone.errors import InputError
 from inkstone.model import CacheContext, Decoder, KVCache
@@ -39,11 +40,10 @@ def score(
     for index, (context, continuation) in enumerate(requests):
         if not context or not continuation:
             raise InputError(f"request {index}: context and continuation need at least one token each")
-        if len(context) + len(continuation) > model.config.max_positions:
-            raise InputError(
-                f"request {index} has {len(context) + len(continuation)} tokens, more than the model's "
-                f"{model.config.max_positions} positions"
-            )
+        limit = model.config.position_limit
+        length = len(context) + len(continuation)
+        if limit is not None and length > limit:
+            raise InputError(f"request {index} has {length} tokens, more than the model's {limit} positions")
     order = sorted(range(len(requests)), key=lambda i: (*requests[i][0], *requests[i][1]))
     results: list[Scored | None] = [None] * len(requests)
     for start in range(0, len(order), batch):
@@ -62,10 +62,9 @@ def next_token_logprobs(model: Decoder, contexts: Sequence[list[int]], batch: in
     Raises InputError when a context is empty or exceeds the model's positions.
     """
     for index, context in enumerate(contexts):
-        if not 1 <= len(context) <= model.config.max_positions:
-            raise InputError(
-                f"context {index} has {len(context)} tokens; the model takes 1 to {model.config.max_positions}"
-            )
+        limit = model.config.position_limit
+        if not context or (limit is not None and len(context) > limit):
+            raise InputError(f"context {index} has {len(context)} tokens; the model takes 1 to {limit or 'any number'}")
     order = sorted(range(len(contexts)), key=lambda i: contexts[i])
     table = torch.empty(len(contexts), model.config.vocab_size, device=model.lm_head.weight.device)
     for start in range(0, len(order), batch):
@@ -101,6 +100,10 @@ def _hidden_after_shared_prefix(
     At least one token of each sequence is left to compute; rows are padded on the right, which no real token sees.
     """
     device = model.lm_head.weight.device
+    if model.config.angles_depend_on_length and max(map(len, sequences)) > model.config.max_positions:
+        # Neither a prefix nor padding may be shared where angles follow from each sequence's own length.
+        alone = [model.hidden(torch.tensor([sequence], device=device))[0] for sequence in sequences]
+        return pad_sequence(alone, batch_first=True), 0
     prefix = _common_prefix(sequences, min(min(map(len, sequences)) - 1, limit if limit is not None else 1 << 60))
     cache = KVCache(model.config, len(sequences), max(map(len, sequences)), model.dtype, device)
     if prefix:

@@ -10,6 +10,7 @@ from inkstone.model.attention import AttentionContext, CacheContext, KVCache, Pa
 from inkstone.model.config import DecoderConfig
 from inkstone.model.decoder import Decoder
 from inkstone.model.directory import load_model, save_model
+from inkstone.model.opened import Opened, open_directory
 from inkstone.model.settings import ModelSettings
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "DecoderConfig",
     "KVCache",
     "ModelSettings",
+    "Opened",
     "PackedContext",
     "load_model",
+    "open_directory",
     "save_model",
 ]

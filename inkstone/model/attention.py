@@ -2,12 +2,15 @@
 
 `PackedContext` is for training and whole-sequence scoring: rows that may hold several documents, which never see each
 other. `CacheContext` is for decoding: keys and values are kept in a `KVCache` and each row is at its own position.
-The decoder only calls `context.positions_BT` and `context.attend(layer, q, k, v)`.
+The decoder only calls `context.prepare(config, dtype)` once per forward, then `context.attend(layer, q, k, v)`.
+
+ALiBi and sliding windows are part of the bias that says who sees whom: a context adds -slope x distance, and closes
+what lies beyond the window. Distances are between positions inside a document, so packing does not change them.
 
 Shapes: B rows, T new tokens, S cached tokens, H query heads, K key/value heads, d head_dim, L layers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,9 +20,15 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.config import DecoderConfig
 from inkstone.model.cpu_attention import masked_attention
+from inkstone.model.position import alibi_slopes
 
 EXPLICIT_LENGTH = 1024
 """Longest row, in tokens, for which CPU training keeps the T x T probabilities."""
+
+KEPT_BIAS_BYTES = 2**31
+"""A bias up to this size is made once for all layers; a larger one in pieces, again in each layer."""
+
+_PIECE = 512
 
 
 class AttentionContext(Protocol):
@@ -27,8 +36,19 @@ class AttentionContext(Protocol):
 
     positions_BT: Tensor
 
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make what all layers share; called once per forward, before the first layer."""
+
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
         """Attention output [B, H, T, d] of the new tokens in `layer`."""
+
+
+def position_bias(distance_BTS: Tensor, slopes_H: Tensor | None, window: int | None) -> Tensor:
+    """[B, H or 1, T, S] float32: 0 or -slope x distance where a token may look, -inf ahead and past the window."""
+    hidden = distance_BTS < 0 if window is None else (distance_BTS < 0) | (distance_BTS >= window)
+    distance_B1TS = distance_BTS[:, None].float()
+    bias = torch.zeros_like(distance_B1TS) if slopes_H is None else -slopes_H[:, None, None] * distance_B1TS
+    return bias.masked_fill(hidden[:, None], -torch.inf)
 
 
 @dataclass
@@ -40,6 +60,8 @@ class PackedContext:
 
     positions_BT: Tensor
     bias_B1TT: Tensor | None
+    _bias: Tensor | None = field(default=None, init=False, repr=False)
+    _rule: tuple[Tensor | None, int | None] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def whole_rows(cls, rows: int, length: int, device: torch.device | str = "cpu") -> "PackedContext":
@@ -56,19 +78,53 @@ class PackedContext:
             positions_BT, torch.zeros(visible.shape, dtype=dtype, device=same.device).masked_fill(~visible, -torch.inf)
         )
 
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        rows, length = self.positions_BT.shape
+        window = config.sliding_window if config.sliding_window and config.sliding_window < length else None
+        alibi = config.position == "alibi"
+        self._bias, self._rule = self.bias_B1TT, None
+        if not alibi and window is None:
+            return
+        self._rule = (alibi_slopes(config.num_heads, self.positions_BT.device) if alibi else None, window)
+        if rows * (config.num_heads if alibi else 1) * length**2 * dtype.itemsize <= KEPT_BIAS_BYTES:
+            self._bias, self._rule = self._piece_bias(0, length, dtype), None
+
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
-        if self.bias_B1TT is not None and q_BHTd.device.type == "cpu" and q_BHTd.shape[2] <= EXPLICIT_LENGTH:
+        if self._rule is not None:
+            return torch.cat([self._piece(q_BHTd, k_BKTd, v_BKTd, t) for t in range(0, q_BHTd.shape[2], _PIECE)], 2)
+        if self._bias is not None and q_BHTd.device.type == "cpu" and q_BHTd.shape[2] <= EXPLICIT_LENGTH:
             groups = q_BHTd.shape[1] // k_BKTd.shape[1]
             k_BHTd, v_BHTd = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BKTd, v_BKTd))
-            return masked_attention(q_BHTd, k_BHTd, v_BHTd, self.bias_B1TT)[0]
+            return masked_attention(q_BHTd, k_BHTd, v_BHTd, self._bias)[0]
         return F.scaled_dot_product_attention(
             q_BHTd,
             k_BKTd,
             v_BKTd,
-            attn_mask=self.bias_B1TT,
-            is_causal=self.bias_B1TT is None,
+            attn_mask=self._bias,
+            is_causal=self._bias is None,
             enable_gqa=q_BHTd.shape[1] != k_BKTd.shape[1],
         )
+
+    def _piece(self, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, start: int) -> Tensor:
+        stop = min(start + _PIECE, q_BHTd.shape[2])
+        return F.scaled_dot_product_attention(
+            q_BHTd[:, :, start:stop],
+            k_BKTd[:, :, :stop],
+            v_BKTd[:, :, :stop],
+            attn_mask=self._piece_bias(start, stop, q_BHTd.dtype),
+            enable_gqa=q_BHTd.shape[1] != k_BKTd.shape[1],
+        )
+
+    def _piece_bias(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """The bias of queries `start` to `stop`; without documents it is the same for all rows, which share one."""
+        assert self._rule is not None
+        positions = self.positions_BT if self.bias_B1TT is not None else self.positions_BT[:1]
+        distance = positions[:, start:stop, None] - positions[:, None, :stop]
+        bias = position_bias(distance, *self._rule)
+        if self.bias_B1TT is not None:
+            # A position in another document may be smaller: the documents' own bias closes it.
+            bias = bias.masked_fill(self.bias_B1TT[:, :, start:stop, :stop] == -torch.inf, -torch.inf)
+        return bias.to(dtype)
 
 
 class KVCache:
@@ -77,10 +133,10 @@ class KVCache:
     def __init__(
         self, config: DecoderConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        if length > config.max_positions:
+        limit = config.position_limit
+        if limit is not None and length > limit:
             raise InputError(
-                f"{length} tokens do not fit the model's {config.max_positions} positions: shorten the prompt or "
-                "lower max_new_tokens"
+                f"{length} tokens do not fit the model's {limit} positions: shorten the prompt or lower max_new_tokens"
             )
         shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -100,9 +156,15 @@ class CacheContext:
         self.positions_BT = positions_BT
         self.rows = rows
         self.seen = int(positions_BT.max()) + 1
-        slots = torch.arange(self.seen, device=positions_BT.device)
-        self.mask_B1TS = slots <= positions_BT[:, None, :, None]
         self.row_index = torch.arange(positions_BT.shape[0], device=positions_BT.device)[:, None]
+
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        slots = torch.arange(self.seen, device=self.positions_BT.device)
+        if config.position == "rope" and config.sliding_window is None:
+            self.mask_BHTS = slots <= self.positions_BT[:, None, :, None]
+            return
+        slopes = alibi_slopes(config.num_heads, slots.device) if config.position == "alibi" else None
+        self.mask_BHTS = position_bias(self.positions_BT[:, :, None] - slots, slopes, config.sliding_window).to(dtype)
 
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer, self.rows], self.cache.values[layer, self.rows]
@@ -113,6 +175,6 @@ class CacheContext:
             q_BHTd,
             keys[:, :, : self.seen],
             values[:, :, : self.seen],
-            attn_mask=self.mask_B1TS,
+            attn_mask=self.mask_BHTS,
             enable_gqa=q_BHTd.shape[1] != k_BKTd.shape[1],
         )

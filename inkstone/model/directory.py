@@ -3,46 +3,64 @@
     model = load_model(directory)
     save_model(model, directory, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
 
-Only safetensors is read: no pickle, no code from the checkpoint. Every missing, unexpected or misshaped tensor is
-named before anything is loaded, so a model can never run with random weights.
+Loading maps the files and copies only what has to change (dtype, device, a family's own layout), tensor by tensor, so a
+model needs its own size in memory and no more. A tensor that needs no change stays a view of the mapped file: pages
+arrive when they are used and are shared by all processes that opened the checkpoint. The mapping is private, so
+training never writes into the file, and a file replaced by renaming (as everything here does) keeps its old content
+for those who have it open. Cutting a checkpoint's file short in place while a process uses it kills that process; give
+`mapped=False` where a directory is not yours to keep still.
+
+No pickle with code in it, no code from the checkpoint. Every missing, unexpected or misshaped tensor is named before
+anything is loaded, and every NaN after, so a model can never run with random or broken weights.
 """
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from inkstone.errors import InputError
 from inkstone.model.config import DecoderConfig
 from inkstone.model.decoder import Decoder
-from inkstone.model.families import config_from_json, config_to_json
+from inkstone.model.families import Family, family_of, writing_family
+from inkstone.model.pieces import Box, by_theirs, slices, their_shape, their_tensor
+from inkstone.model.safetensors_file import Entry
+from inkstone.model.shards import MAX_SHARD_BYTES, write_json, write_weights
+from inkstone.model.weights import open_weights, read_values
 
-_INDEX = "model.safetensors.index.json"
+_CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+_CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
 
 
-def load_model(directory: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Decoder:
+def load_model(
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    mapped: bool = True,
+    check: bool = True,
+) -> Decoder:
     """The decoder in evaluation mode, weights in `dtype` (default: as stored).
 
+    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used.
     Raises InputError when the directory is not a readable model of a supported family.
     """
-    config = read_config(directory)
-    tensors = _read_tensors(directory, device)
-    if config.tie_embeddings:
-        tensors.pop("lm_head.weight", None)
+    weights = open_weights(directory)
+    dtype = dtype or weights.dtype
+    tensors: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for name in weights.shapes:
+        tensors[name] = weights.read(name, None, dtype, device, mapped)
+        problems += weights.not_finite(name, tensors[name]) if check else []
+    if problems:
+        raise InputError(sorted(set(problems)))
     with torch.device("meta"):
-        model = Decoder(config)
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    _check(directory, expected, {name: tuple(t.shape) for name, t in tensors.items()})
-    dtype = dtype or tensors["model.embed_tokens.weight"].dtype
-    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    if config.tie_embeddings:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    model.load_state_dict(tensors, assign=True)
-    if config.tie_embeddings:
+        model = Decoder(weights.config)
+    for name, tensor in tensors.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor))
+    if weights.config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
 
@@ -55,27 +73,37 @@ def save_model(
     eos_id: int | None,
     pad_id: int | None,
     stop_ids: list[int],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write config.json, generation_config.json (which stops at `stop_ids`) and model.safetensors."""
+    """Write config.json, generation_config.json (which stops at `stop_ids`) and the weights, in its family's layout."""
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    _write_json(directory / "config.json", config_to_json(model.config, dtype, bos_id, eos_id, pad_id))
-    generation = {"bos_token_id": bos_id, "eos_token_id": stop_ids, "pad_token_id": pad_id, "do_sample": False}
-    _write_json(directory / "generation_config.json", generation)
+    ours = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def block_of(name: str, box: Box) -> Tensor:
+        return ours[name][slices(box)].cpu()
+
+    family = writing_family(model.config)
+    shapes = {name: tuple(weight.shape) for name, weight in ours.items()}
+    table = by_theirs(family.layout(model.config, ()))
+    dtype = next(iter(ours.values())).dtype
+    entries = {theirs: Entry(their_shape(pieces, shapes), dtype) for theirs, pieces in table.items()}
+    write_weights(directory, entries, lambda theirs: their_tensor(table[theirs], shapes, block_of), max_shard_bytes)
+    ids: dict[str, object] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    write_json(directory / "config.json", config_values(family, model.config, dtype, ids))
+    write_json(directory / "generation_config.json", {**ids, "eos_token_id": stop_ids, "do_sample": False})
+
+
+def config_values(
+    family: Family, config: DecoderConfig, dtype: torch.dtype, ids: dict[str, object]
+) -> dict[str, object]:
+    """The contents of config.json: the family's, with the dtype and the token ids."""
+    return {**family.write_config(config), **ids, "torch_dtype": str(dtype).removeprefix("torch."), "use_cache": True}
 
 
 def read_config(directory: Path) -> DecoderConfig:
     """The shape of the model in `directory`."""
-    path = directory / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} is not a model directory: it has no config.json") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    return config_from_json(values, str(path))
+    values, where = read_values(directory)
+    return family_of(values, where).read_config(values, where)
 
 
 def read_stop_ids(directory: Path) -> set[int]:
@@ -89,40 +117,10 @@ def read_stop_ids(directory: Path) -> set[int]:
     return set()
 
 
-def _read_tensors(directory: Path, device: torch.device | str) -> dict[str, Tensor]:
-    index = directory / _INDEX
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is not a readable index of shards: copy or make it again") from error
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = directory / name
-        if not path.is_file():
-            raise InputError(f"{directory} is incomplete: {name} is missing (only safetensors weights are read)")
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise InputError(f"{path} is damaged ({error}): copy or make it again") from error
-    return tensors
-
-
-def _check(directory: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not part of this architecture" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name} has shape {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if problems:
-        shown = sorted(problems)[:10]
-        more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
-        raise InputError([f"{directory}: {problem}" for problem in shown + more])
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+def carry_files(source: Path, target: Path) -> None:
+    """Copy what stands beside the weights: tokenizer, template, generation settings, licence; never code."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in (*_CARRIED, *_CARRIED_TOO):
+        for path in source.glob(pattern):
+            if path.is_file() and path.suffix != ".py":
+                shutil.copyfile(path, target / path.name)

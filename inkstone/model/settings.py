@@ -3,9 +3,13 @@
 The vocabulary is not here because the tokenizer decides it; defaults that follow from other numbers are left None.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inkstone.errors import InputError
 from inkstone.model.config import DecoderConfig
+from inkstone.model.families import writing_family
 
 
 class ModelSettings(BaseModel):
@@ -25,6 +29,13 @@ class ModelSettings(BaseModel):
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     norm_eps: float = Field(1e-5, gt=0, description="epsilon of RMSNorm")
     tie_embeddings: bool = Field(True, description="the output head shares the embedding's weights")
+    position: Literal["rope", "alibi"] = Field(
+        "rope", description="rotary positions, or ALiBi, which takes texts longer than those of training"
+    )
+    sliding_window: int | None = Field(None, ge=1, description="tokens a token sees, itself included; default: all")
+    num_experts: int = Field(0, ge=0, description="experts in the place of each MLP; 0: one dense MLP")
+    experts_per_token: int = Field(2, ge=1, description="experts that each token is sent to")
+    router_aux_loss: float = Field(0.01, ge=0, description="weight of the loss that balances the experts' load")
 
     @model_validator(mode="after")
     def _possible(self) -> "ModelSettings":
@@ -33,9 +44,14 @@ class ModelSettings(BaseModel):
                 f"hidden_size = {self.hidden_size} is not a multiple of num_heads = {self.num_heads}: "
                 "change one of them, or set head_dim"
             )
-        problems = self.decoder_config(vocab_size=1).problems()
+        config = self.decoder_config(vocab_size=1)
+        problems = config.problems()
         if problems:
             raise ValueError("; ".join(problems))
+        try:
+            writing_family(config)
+        except InputError as error:
+            raise ValueError(str(error)) from error
         return self
 
     def decoder_config(self, vocab_size: int) -> DecoderConfig:
@@ -52,4 +68,9 @@ class ModelSettings(BaseModel):
             rope_theta=self.rope_theta,
             norm_eps=self.norm_eps,
             tie_embeddings=self.tie_embeddings,
+            position=self.position,
+            sliding_window=self.sliding_window,
+            num_experts=self.num_experts,
+            experts_per_token=self.experts_per_token if self.num_experts else 2,
+            router_aux_loss=self.router_aux_loss if self.num_experts else 0.0,
         )

@@ -14,11 +14,12 @@ from inkstone.corpus import CorpusSettings, Workers, curate
 from inkstone.corpus.files import is_url
 from inkstone.errors import InputError
 from inkstone.evaluate import evaluate_models
+from inkstone.mixture import fit_mixture
 from inkstone.model import save_model
 from inkstone.primer import render_primer
 from inkstone.progress import Progress
 from inkstone.recipe import PRIMER_PARTS, Recipe
-from inkstone.tokenizer import Tokenizer, encode_corpus, train_tokenizer
+from inkstone.tokenizer import Tokenizer, encode_corpus, open_shards, train_tokenizer
 from inkstone.train import new_model, pretrain
 from inkstone.tune import sft
 
@@ -73,13 +74,22 @@ def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
         )  # fmt: skip
         add(
             "tokens", {"tokens": recipe.tokens}, ["corpus", "tokenizer"], [],
-            lambda out, _, p: encode_corpus(recipe.tokens, run / "corpus", run / "tokenizer", out, p),
+            lambda out, _, p: encode_corpus(
+                recipe.tokens, run / "corpus", run / "tokenizer", out, p, run / ".tokens.parts"
+            ),
+        )  # fmt: skip
+    if (mixture := recipe.mixture) is not None:
+        add(
+            "mixture", {"mixture": mixture}, ["tokens"], [],
+            lambda out, _, p: fit_mixture(mixture, run / "tokens", _budget(recipe), run / "proxies", out, p),
         )  # fmt: skip
     if (training := recipe.pretrain) is not None:
+        weights = run / "mixture" / "mixture.json" if recipe.mixture else None
+        needs = ["tokens", "mixture"] if weights else ["tokens"]
         add(
-            "pretrain", {"pretrain": training, "model": recipe.model}, ["tokens"], [],
+            "pretrain", {"pretrain": training, "model": recipe.model}, needs, [],
             lambda out, scratch, p: pretrain(
-                training, recipe.model, run / "tokens", run / "tokenizer", out, scratch, p
+                training, recipe.model, run / "tokens", run / "tokenizer", out, scratch, p, weights
             ),
         )  # fmt: skip
     if (tuning := recipe.sft) is not None:
@@ -102,6 +112,15 @@ def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
     return stages
 
 
+def _budget(recipe: Recipe) -> int | None:
+    """Tokens that [pretrain] will take, which decide how often a mixture repeats a domain."""
+    training = recipe.pretrain
+    if training is None:
+        return None
+    tokens = int(open_shards(recipe.run_dir / "tokens", "train").lengths.sum())
+    return training.steps(max(1, tokens // training.sequence_length)) * training.batch_tokens
+
+
 def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progress) -> dict[str, object]:
     """Score an untrained model of the same shape, the base and the tuned model, so that each stage's gain shows."""
     settings, run = recipe.evaluate, recipe.run_dir
@@ -111,8 +130,8 @@ def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progres
     if recipe.pretrain:
         tokenizer = Tokenizer.load(run / "tokenizer")
         model = new_model(recipe.model, tokenizer.vocab_size, recipe.pretrain.seed)
-        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-        save_model(model, untrained, **ids, stop_ids=[tokenizer.eos_id])
+        bos_id, eos_id, pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+        save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, "pretrain": run / "pretrain"}
     if recipe.sft:

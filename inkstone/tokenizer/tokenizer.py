@@ -10,58 +10,91 @@ Control tokens enter only by name, through `token_id`; that is how a user who ty
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
+from inkstone.tokenizer.encoder import Encoder
+from inkstone.tokenizer.prefix import take_prefix
+from inkstone.tokenizer.sentencepiece import Spec
+from inkstone.tokenizer.source import ROLES, read_source
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(11)))
 _BATCH_TEXTS = 4096
-_ROLES = ("bos_token", "eos_token", "pad_token")
+_UNKNOWN = object()
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` together with the names of its begin, end and padding tokens."""
+    """A `tokenizers.Tokenizer` together with the names of its begin, end and padding tokens, as far as it has them."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, bos: str = BOS, eos: str = EOS, pad: str = PAD) -> None:
-        """`backend` is taken over: its special tokens are no longer recognised in text."""
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        bos: str | None = BOS,
+        eos: str | None = EOS,
+        pad: str | None = PAD,
+    ) -> None:
+        """`backend` is taken over: it no longer recognises special tokens in text, nor puts a dummy prefix itself."""
+        spec: Spec = json.loads(backend.to_str())
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self._special = dict(zip(_ROLES, (bos, eos, pad), strict=True))
+        self._prefix = take_prefix(backend, spec)
+        self._encoder: Encoder | object | None = _UNKNOWN
+        self._special = dict(zip(ROLES, (bos, eos, pad), strict=True))
         self.vocab_size = _vocab_size(backend)
-        self.bos_id, self.eos_id, self.pad_id = (self.token_id(name) for name in (bos, eos, pad))
-        self.fingerprint = _fingerprint(backend, self._special)
+        self.bos_id, self.eos_id, self.pad_id = (
+            None if name is None else self.token_id(name) for name in (bos, eos, pad)
+        )
+        self.byte_level = '"ByteLevel"' in json.dumps(spec["decoder"])
+        unknown = spec["model"].get("unk_token")
+        self.unknown_id = None if unknown is None else backend.token_to_id(unknown)
+        added = backend.get_added_tokens_decoder()
+        self.control_ids = frozenset(number for number, token in added.items() if token.special)
+        self.fingerprint = _fingerprint(spec, self._special)
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
-        """Open a directory that holds `tokenizer.json` and `tokenizer_config.json`.
+    def load(cls, path: Path) -> "Tokenizer":
+        """Open a tokenizer directory (ours, or a Hugging Face one), a `.model`, a `tokenizer.json` or a `.gguf`.
 
-        Raises InputError when a file is missing or does not name the begin, end and padding tokens.
+        Raises InputError when there is none, or when it is of a kind that cannot be opened with its exact ids.
         """
-        missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (directory / name).is_file()]
-        if missing:
-            raise InputError(
-                f"{directory} has no {' and no '.join(missing)}: give a directory written by the tokenizer stage, "
-                "or a Hugging Face directory with these files."
-            )
+        source = read_source(path)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+            backend = tokenizers.Tokenizer.from_str(json.dumps(source.spec, ensure_ascii=False))
         except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise InkstoneError(f"{directory / 'tokenizer.json'} cannot be read as a tokenizer: {error}") from error
-        return cls(backend, *_read_special(directory / "tokenizer_config.json"))
+            raise InkstoneError(f"{path} cannot be read as a tokenizer: {error}") from error
+        tokenizer = cls(backend, *(source.roles[role] for role in ROLES))
+        tokenizer._refuse_typed_control(path)
+        return tokenizer
+
+    def spec(self) -> Spec:
+        """The tokenizer as the JSON of a `tokenizer.json`, its dummy prefix included."""
+        return dict(json.loads(self._backend.to_str())) | (self._prefix.parts if self._prefix else {})
+
+    def respecified(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
+        """Another tokenizer with this one's begin, end and padding tokens."""
+        return Tokenizer(backend, *(self._special[role] for role in ROLES))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's name and id."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     def save(self, directory: Path) -> None:
         """Write the two files that `load` and transformers' AutoTokenizer read."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
+        spec = self.spec()
+        text = json.dumps(spec, ensure_ascii=False, indent=2)
+        (directory / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            **self._special,
+            **{role: name for role, name in self._special.items() if name is not None},
             "add_bos_token": False,
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
@@ -70,29 +103,103 @@ class Tokenizer:
         text = json.dumps(config, ensure_ascii=False, indent=2)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, nothing added; any control token written in it is ordinary text."""
-        return self.encode_batch([text])[0]
+    @property
+    def start_ids(self) -> list[int]:
+        """What a prompt begins with: [bos], or nothing where the vocabulary has no such token."""
+        return [] if self.bos_id is None else [self.bos_id]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends a text: [eos], or nothing where the vocabulary has no such token."""
+        return [] if self.eos_id is None else [self.eos_id]
+
+    @property
+    def first_id(self) -> int:
+        """What a document begins with: bos, or else eos, as models without a begin token are trained."""
+        return self._one_of("begin", self.start_ids + self.end_ids)
+
+    @property
+    def last_id(self) -> int:
+        """What a document ends with."""
+        return self._one_of("end", self.end_ids)
+
+    @property
+    def fill_id(self) -> int:
+        """An id for positions that count for nothing."""
+        return 0 if self.pad_id is None else self.pad_id
+
+    def encode(self, text: str, continued: bool = False) -> list[int]:
+        """Ids of `text`, nothing added; any control token written in it is ordinary text.
+
+        Some vocabularies put a space before the first word of a text, so that it looks like any other word. A text that
+        is `continued` goes on where another one stopped and gets none; for other vocabularies it makes no difference.
+        """
+        return self.encode_batch([text], continued)[0]
+
+    def encode_batch(self, texts: Sequence[str], continued: bool = False) -> list[list[int]]:
         """Ids of every text, in order; uses all cores for many texts."""
         ids: list[list[int]] = []
         for start in range(0, len(texts), _BATCH_TEXTS):
             chunk = list(texts[start : start + _BATCH_TEXTS])
             try:
+                if self._prefix is not None:
+                    chunk = self._prefix.put(chunk, continued)
                 encodings = self._backend.encode_batch_fast(chunk, add_special_tokens=False)
-            except TypeError:
-                _refuse_broken_text(chunk, start)
+            except (TypeError, AttributeError, UnicodeEncodeError):
+                _refuse_broken_text(texts[start : start + _BATCH_TEXTS], start)
                 raise
             ids.extend(encoding.ids for encoding in encodings)
         return ids
 
-    def decode(self, ids: Sequence[int], skip_control: bool = False) -> str:
-        """The text of `ids`; control tokens appear by name unless `skip_control`."""
+    @property
+    def has_prefix(self) -> bool:
+        """Whether something is put before the first word of a text."""
+        return self._prefix is not None
+
+    def encoder(self) -> Encoder | None:
+        """A fast encoder with the ids of a `continued` text; None where this kind of tokenizer has none."""
+        if self._encoder is _UNKNOWN:
+            self._encoder = Encoder.of(self._backend)
+        return self._encoder if isinstance(self._encoder, Encoder) else None
+
+    def encode_flat(
+        self,
+        texts: Sequence[str],
+        dropout: float = 0.0,
+        draws: np.random.Generator | None = None,
+        continued: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
+
+        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); only a tokenizer with an `encoder` can.
+        """
+        encoder = self.encoder()
+        if encoder is None:
+            if dropout:
+                raise InputError("BPE-dropout needs a BPE tokenizer with byte fallback; set bpe_dropout = 0.")
+            encoded = self.encode_batch(texts, continued)
+            ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+            return np.fromiter(chain.from_iterable(encoded), dtype=np.int32), ends
+        try:
+            return encoder.encode(self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws)
+        except UnicodeEncodeError:
+            _refuse_broken_text(texts, 0)
+            raise
+
+    def decode(self, ids: Sequence[int], skip_control: bool = False, continued: bool = False) -> str:
+        """The text of `ids`; control tokens appear by name unless `skip_control`.
+
+        The space that `encode` put before a text is taken off again, unless the ids were `continued`.
+        """
         plain = [int(token) for token in ids]
         if plain and not 0 <= min(plain) <= max(plain) < self.vocab_size:
             raise InputError(f"id {max(plain)} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
-        return str(self._backend.decode(plain, skip_special_tokens=skip_control))
+        text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
+        return text if self._prefix is None or continued else self._prefix.take_off(text)
+
+    def has_token(self, name: str) -> bool:
+        """Whether `token_id` knows the name."""
+        return self._backend.token_to_id(name) is not None
 
     def token_id(self, name: str) -> int:
         """Id of a token by its exact name. Raises InputError where there is none."""
@@ -108,15 +215,27 @@ class Tokenizer:
             raise InputError(f"id {token} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         return str(name)
 
+    def _one_of(self, what: str, ids: list[int]) -> int:
+        if not ids:
+            raise InputError(f"the tokenizer names no {what} token: name one in its tokenizer_config.json.")
+        return ids[0]
+
+    def _refuse_typed_control(self, path: Path) -> None:
+        """A last look at a foreign vocabulary: its control tokens, typed, must be text."""
+        names = [self.token_name(number) for number in sorted(self.control_ids)]
+        for continued in (False, True):
+            for name, ids in zip(names, self.encode_batch(names, continued), strict=True):
+                if not self.control_ids.isdisjoint(ids):
+                    raise InputError(f'{path}: a user who types "{name}" would write a control token; it is refused.')
+
 
 def _vocab_size(backend: tokenizers.Tokenizer) -> int:
     """One more than the largest id: what an embedding needs, also for foreign vocabularies with gaps."""
     return max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
 
-def _fingerprint(backend: tokenizers.Tokenizer, special: dict[str, str]) -> str:
+def _fingerprint(content: Spec, special: dict[str, str | None]) -> str:
     """Hash of what decides the ids, so that a newer library that writes more fields keeps the fingerprint."""
-    content = json.loads(backend.to_str())
     model = content["model"]
     added = [[token["id"], token["content"], token["special"]] for token in content["added_tokens"]]
     return fingerprint(
@@ -130,25 +249,6 @@ def _fingerprint(backend: tokenizers.Tokenizer, special: dict[str, str]) -> str:
             "pipeline": [content[part] for part in ("normalizer", "pre_tokenizer", "decoder")],
         }
     )
-
-
-def _read_special(path: Path) -> list[str]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
-    names: list[str] = []
-    problems: list[str] = []
-    for role in _ROLES:
-        value = config.get(role) if isinstance(config, dict) else None
-        name = value.get("content") if isinstance(value, dict) else value
-        if isinstance(name, str):
-            names.append(name)
-        else:
-            problems.append(f'{path} names no {role}: add "{role}": "..." with a token of tokenizer.json.')
-    if problems:
-        raise InputError(problems)
-    return names
 
 
 def _refuse_broken_text(texts: Iterable[object], start: int) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
 
 
@@ -12,10 +13,21 @@ class SFTSettings(TrainSettings):
 
     inputs: list[str] = Field(description='files or globs of conversations; "primer:chats" is the embedded set')
     base: str = Field("pretrain", description='"pretrain": the recipe\'s own model; else a model directory')
-    template: Literal["chatml"] = Field("chatml", description="how a conversation becomes tokens; kept in the model")
+    template: str = Field(
+        "chatml",
+        description='how a conversation becomes tokens, kept in the model: a name from "inkstone template list", '
+        'or "auto" for the one that the base directory says',
+    )
     on_problem: Literal["refuse", "skip"] = Field(
         "refuse", description="malformed rows: refuse all with a list, or skip and count them"
     )
     epochs: float = Field(2.0, gt=0, description="passes over the conversations")
     learning_rate: float = Field(3e-4, gt=0, description="peak of the schedule")
     heldout_fraction: float = Field(0.02, ge=0, lt=1, description="conversations kept out for the held-out loss")
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, name: str) -> str:
+        if name != "auto" and name not in TEMPLATES:
+            raise ValueError(f"there is no such template; known are auto, {', '.join(TEMPLATES)}")
+        return name

@@ -1,11 +1,21 @@
 """The sft stage: a base model and conversations in, a chat model directory out, with its template inside."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from inkstone.chat import TEMPLATES, Message, encode_to_fit, read_chats, save_template
+from inkstone.chat import (
+    Message,
+    Template,
+    attach_template,
+    encode_to_fit,
+    find_template,
+    read_chats,
+    require_tokens,
+    training_sequences,
+)
 from inkstone.errors import InputError
 from inkstone.model import load_model
 from inkstone.progress import Progress
@@ -19,8 +29,9 @@ def sft(
     settings: SFTSettings, inputs: list[Path], base_dir: Path, output: Path, scratch: Path, progress: Progress
 ) -> dict[str, object]:
     """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
-    template = TEMPLATES[settings.template]
+    template = find_template(base_dir, None if settings.template == "auto" else settings.template)
     tokenizer = Tokenizer.load(base_dir)
+    require_tokens(template, tokenizer)
     model = load_model(base_dir, torch.float32)
     if settings.sequence_length > model.config.max_positions:
         raise InputError(
@@ -28,10 +39,11 @@ def sft(
             "positions: shorten it"
         )
     dataset = read_chats(inputs, on_problem=settings.on_problem)
-    encoded, counts = _encode(dataset.chats, settings, tokenizer)
+    _check_roles(dataset.chats, template)
+    encoded, counts = _encode(dataset.chats, template, settings.sequence_length, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
-    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.pad_id)
-    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.pad_id) if held else None
+    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id)
+    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
     progress.note(
         f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
@@ -39,8 +51,8 @@ def sft(
         **counts,
     )
     result = train(model, rows, settings, scratch, progress, heldout=heldout)
-    stop_ids = [tokenizer.eos_id, *(tokenizer.token_id(name) for name in template.stop_tokens)]
-    finish(model, tokenizer, scratch, output, stop_ids, extra=lambda folder: save_template(template, folder))
+    stop_ids = sorted(template.stop_ids(tokenizer))
+    finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {
         **asdict(result),
         "conversations": len(training),
@@ -51,30 +63,47 @@ def sft(
     }
 
 
+def _check_roles(chats: list[list[Message]], template: Template) -> None:
+    """Refuse conversations with roles that the template has no place for, counted."""
+    used = Counter(role for chat in chats for role in {message.role for message in chat})
+    problems = [
+        f'[sft] template = "{template.name}" has no role "{role}", which {count} of {len(chats)} conversations use: '
+        f"take these messages out, or choose a template that has it (inkstone template list)"
+        for role, count in sorted(used.items())
+        if role not in template.turns
+    ]
+    if problems:
+        raise InputError(problems)
+
+
 def _encode(
-    chats: list[list[Message]], settings: SFTSettings, tokenizer: Tokenizer
-) -> tuple[list[EncodedChat], dict[str, int]]:
-    """Encoded conversations, and how many lost rounds or did not fit at all."""
-    template = TEMPLATES[settings.template]
+    chats: list[list[Message]], template: Template, length: int, tokenizer: Tokenizer
+) -> tuple[list[list[EncodedChat]], dict[str, int]]:
+    """The sequences of each conversation, and how many lost rounds or did not fit at all."""
     encoded, shortened, too_long = [], 0, 0
-    for messages in chats:
-        fitted = encode_to_fit(messages, template, tokenizer, settings.sequence_length)
-        if fitted is None:
-            too_long += 1
-            continue
-        ids, weights, dropped = fitted
-        shortened += dropped > 0
-        encoded.append(EncodedChat(ids, weights))
+    for chat in chats:
+        sequences = []
+        for messages in training_sequences(chat, template):
+            fitted = encode_to_fit(messages, template, tokenizer, length)
+            if fitted is None:
+                too_long += 1
+                continue
+            ids, weights, dropped = fitted
+            shortened += dropped > 0
+            sequences.append(EncodedChat(ids, weights))
+        encoded += [sequences] if sequences else []
     return encoded, {"shortened_conversations": shortened, "too_long_conversations": too_long}
 
 
-def _split(chats: list[EncodedChat], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
-    """Every n-th conversation is held out, spread evenly over the files."""
-    if fraction == 0 or len(chats) < 2:
-        return chats, []
-    every = max(2, round(1 / fraction))
-    training = [chat for index, chat in enumerate(chats) if index % every]
-    return training, chats[::every]
+def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
+    """Every n-th conversation is held out, spread evenly over the files; its sequences stay together."""
+    every = max(2, round(1 / fraction)) if fraction and len(chats) > 1 else 0
+    training: list[EncodedChat] = []
+    held: list[EncodedChat] = []
+    for index, sequences in enumerate(chats):
+        side = held if every and index % every == 0 else training
+        side += sequences
+    return training, held
 
 
 def _supervised_share(chats: list[EncodedChat]) -> float:

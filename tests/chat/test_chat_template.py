@@ -60,7 +60,7 @@ def test_chatml_is_spelled_as_documented() -> None:
         Segment("text", "\n", 0),
         Segment("token", "<|im_start|>", 0),
         Segment("text", "assistant\n", 0),
-        Segment("text", "你好！", 1),
+        Segment("text", "你好！", 1, continued=True),
         Segment("token", "<|im_end|>", 1),
         Segment("text", "\n", 0),
     ]

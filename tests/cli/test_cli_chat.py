@@ -1,6 +1,8 @@
 """`inkstone chat` with piped input: the replies and nothing else, so that a program can use it."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -67,10 +69,40 @@ def test_a_message_that_is_too_long_is_refused_apart_from_the_replies_and_the_co
 def test_a_base_model_is_refused_with_what_to_do(models: Path) -> None:
     ended = chat(models / "base", "你好\n")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.said == (
+    assert ended.said.startswith(
         f"error: {models / 'base'} is a base model without a chat template, so it cannot hold a conversation: "
-        "tune it first (inkstone tune), or chat with a tuned model such as runs/primer/sft"
+        "tune it first (inkstone tune), chat with a tuned model such as runs/primer/sft, or, if it was tuned "
+        "elsewhere, say how its conversations are written with --template NAME, one of alpaca, baichuan"
     )
+
+
+def test_a_base_model_speaks_in_the_template_that_is_named(models: Path) -> None:
+    ended = chat(models / "base", "你好\n", *GREEDY, "--template", "chatml")
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert chat(models / "base", "你好\n", "--template", "llama3").said == (
+        'error: template "llama3" does not fit this tokenizer, which has no token <|begin_of_text|>, '
+        "<|start_header_id|>, <|end_header_id|>, <|eot_id|>, <|end_of_text|>: "
+        "name another template (inkstone template list)"
+    )
+    assert "known are alpaca, baichuan" in chat(models / "base", "", "--template", "chatlm").said
+
+
+def test_the_prompt_is_shown_apart_from_the_replies(models: Path) -> None:
+    ended = chat(models / "chat", "你好\n", *GREEDY, "--show-prompt")
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert ended.err.startswith("<|bos|><|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n⟨")
+
+
+def test_the_directory_says_how_to_sample_and_the_command_line_overrides_it(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "chat", tmp_path / "m")
+    published = {"do_sample": True, "temperature": 3.0, "top_k": 40, "top_p": 0.9, "max_new_tokens": 9}
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(published), encoding="utf-8")
+    ended = chat(tmp_path / "m", "你好\n", "--seed", "5")
+    sampled = replies(models / "chat", ["你好"], temperature=3.0, top_k=40, top_p=0.9, max_new_tokens=9, seed=5)
+    assert ended.out == sampled
+    ended = chat(tmp_path / "m", "你好\n", "--temperature", "0", "--max-new-tokens", "6")
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert ended.out != sampled
 
 
 def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -12,13 +12,21 @@ from inkstone.cli.commands import app
 
 COMMANDS = {
     "run": ["--set", "--dry-run", "--until"],
-    "curate": ["--set", "--dry-run"],
+    "curate": ["run", "audit"],
+    "curate run": ["--set", "--dry-run"],
+    "curate audit": ["--reason", "--source", "--lang", "--limit", "--json"],
+    "mixture": ["fit"],
+    "mixture fit": ["--set", "--dry-run"],
     "pretrain": ["--set", "--dry-run"],
     "tune": ["--set", "--dry-run"],
     "report": [],
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["--output", "--quiz", "--problems", "--tokens", "--shots"],
-    "chat": ["--system", "--temperature", "--top-p", "--max-new-tokens", "--seed"],
+    "chat": ["--system", "--template", "--temperature", "--top-k", "--max-new-tokens", "--seed", "--show-prompt"],
+    "template": ["list", "show", "attach"],
+    "template list": [],
+    "template show": ["--model"],
+    "template attach": [],
     "tokenizer": ["train", "encode"],
     "tokenizer train": ["--output", "--vocab-size", "--character-coverage"],
     "tokenizer encode": ["--output"],
@@ -35,7 +43,7 @@ def test_every_command_has_a_page_of_help_with_its_options(verb: str) -> None:
 
 def test_the_list_of_commands_here_is_complete() -> None:
     group = typer.main.get_group(app)
-    nested = [f"tokenizer {name}" for name in getattr(group.commands["tokenizer"], "commands", {})]
+    nested = [f"{verb} {name}" for verb, one in group.commands.items() for name in getattr(one, "commands", {})]
     assert sorted([*group.commands, *nested]) == sorted(COMMANDS)
 
 

@@ -24,7 +24,7 @@ class PlainEncoder:
 
     def __init__(self, path: Path) -> None:
         self.tokenizer = HuggingFaceTokenizer.from_file(str(path))
-        self.bos_id = 1
+        self.start_ids = [1]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]

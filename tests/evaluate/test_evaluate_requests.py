@@ -12,9 +12,8 @@ from inkstone.evaluate.requests import Sketch, common_prefix, plan
 class LongestMatch:
     """A small real tokenizer: characters, and longer pieces taken greedily. Decoding is joining."""
 
-    bos_id = 0
-
     def __init__(self, *pieces: str) -> None:
+        self.start_ids = [0]
         self.pieces = sorted(pieces, key=len, reverse=True)
         self.ids: dict[str, int] = {}
 
@@ -116,7 +115,7 @@ def test_context_and_continuation_always_spell_prompt_and_ending(
 ) -> None:
     encoder = LongestMatch(*pieces)
     [request] = plan([Sketch("", (), prompt, tuple(endings))], encoder, 100, share)
-    assert request.context[0] == encoder.bos_id
+    assert request.context[:1] == encoder.start_ids
     for ending, ids in zip(endings, request.continuations, strict=True):
         assert ids
         assert request.context[1:] + ids == encoder.encode_batch([prompt + ending])[0]
@@ -137,7 +136,7 @@ def test_a_question_longer_than_the_model_is_cut_on_the_left_and_counted() -> No
     encoder = LongestMatch()
     [request] = plan([Sketch("", ("例。",), "一二三四五六", ("甲", "乙"))], encoder, 5)
     assert request.dropped == 1 and request.cut == 3
-    assert request.context[0] == encoder.bos_id
+    assert request.context[:1] == encoder.start_ids
     assert encoder.decode(request.context[1:]) == "四五六"
     assert len(request.context) + len(request.continuations[0]) == 5
 

@@ -43,7 +43,8 @@ def test_higher_temperature_flattens_the_distribution() -> None:
 @settings(max_examples=40)
 @given(LOGITS, st.integers(1, 10))
 def test_top_k_draws_only_from_the_k_best(logits: torch.Tensor, k: int) -> None:
-    allowed = logits >= logits.topk(min(k, len(logits))).values[-1]
+    scaled = logits / 2.0  # the smallest numbers become equal
+    allowed = scaled >= scaled.topk(min(k, len(logits))).values[-1]
     counts = draws(logits, SamplingSettings(temperature=2.0, top_k=k), 40)
     assert counts[~allowed].sum() == 0
 

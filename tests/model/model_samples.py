@@ -24,9 +24,9 @@ def tiny_model(**changes: object) -> Decoder:
     """Weights are larger than fresh ones and norms differ from 1, so that attention, positions and norms all matter."""
     model = Decoder(replace(SHAPE, **changes))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
-    for weight in model.parameters():
+    for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        weight.data = 1 + 0.3 * noise if weight.dim() == 1 else 0.25 * noise
+        weight.data = 1 + 0.3 * noise if name.endswith("norm.weight") else 0.25 * noise
     return model.eval()
 
 

@@ -10,7 +10,9 @@ from model_samples import SHAPE, tiny_model, tokens
 from inkstone.errors import InputError
 from inkstone.model import CacheContext, Decoder, KVCache, PackedContext
 from inkstone.model.attention import EXPLICIT_LENGTH
+from inkstone.model.config import RopeScaling
 from inkstone.model.cpu_attention import masked_attention
+from inkstone.model.position import alibi_slopes
 
 
 def packed(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,3 +130,99 @@ def test_half_precision_arithmetic_keeps_float32_weights_and_gradients_near_the_
     for one, other in zip(exact, rounded, strict=True):
         assert other.dtype == torch.float32
         assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.98
+
+
+KINDS = {
+    "alibi, 6 heads": {"position": "alibi", "num_heads": 6, "num_kv_heads": 6, "norm": "layer", "qkv_bias": True},
+    "alibi, grouped queries": {"position": "alibi"},
+    "sliding window": {"sliding_window": 4},
+    "alibi in a sliding window": {"position": "alibi", "sliding_window": 5},
+    "half of each head turns": {"rotary_dim": 4, "qkv_bias": True},
+    "linear scaling": {"rope_scaling": RopeScaling("linear", 3.0, 64)},
+    "llama3 scaling": {"rope_scaling": RopeScaling("llama3", 8.0, 16)},
+    "experts": {"num_experts": 4},
+    "plain MLP with biases": {"gated": False, "activation": "gelu_tanh", "mlp_bias": True, "out_bias": True},
+    "normalised head": {"normalised_head": True, "tie_embeddings": False, "embedding_norm": True},
+}
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+@torch.no_grad()
+@EVERY_KIND
+def test_packing_changes_no_logits_of_any_kind_of_decoder(kind: str) -> None:
+    check_packed_row_equals_documents(tiny_model(**KINDS[kind]), [13, 1, 30, 9])
+
+
+@torch.no_grad()
+@EVERY_KIND
+def test_the_cache_changes_no_logits_of_any_kind_of_decoder(kind: str) -> None:
+    model, row = tiny_model(**KINDS[kind]), tokens(2, 25)
+    cache = KVCache(model.config, 2, 25, torch.float32)
+    pieces = row.split([11, 1, 1, 9, 3], dim=1)
+    starts = [0, 11, 12, 13, 22]
+    at = [torch.arange(s, s + p.shape[1]).expand(2, -1) for s, p in zip(starts, pieces, strict=True)]
+    logits = [model(piece, CacheContext(cache, where)) for piece, where in zip(pieces, at, strict=True)]
+    torch.testing.assert_close(torch.cat(logits, 1), model(row), atol=2e-5, rtol=1e-5)
+
+
+@EVERY_KIND
+def test_every_weight_of_any_kind_of_decoder_is_trained_and_counted(kind: str) -> None:
+    model = tiny_model(**KINDS[kind])
+    loss = model.hidden(tokens(4, 20)).float() @ model.head_weight().T
+    gradients = torch.autograd.grad(loss.square().sum(), list(model.parameters()), allow_unused=True)
+    for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
+        # A key's bias changes every score of a query alike, which softmax does not see.
+        assert gradient is not None and (bool(gradient.any()) or name.endswith("k_proj.bias")), name
+    assert model.config.num_parameters() == sum(weight.numel() for weight in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["alibi, 6 heads", "alibi, grouped queries", "alibi in a sliding window"])
+@pytest.mark.parametrize("lengths", [[1100], [700, 5, 395]], ids=["one document", "three documents"])
+def test_a_bias_too_large_to_keep_is_made_in_pieces_with_the_same_logits(
+    kind: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, row = tiny_model(**KINDS[kind]), tokens(2, 1100)
+    positions, ids = (x.expand(2, -1) for x in packed(lengths))
+
+    def logits() -> torch.Tensor:
+        return model(row, PackedContext.documents(positions, ids, torch.float32) if len(lengths) > 1 else None)
+
+    kept = logits()
+    monkeypatch.setattr("inkstone.model.attention.KEPT_BIAS_BYTES", 0)
+    torch.testing.assert_close(logits(), kept, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_window_closes_what_lies_beyond_it_layer_by_layer() -> None:
+    model, row = tiny_model(sliding_window=3), tokens(1, 20)
+    changed = row.clone()
+    changed[0, 5] = (row[0, 5] + 1) % SHAPE.vocab_size
+    reached = (model(row)[0] != model(changed)[0]).any(dim=1)
+    # Two layers, each reaching two tokens further.
+    assert reached.nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
+
+
+def test_alibi_slopes_of_40_heads_are_those_of_32_and_every_second_of_64() -> None:
+    slopes = alibi_slopes(40)
+    assert torch.equal(slopes[:32], alibi_slopes(32)) and torch.equal(slopes[32:], alibi_slopes(64)[::2][:8])
+    assert alibi_slopes(8).tolist() == [2.0**-n for n in range(1, 9)]
+
+
+@torch.no_grad()
+def test_alibi_takes_any_length_and_other_positions_name_their_limit() -> None:
+    KVCache(tiny_model(position="alibi").config, 1, 1000, torch.float32)
+    KVCache(tiny_model(rope_scaling=RopeScaling("dynamic", 2.0, 64)).config, 1, 128, torch.float32)
+    with pytest.raises(InputError, match="129 tokens do not fit the model's 128 positions"):
+        KVCache(tiny_model(rope_scaling=RopeScaling("dynamic", 2.0, 64)).config, 1, 129, torch.float32)
+
+
+@torch.no_grad()
+def test_a_normalised_head_gives_the_same_logits_after_its_weight_changes_in_place() -> None:
+    model, row = tiny_model(normalised_head=True, tie_embeddings=False), tokens(1, 9)
+    before = model(row)
+    model.lm_head.weight.mul_(torch.linspace(0.1, 4, SHAPE.vocab_size)[:, None])
+    torch.testing.assert_close(model(row), before)
+    with torch.enable_grad():
+        torch.testing.assert_close(model(row).detach(), before)
+    torch.testing.assert_close(model.hidden(row) @ model.head_weight().T, before)

@@ -92,9 +92,11 @@ def test_saving_and_loading_keeps_ids_and_fingerprint(tokenizer: Tokenizer, tmp_
     assert (copy.bos_id, copy.eos_id, copy.pad_id) == (0, 1, 2)
 
 
-def test_loading_names_every_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no tokenizer.json and no tokenizer_config.json"):
+def test_loading_says_what_a_directory_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
         Tokenizer.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"has no tokenizer.json and no tokenizer.model"):
+        Tokenizer.load(tmp_path)
 
 
 def test_loading_a_damaged_tokenizer_names_the_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -105,13 +107,24 @@ def test_loading_a_damaged_tokenizer_names_the_file(tokenizer: Tokenizer, tmp_pa
         Tokenizer.load(tmp_path)
 
 
-def test_loading_a_config_without_roles_names_each_of_them(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_tokenizer_may_lack_begin_end_and_padding(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|eos|>"}}', encoding="utf-8")
+    partial = Tokenizer.load(tmp_path)
+    assert (partial.bos_id, partial.eos_id, partial.pad_id) == (None, 1, None)
+    assert (partial.start_ids, partial.end_ids, partial.first_id, partial.last_id) == ([], [1], 1, 1)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match="names no end token"):
+        Tokenizer.load(tmp_path).last_id  # noqa: B018
+
+
+def test_a_role_whose_token_is_missing_is_refused_by_name(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    roles = '{"bos_token": "<|bos|>", "eos_token": "</s>", "pad_token": "[P]"}'
+    (tmp_path / "tokenizer_config.json").write_text(roles, encoding="utf-8")
     with pytest.raises(InputError) as caught:
         Tokenizer.load(tmp_path)
-    assert len(caught.value.problems) == 2
-    assert "bos_token" in str(caught.value) and "pad_token" in str(caught.value)
+    assert [problem.split(" names ")[1][:6] for problem in caught.value.problems] == ['"</s>"', '"[P]" ']
 
 
 def test_transformers_reads_the_directory_with_equal_ids(tokenizer: Tokenizer, tokenizer_dir: Path) -> None:

@@ -1,13 +1,16 @@
 """The sft stage from conversations on disk to a chat model that transformers opens and stops."""
 
 import json
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from inkstone.chat import CHATML, Message, encode_chat, load_template
+from inkstone.chat import CHATML, Message, encode_chat, load_template, save_template
+from inkstone.chat.template import Piece, Turn
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, generate
 from inkstone.model import load_model
@@ -139,3 +142,46 @@ def test_a_tuning_run_that_is_stopped_continues_to_the_same_bytes(
     stage(tmp_path, base_dir, tiny_settings())
     saved = [directory / "model.safetensors" for directory in (tmp_path / "output", tuned[0])]
     assert saved[0].read_bytes() == saved[1].read_bytes()
+
+
+def test_a_template_that_closes_only_the_last_answer_learns_every_answer_in_a_sequence_of_its_own(
+    base_dir: Path, tmp_path: Path
+) -> None:
+    """baichuan2's way, with our own tokens: the history is not closed, so each answer ends a sequence."""
+    template = replace(CHATML, name="open", past_answer=Turn(CHATML.turns["assistant"].header, (Piece("text", "\n"),)))
+    rounds = [*CHATS[0], *CHATS[1]]
+    shutil.copytree(base_dir, tmp_path / "base")
+    save_template(template, tmp_path / "base")
+    settings = tiny_settings(template="auto", heldout_fraction=0.5, max_steps=2)
+    result = stage(tmp_path, tmp_path / "base", settings, [rounds] * 6)
+    assert result["conversations"] == 6  # three conversations of two sequences; the other three are held out
+    assert load_template(tmp_path / "output") == template
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("llama3", 'template "llama3" does not fit this tokenizer, which has no token <|begin_of_text|>'),
+        ("auto", "is a base model without a chat template"),
+    ],
+)
+def test_a_template_that_does_not_fit_the_base_is_refused(
+    template: str, sentence: str, base_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        stage(tmp_path, base_dir, tiny_settings(template=template))
+    assert sentence in str(caught.value)
+
+
+def test_roles_that_a_template_has_no_place_for_are_counted_before_training(base_dir: Path, tmp_path: Path) -> None:
+    narrow = replace(CHATML, turns={role: CHATML.turns[role] for role in ("user", "assistant")})
+    shutil.copytree(base_dir, tmp_path / "base")
+    save_template(narrow, tmp_path / "base")
+    chats = [*CHATS, *([Message("system", "hi"), *chat] for chat in CHATS[:5])]
+    with pytest.raises(InputError, match=r'has no role "system", which 5 of 29 conversations use: take these'):
+        stage(tmp_path, tmp_path / "base", tiny_settings(template="auto"), chats)
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="there is no such template; known are auto, alpaca, baichuan"):
+        tiny_settings(template="vicuna")

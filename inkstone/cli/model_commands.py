@@ -1,0 +1,77 @@
+"""The verbs of the model room: `inkstone convert` and `inkstone inspect`."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from inkstone.errors import InputError
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="of the weights; default: as stored")]
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="model directory, or a hub's name such as org/model")],
+    target: Annotated[Path, typer.Argument(help="directory to write", show_default=False)],
+    dtype: Dtype = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="layout to write: llama, baichuan, bloom, mixtral or chatglm; default: what most programs open"
+        ),
+    ] = None,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="largest file, e.g. 5GB")] = "5GB",
+) -> None:
+    """Write a checkpoint of any family as a directory that other programs open without remote code."""
+    import torch
+
+    from inkstone.cli.progress import show_progress
+    from inkstone.model.convert import convert_model
+    from inkstone.model.hub import resolve_source
+    from inkstone.storage import atomic_directory
+
+    limit = size_in_bytes(shard_size)
+    if target.exists():
+        raise InputError(f"{target} already exists and would be replaced: give a new directory, or remove it first")
+    chosen = getattr(torch, DTYPES[dtype]) if dtype else None
+    with show_progress("convert") as progress, atomic_directory(target) as draft:
+        written = convert_model(
+            resolve_source(source), draft, family=family, dtype=chosen, max_shard_bytes=limit, progress=progress
+        )
+    typer.echo(f"{target} ({written.name})")
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="model directory, config.json or a hub's name")] = "",
+    preset: Annotated[str | None, typer.Option("--model", help="a public model by name, e.g. baichuan-7b")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """What a model is, what memory it needs and what its directory lacks; config.json alone is enough."""
+    from inkstone.cli.inspect import show_facts
+    from inkstone.model.hub import resolve_source
+    from inkstone.model.inspect import inspect_model, inspect_preset
+
+    if bool(model) == bool(preset):
+        raise InputError("give either a model directory (or its config.json), or --model NAME")
+    if preset:
+        facts = inspect_preset(preset)
+    else:
+        facts = inspect_model(Path(model) if Path(model).is_file() else resolve_source(model))
+    if as_json:
+        typer.echo(json.dumps(asdict(facts), ensure_ascii=False, indent=1))
+    else:
+        show_facts(facts)
+
+
+def size_in_bytes(text: str) -> int:
+    """5GB, 500MB, 2GiB. Raises InputError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]i?B)", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size <= 0:
+        raise InputError(f"--shard-size {text} is not a size: write it as 5GB, 500MB or 2GiB")
+    return size

@@ -1,0 +1,127 @@
+"""ChatGLM2-6B and Zhuzhi-6B: rotary positions on half of each head, in neighbouring pairs; fused projections.
+
+The decoder turns pairs (i, i + half); ChatGLM turns pairs (2i, 2i + 1). Picking the rows of q and k in the decoder's
+order when reading (and putting them back when writing) makes the two the same arithmetic.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inkstone.model.config import DecoderConfig
+from inkstone.model.families.layout import Piece
+from inkstone.model.families.reading import ConfigReader
+
+_ARITHMETIC = {
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+    "fp32_residual_connection": False,
+    "original_rope": True,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+}
+
+
+def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
+    """A ChatGLM2 config.json; the first ChatGLM, which shares its model_type, is refused by name."""
+    read = ConfigReader(values, where)
+    if "inner_hidden_size" in values or "position_encoding_2d" in values:
+        read.problem("this is the first ChatGLM-6B, another architecture; ChatGLM2 and Zhuzhi are supported")
+    for key, expected in {**_ARITHMETIC, "rope_ratio": 1, "quantization_bit": 0}.items():
+        read.expect(key, expected)
+    heads, hidden = read.whole("num_attention_heads"), read.whole("hidden_size")
+    head_dim = read.whole("kv_channels", default=hidden // heads)
+    groups = read.whole("multi_query_group_num", default=1) if read.flag("multi_query_attention", False) else heads
+    return read.finish(
+        DecoderConfig(
+            vocab_size=read.whole("padded_vocab_size", "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=read.whole("ffn_hidden_size"),
+            num_layers=read.whole("num_layers", "num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=groups,
+            head_dim=head_dim,
+            max_positions=read.whole("seq_length", default=2048),
+            norm_eps=read.number("layernorm_epsilon", default=1e-5),
+            tie_embeddings=read.flag("tie_word_embeddings", False),
+            rotary_dim=head_dim // 2,
+            qkv_bias=read.flag("add_qkv_bias", False),
+        )
+    )
+
+
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+    """The original keys, as vLLM and llama.cpp's converter read them."""
+    return {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        **_ARITHMETIC,
+        "add_qkv_bias": config.qkv_bias,
+        "apply_query_key_layer_scaling": True,
+        "attention_dropout": 0.0,
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "ffn_hidden_size": config.intermediate_size,
+        "hidden_dropout": 0.0,
+        "hidden_size": config.hidden_size,
+        "kv_channels": config.head_dim,
+        "layernorm_epsilon": config.norm_eps,
+        "multi_query_attention": config.num_kv_heads != config.num_heads,
+        "multi_query_group_num": config.num_kv_heads,
+        "num_attention_heads": config.num_heads,
+        "num_layers": config.num_layers,
+        "padded_vocab_size": config.vocab_size,
+        "vocab_size": config.vocab_size,
+        "seq_length": config.max_positions,
+        "tie_word_embeddings": config.tie_embeddings,
+        "use_cache": True,
+    }
+
+
+def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
+    """`query_key_value` is [all q; group k; group v], `dense_h_to_4h` is [gate; up]."""
+    pieces = [
+        Piece("model.embed_tokens.weight", "transformer.embedding.word_embeddings.weight"),
+        Piece("model.norm.weight", "transformer.encoder.final_layernorm.weight"),
+    ]
+    if not config.tie_embeddings:
+        pieces.append(Piece("lm_head.weight", "transformer.output_layer.weight"))
+    part_rows, width = _qkv_rows(config), config.intermediate_size
+    for layer in range(config.num_layers):
+        ours, theirs = f"model.layers.{layer}", f"transformer.encoder.layers.{layer}"
+        for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
+            fused = f"{theirs}.self_attention.query_key_value.{kind}"
+            for part, rows in part_rows.items():
+                pieces.append(Piece(f"{ours}.self_attn.{part}_proj.{kind}", fused, theirs_rows=rows))
+        fused = f"{theirs}.mlp.dense_h_to_4h.weight"
+        pieces += [
+            Piece(f"{ours}.input_layernorm.weight", f"{theirs}.input_layernorm.weight"),
+            Piece(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_layernorm.weight"),
+            Piece(f"{ours}.self_attn.o_proj.weight", f"{theirs}.self_attention.dense.weight"),
+            Piece(f"{ours}.mlp.gate_proj.weight", fused, theirs_rows=slice(0, width)),
+            Piece(f"{ours}.mlp.up_proj.weight", fused, theirs_rows=slice(width, 2 * width)),
+            Piece(f"{ours}.mlp.down_proj.weight", f"{theirs}.mlp.dense_4h_to_h.weight"),
+        ]
+    return pieces
+
+
+def _qkv_rows(config: DecoderConfig) -> dict[str, Tensor | slice]:
+    queries, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    rotary = config.rotary_dim or config.head_dim
+    # Even rows first, then odd ones, so that pair i is (i, i + rotary / 2); rows without positions stay.
+    turned = torch.arange(rotary).view(-1, 2).T.flatten()
+    head = torch.cat((turned, torch.arange(rotary, config.head_dim)))
+
+    def heads(first_row: int, count: int) -> Tensor:
+        return first_row + (torch.arange(count)[:, None] * config.head_dim + head).flatten()
+
+    return {
+        "q": heads(0, config.num_heads),
+        "k": heads(queries, config.num_kv_heads),
+        "v": slice(queries + groups, queries + 2 * groups),
+    }
+
+
+IGNORED = (r"rotary_pos_emb\.inv_freq$", r"^lm_head\.weight$")

@@ -1,0 +1,67 @@
+"""A family's table of weights: which rows of which stored tensor fill which part of the decoder's tensors.
+
+One table serves both directions. Reading: ours[ours_at] = theirs[theirs_rows]. Writing: theirs[theirs_rows] =
+ours[ours_at]. So a family is data, and one reader and one writer serve all of them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from inkstone.model.config import DecoderConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """ours[ours_at] = theirs[theirs_rows]: one line of a family's table of weights."""
+
+    ours: str
+    """One of the decoder's tensor names."""
+    theirs: str
+    """The tensor's name in the checkpoint."""
+    ours_at: tuple[int | slice, ...] = ()
+    """The part of ours it fills; () is all of it."""
+    theirs_rows: slice | Tensor | None = None
+    """Rows (first dimension) of theirs it comes from, in this order; None is all of them."""
+
+
+def parameters(module: str, bias: bool) -> list[str]:
+    """The tensor names of a linear map or norm."""
+    return [f"{module}.weight", *([f"{module}.bias"] if bias else [])]
+
+
+def attention_names(config: DecoderConfig, layer: int) -> list[str]:
+    """The decoder's tensors of one block's attention: q, k, v, then the output."""
+    at = f"model.layers.{layer}.self_attn"
+    names = [name for part in "qkv" for name in parameters(f"{at}.{part}_proj", config.qkv_bias)]
+    return names + parameters(f"{at}.o_proj", config.out_bias)
+
+
+def mlp_names(config: DecoderConfig, layer: int) -> list[str]:
+    """The decoder's tensors of one block's MLP or experts."""
+    at = f"model.layers.{layer}.mlp"
+    if config.num_experts:
+        return [f"{at}.gate.weight", f"{at}.experts.gate_up_proj", f"{at}.experts.down_proj"]
+    parts = ["gate_proj", "up_proj", "down_proj"] if config.gated else ["up_proj", "down_proj"]
+    return [name for part in parts for name in parameters(f"{at}.{part}", config.mlp_bias)]
+
+
+def norm_names(config: DecoderConfig, layer: int) -> list[str]:
+    """The decoder's tensors of one block's two norms."""
+    at, bias = f"model.layers.{layer}", config.norm == "layer"
+    return [n for norm in ("input_layernorm", "post_attention_layernorm") for n in parameters(f"{at}.{norm}", bias)]
+
+
+def outer_names(config: DecoderConfig) -> list[str]:
+    """The decoder's tensors outside the blocks. A tied head is the embedding and has no line of its own."""
+    bias = config.norm == "layer"
+    names = ["model.embed_tokens.weight", *parameters("model.norm", bias)]
+    if config.embedding_norm:
+        names += parameters("model.embed_norm", bias)
+    return names if config.tie_embeddings else [*names, "lm_head.weight"]
+
+
+def same_names(names: Iterable[str]) -> list[Piece]:
+    """Tensors that the checkpoint keeps under the decoder's own names."""
+    return [Piece(name, name) for name in names]

@@ -1,0 +1,116 @@
+"""Reading a config.json: numbers with their defaults, expectations, and every problem in one error.
+
+read = ConfigReader(values, "DIR/config.json")
+hidden = read.whole("hidden_size", "n_embed")       # the first of these keys that is there
+read.expect("hidden_act", "silu")                   # the only arithmetic we have
+return read.finish(DecoderConfig(...))
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inkstone.errors import InputError
+from inkstone.model.config import DecoderConfig, RopeScaling
+
+
+@dataclass
+class ConfigReader:
+    """Reads `values`; what is missing or wrong is collected in `problems`, and numbers fall back to 1 until then."""
+
+    values: Mapping[str, Any]
+    where: str
+    problems: list[str] = field(default_factory=list)
+
+    def whole(self, *keys: str, default: int | None = None) -> int:
+        """A whole number of at least 1 under the first key that is present and not null."""
+        return int(self.number(*keys, default=default, whole=True))
+
+    def number(self, *keys: str, default: float | None = None, whole: bool = False) -> float:
+        """A positive number under the first key that is present and not null."""
+        found = next((key for key in keys if self.values.get(key) is not None), None)
+        if found is None:
+            if default is None:
+                self.problem(f"{keys[0]} is missing")
+            return 1 if default is None else default
+        return _positive(self, found, self.values[found], whole)
+
+    def optional(self, key: str) -> int | None:
+        """A whole number, or None where the key is absent or null."""
+        return None if self.values.get(key) is None else self.whole(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.problem(f"{key} = {value!r} is neither true nor false")
+        return default if value is None else bool(value)
+
+    def expect(self, key: str, *allowed: object) -> None:
+        """A key that is absent, null or one of `allowed`; anything else is arithmetic we do not have."""
+        value = self.values.get(key)
+        if value is not None and value not in allowed:
+            wanted = " or ".join(repr(one) for one in allowed)
+            self.problem(f"{key} = {value!r} is not supported; expected {wanted}")
+
+    def problem(self, sentence: str) -> None:
+        self.problems.append(f"{self.where}: {sentence}")
+
+    def finish(self, config: DecoderConfig) -> DecoderConfig:
+        """`config`, when nothing was wrong. Raises InputError with every problem."""
+        problems = self.problems or [f"{self.where}: {problem}" for problem in config.problems()]
+        if problems:
+            raise InputError(problems)
+        return config
+
+
+def _positive(read: ConfigReader, key: str, value: object, whole: bool) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    if not good or (whole and int(value) != value):  # type: ignore[call-overload]
+        read.problem(f"{key} = {value!r} is not a positive {'whole number' if whole else 'number'}")
+        return 1
+    return float(value)  # type: ignore[arg-type]
+
+
+def read_rope(read: ConfigReader, default_theta: float, max_positions: int) -> tuple[float, RopeScaling | None]:
+    """Base and scaling of rotary positions, in the keys of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
+    values = read.values.get("rope_parameters") or read.values.get("rope_scaling") or {}
+    if not isinstance(values, Mapping):
+        read.problem(f"rope_scaling = {values!r} is not a table of settings")
+        return default_theta, None
+    rope = ConfigReader(values, f"{read.where}: rope_scaling", read.problems)
+    theta = rope.number("rope_theta", default=read.number("rope_theta", default=default_theta))
+    kind = values.get("rope_type", values.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "dynamic", "llama3"):
+        read.problem(f'rope type "{kind}" is not supported; expected default, linear, dynamic or llama3')
+        return theta, None
+    if kind == "dynamic":
+        return theta, RopeScaling("dynamic", rope.number("factor"), max_positions)
+    if kind == "linear":
+        return theta, RopeScaling("linear", rope.number("factor"), max_positions)
+    return theta, RopeScaling(
+        "llama3",
+        rope.number("factor"),
+        rope.whole("original_max_position_embeddings"),
+        rope.number("low_freq_factor"),
+        rope.number("high_freq_factor"),
+    )
+
+
+def write_rope(config: DecoderConfig) -> dict[str, Any]:
+    """The keys of transformers 5 and of transformers 4 side by side."""
+    scaling = config.rope_scaling
+    values: dict[str, Any] = {"rope_type": "default"}
+    if scaling:
+        values = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling and scaling.kind == "llama3":
+        values["original_max_position_embeddings"] = scaling.original_positions
+        values["low_freq_factor"] = scaling.low_frequency_factor
+        values["high_freq_factor"] = scaling.high_frequency_factor
+    return {
+        "rope_theta": config.rope_theta,
+        "rope_scaling": {**values, "type": scaling.kind} if scaling else None,
+        "rope_parameters": {**values, "rope_theta": config.rope_theta},
+    }

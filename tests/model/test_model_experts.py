@@ -1,0 +1,108 @@
+"""Mixtures of experts: every token reaches its experts, whatever the router does, and the load balance is measured."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_samples import tiny_model, tokens
+
+from inkstone.model import experts as experts_module
+from inkstone.model.experts import balance_loss, can_group, matmul_runs, route
+
+
+def by_hand(model: torch.nn.Module, x_ND: torch.Tensor) -> torch.Tensor:
+    """Each token alone through its experts, by their numbers."""
+    mlp = model.model.layers[0].mlp  # type: ignore[union-attr]
+    out = []
+    for x in x_ND:
+        logits = mlp.gate.weight @ x
+        order = sorted(range(len(logits)), key=lambda e: (-float(logits[e]), e))[: mlp.experts_per_token]
+        shares = torch.stack([logits[e] for e in order]).softmax(0)
+        each = []
+        for expert in order:
+            gate, up = (mlp.experts.gate_up_proj[expert] @ x).chunk(2)
+            each.append(mlp.experts.down_proj[expert] @ (F.silu(gate) * up))
+        out.append(sum(share * y for share, y in zip(shares, each, strict=True)))
+    return torch.stack(out)
+
+
+def states(count: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(count, 32, generator=torch.Generator().manual_seed(seed))
+
+
+ROUTERS = {
+    "as it falls": lambda weight: weight,
+    "all tokens to one expert": lambda weight: torch.cat((weight[:1] * 0 + 9, weight[1:] * 0)),
+    "an expert that gets no token": lambda weight: torch.cat((weight[:2] * 0 - 9, weight[2:])),
+    "every logit the same": torch.zeros_like,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_token", [1, 2, 4])
+@pytest.mark.parametrize("router", ROUTERS)
+def test_each_token_gets_its_experts_sum_whatever_the_router_does(router: str, per_token: int) -> None:
+    model = tiny_model(num_experts=4, experts_per_token=per_token)
+    mlp = model.model.layers[0].mlp
+    mlp.gate.weight.copy_(ROUTERS[router](mlp.gate.weight))
+    x = states(37).abs()  # positive, so that a router row of nines wins for every token
+    torch.testing.assert_close(mlp(x[None])[0], by_hand(model, x), atol=1e-4, rtol=1e-5)
+
+
+def test_equal_logits_go_to_the_lower_numbers_with_equal_shares() -> None:
+    shares, chosen = route(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 2.0, 2.0]]), 2)
+    assert chosen.tolist() == [[0, 1], [1, 2]] and torch.equal(shares, torch.full((2, 2), 0.5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=3, max_size=3), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_the_grouped_product_and_its_gradients_equal_expert_by_expert(counts: list[int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(sum(counts))
+    x = torch.randn(sum(counts), 16, generator=generator).to(dtype).requires_grad_()
+    weights = torch.randn(3, 24, 16, generator=generator).to(dtype).requires_grad_()
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    assert can_group(x, weights) == (sum(counts) > 0)
+    results = []
+    for product in (matmul_runs, experts_module._matmul_one_by_one):
+        out = product(x, weights, ends)
+        gradients = torch.autograd.grad(out, (x, weights), torch.ones_like(out).contiguous())
+        results.append((out.detach(), *gradients))
+    for grouped, plain in zip(*results, strict=True):
+        torch.testing.assert_close(grouped, plain)
+
+
+def test_widths_that_the_grouped_product_refuses_are_computed_expert_by_expert() -> None:
+    x, weights = torch.randn(6, 30), torch.randn(2, 10, 30)
+    assert not can_group(x, weights)
+    expected = torch.cat((x[:4] @ weights[0].T, x[4:] @ weights[1].T))
+    torch.testing.assert_close(matmul_runs(x, weights, torch.tensor([4, 6], dtype=torch.int32)), expected)
+
+
+def test_the_balance_loss_is_that_of_transformers_with_and_without_a_mask() -> None:
+    oracle = pytest.importorskip("transformers.models.mixtral.modeling_mixtral").load_balancing_loss_func
+    routing = [torch.randn(50, 6, generator=torch.Generator().manual_seed(layer)) * 2 for layer in range(3)]
+    torch.testing.assert_close(balance_loss(routing, 2), oracle(tuple(routing), 6, 2))
+    mask = torch.arange(50) % 7 > 1
+    expected = oracle(tuple(routing), 6, 2, mask.view(5, 10))
+    torch.testing.assert_close(balance_loss(routing, 2, mask.float()), expected)
+
+
+def test_the_balance_loss_is_smallest_for_even_routing_and_its_gradient_pushes_towards_it() -> None:
+    even = torch.eye(4).repeat(8, 1) * 9
+    assert float(balance_loss([even], 1)) == pytest.approx(1.0, abs=1e-3)
+    crowded = torch.zeros(32, 4)
+    crowded[:, 0] = 3.0
+    crowded.requires_grad_()
+    loss = balance_loss([crowded], 1)
+    assert float(loss.detach()) > 3
+    loss.backward()
+    assert crowded.grad is not None and (crowded.grad[:, 0] > 0).all() and (crowded.grad[:, 1:] < 0).all()
+
+
+@torch.no_grad()
+def test_router_logits_of_every_layer_are_collected_when_asked_for() -> None:
+    model, row = tiny_model(num_experts=4), tokens(2, 11)
+    routing: list[torch.Tensor] = []
+    assert torch.equal(model.hidden(row, routing=routing), model.hidden(row))
+    assert [tuple(logits.shape) for logits in routing] == [(22, 4)] * 2
