@@ -83,11 +83,15 @@ def _our_rules(settings, corpus, output):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
     from inkstone.corpus.clean import clean
+    from inkstone.corpus.files import find_files
+    from inkstone.corpus.models import open_models, prepare_models
     from inkstone.corpus.shards import DOCUMENT, Shards
 
+    prepare_models(settings, find_files([corpus]), output)
+    models = open_models(output, "benchmark")
     with Shards(output / "kept", DOCUMENT) as shards:
         for batch, _ in _batches(settings, corpus):
-            cleaned = clean(batch, settings)
+            cleaned = clean(batch, settings, models)
             shards.add(cleaned.rows.filter(pa.array(cleaned.keep)))
 
 
@@ -188,6 +192,7 @@ def _go(pipeline, tasks=FILES):  # type: ignore[no-untyped-def]
     load_word_tokenizer.cache_clear()
     with tempfile.TemporaryDirectory() as logs:
         LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=logs).run()
+    load_word_tokenizer.cache_clear()
 
 
 def _reader(folder, pattern):  # type: ignore[no-untyped-def]
@@ -277,20 +282,23 @@ def _cpu_seconds() -> float:
 
 
 def measure(command: list[str], limit_gb: float | None = None) -> dict[str, float]:
-    """Run a process that prints JSON last; adds its peak memory in GB, and ends it where that passes the limit."""
+    """Run a process that prints JSON last; adds peak memory in GB and CPU seconds of all its processes.
+
+    Ends it where the memory passes the limit."""
     import psutil
 
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | threads
     )
-    watched, peak = psutil.Process(process.pid), 0
+    watched, peak, used = psutil.Process(process.pid), 0, {}
     while process.poll() is None:
         held = 0
         try:
             for one in (watched, *watched.children(recursive=True)):
                 memory = one.memory_info()
                 held += memory.rss - memory.shared
+                used[one.pid] = sum(one.cpu_times()[:2])
         except psutil.NoSuchProcess:
             pass
         peak = max(peak, held)
@@ -303,7 +311,7 @@ def measure(command: list[str], limit_gb: float | None = None) -> dict[str, floa
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{errors[-3000:]}")
     result: dict[str, float] = json.loads(out.strip().splitlines()[-1])
-    return {**result, "peak": peak / 1e9}
+    return {**result, "peak": peak / 1e9, "cpu_of_all": sum(used.values())}
 
 
 def score(samples: list[Sample], kept: set[str]) -> tuple[str, str]:

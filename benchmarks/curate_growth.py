@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from curate import _cpu_seconds, measure
+from curate import measure
 from mixed_corpus import scrambled, write
 
 
@@ -49,7 +49,7 @@ def child(corpus: Path, output: Path, processes: int, ray_nodes: int) -> None:
 
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({"wall": wall, "cpu": _cpu_seconds(), "disk": seen["disk"] / 1e9, "read": result["documents_in"],
+    print(json.dumps({"wall": wall, "disk": seen["disk"] / 1e9, "read": result["documents_in"],
                       "kept": result["documents_out"], "content": manifest}))  # fmt: skip
 
 
@@ -93,9 +93,12 @@ def main() -> None:
                 row = measure([*command, str(asked.processes), str(nodes)], None if asked.ray else asked.limit_gb)
                 shutil.rmtree(output)
                 name = f"{nodes} Ray nodes" if nodes else f"{asked.processes} processes"
-                print(f"| {size:.0f} | {name} | {row['read']} | {row['kept']} | {row['wall']:.1f} | {row['cpu']:.1f} "
-                      f"| {size / row['wall']:.2f} | {row['peak']:.2f} | {row['disk']:.2f} | {str(row['content'])[:12]} |",
-                      flush=True)  # fmt: skip
+                print(
+                    f"| {size:.0f} | {name} | {row['read']} | {row['kept']} | {row['wall']:.1f} "
+                    f"| {row['cpu_of_all']:.1f} | {size / row['wall']:.2f} | {row['peak']:.2f} | {row['disk']:.2f} "
+                    f"| {str(row['content'])[:12]} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

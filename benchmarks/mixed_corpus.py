@@ -24,7 +24,7 @@ CHARACTERS = {"zh": 700, "en": 2200}  # of a passage, about
 SHORTEST = {"zh": 60, "en": 200}
 BOILERPLATE = {
     "zh": "本站所有文章版权归原作者所有，未经许可不得转载；如有侵权请与我们联系，我们将在二十四小时之内删除相关内容。",
-    "en": "All articles on this site are the property of their authors and may not be reproduced without written consent.",
+    "en": "All articles on this site are the property of their authors and may not be copied without consent.",
 }
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
@@ -118,8 +118,8 @@ def scrambled(data: Path, megabytes: float, seed: int = 1) -> Iterator[Sample]:
     pools = {lang: pool_of((text for other, text in texts if other == lang), lang) for lang in ("zh", "en")}
     for pool in pools.values():
         draw.shuffle(pool)
-    size, number = 0, 0
-    for lang, text in itertools.cycle(texts):
+    size = 0
+    for number, (lang, text) in enumerate(itertools.cycle(texts)):
         size += len(text.encode())
         if size > megabytes * 1e6:
             return
@@ -131,7 +131,6 @@ def scrambled(data: Path, megabytes: float, seed: int = 1) -> Iterator[Sample]:
                 units[place] = fresh
         new = ("" if lang == "zh" else " ").join(units)
         yield Sample(f"{lang}{number:09d}", new, lang)
-        number += 1
 
 
 def write(samples: Iterable[Sample], folder: Path, files: int = 1) -> int:

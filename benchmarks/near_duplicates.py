@@ -13,6 +13,7 @@ numbers, over the true similarity of the injected pairs under its own shingles.
 import argparse
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def shingle_sets(batches: list[Tokens]) -> list[np.ndarray]:
     sets = []
     for tokens in batches:
         hashes, offsets = ngram_hashes(tokens, SHINGLE)
-        sets += [np.unique(hashes[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        sets += [np.unique(hashes[a:b]) for a, b in pairwise(offsets.tolist())]
     return sets
 
 

@@ -9,6 +9,7 @@ why one machine and a cluster (over a shared file system) give equal bytes. docs
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -90,7 +91,7 @@ def _in_pool(jobs: dict[int, tuple[Work, Any, Path, str]], processes: int) -> It
     """A worker that dies (out of memory, killed) takes its pool along; the unfinished tasks get a new one."""
     left = dict(jobs)
     for _ in range(_TRIES):
-        with ProcessPoolExecutor(processes, _context()) as pool:
+        with ProcessPoolExecutor(processes, _context(), _end_with_parent) as pool:
             futures: dict[Future[None], int] = {pool.submit(_task, *job): index for index, job in left.items()}
             try:
                 for future in as_completed(futures):
@@ -119,6 +120,18 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["inkstone.corpus.passes"])
     return context
+
+
+def _end_with_parent() -> None:
+    """A worker that outlived a killed run would write where the next run writes."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _on_ray(jobs: dict[int, tuple[Work, Any, Path, str]], address: str) -> Iterator[int]:

@@ -190,7 +190,7 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     """Drop equal documents, then lines and sentences; describe the documents that changed anew."""
     settings, tables = task.settings, Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
-    gone = _between(np.load(task.gone), first, last)
+    gone = _between(np.load(task.gone, "r"), first, last)
     drops = np.concatenate(
         [np.zeros(0, DROP), *(_between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
     )
@@ -297,7 +297,7 @@ def write(task: WriteTask, draft: Path) -> None:
     """Drop near duplicates and the lowest quality, split, write the audit of all passes."""
     tables = Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
-    gone = _between(np.load(task.gone), first, last)
+    gone = _between(np.load(task.gone, "r"), first, last)
     least = dict(task.least_quality)
     stays = np.ones(int(last - first), bool)
     # Nothing follows, so TaskWriter's own rows stay empty.

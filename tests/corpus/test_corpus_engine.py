@@ -1,4 +1,4 @@
-"""The engine: workers, clusters, groupings and kills change nothing in the corpus; a rerun does only what is missing."""
+"""The engine: workers, clusters, groupings and kills change nothing; a rerun does only what is missing."""
 
 import hashlib
 import json
@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from test_corpus_stage import story
@@ -210,6 +212,48 @@ def die(argument: int, draft: Path) -> None:
 def test_a_worker_killed_once_costs_only_its_task(tmp_path: Path) -> None:
     places = run_tasks(tmp_path, die_once, [(n, tmp_path / "flag") for n in range(4)], "key", Workers(2))
     assert [(place / "number").read_text() for place in places] == ["0", "1", "2", "3"]
+
+
+def work_long(argument: int, draft: Path) -> None:
+    """Says which process it is, and is busy for longer than any test."""
+    Path(os.environ["WORKERS"], str(os.getpid())).touch()
+    time.sleep(600)
+
+
+LONG = """
+import sys
+from pathlib import Path
+from inkstone.corpus.engine import Workers, run_tasks
+from test_corpus_engine import work_long
+if __name__ == "__main__":
+    run_tasks(Path(sys.argv[1]), work_long, [1, 2], "key", Workers(2))
+"""
+
+
+def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "WORKERS": str(tmp_path / "workers"), "PYTHONPATH": paths}
+    run = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / "tasks")], env=environment)
+    wait_until(lambda: len(list((tmp_path / "workers").iterdir())) == 2)
+    run.kill()
+    run.wait()
+    pids = [int(path.name) for path in (tmp_path / "workers").iterdir()]
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_worker_that_keeps_dying_ends_in_a_sentence(tmp_path: Path) -> None:
