@@ -18,8 +18,8 @@ import zstandard
 from inkstone.errors import InputError
 
 FORMATS = {
-    ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text", ".html": "text", ".htm": "text",
-    ".xhtml": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet", ".csv": "csv",
+    ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
+    ".csv": "csv", ".html": "text", ".htm": "text", ".xhtml": "text", ".text": "text", ".markdown": "text",
     ".warc": "warc", ".wet": "warc",
 }  # fmt: skip
 COMPRESSIONS = (".gz", ".zst", ".xz")

@@ -124,9 +124,9 @@ class _Runner:
 def _groups(files: list[InputFile]) -> list[tuple[InputFile, ...]]:
     """Files in order, cut into tasks of about `GROUP_BYTES`."""
     groups: list[list[InputFile]] = []
-    filled = GROUP_BYTES
+    filled = 0
     for file in files:
-        if filled + _text_bytes(file) > GROUP_BYTES:
+        if not groups or filled + _text_bytes(file) > GROUP_BYTES:
             groups.append([])
             filled = 0
         groups[-1].append(file)
