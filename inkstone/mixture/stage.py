@@ -77,6 +77,8 @@ def fit_mixture(
     progress.note(
         "weights: " + ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[settings.kind]).items())
     )
+    for sentence in comparison(facts):
+        progress.note(sentence)
     return {"kind": settings.kind, "weights": facts["weights"], "budget_tokens": budget, **_verdict(facts)}
 
 
