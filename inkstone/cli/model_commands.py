@@ -20,7 +20,9 @@ def convert(
     dtype: Annotated[Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="default: as stored")] = None,
     family: Annotated[
         str | None,
-        typer.Option(help="layout to write: llama, baichuan, bloom, mixtral or chatglm; default: what most programs open"),
+        typer.Option(
+            help="layout to write: llama, baichuan, bloom, mixtral or chatglm; default: what most programs open"
+        ),
     ] = None,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="largest file, e.g. 5GB")] = "5GB",
 ) -> None:

@@ -171,7 +171,7 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
 
-        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); only a tokenizer with an `encoder` can.
+        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); it needs an `encoder`.
         """
         encoder = self.encoder()
         if encoder is None:
@@ -196,10 +196,6 @@ class Tokenizer:
             raise InputError(f"id {max(plain)} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
         return text.removeprefix(" ") if self._prefix and self._prefix.taken_off and not continued else text
-
-    def vocabulary(self) -> dict[str, int]:
-        """Every token's id by its name."""
-        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     def has_token(self, name: str) -> bool:
         """Whether `token_id` knows the name."""
