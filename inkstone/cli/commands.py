@@ -8,8 +8,8 @@ import typer
 from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
-from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.template_commands import template_app
+from inkstone.cli.tokenizer_commands import tokenizer_app
 
 app = typer.Typer(
     cls=Verbs,

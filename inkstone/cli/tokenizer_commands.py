@@ -5,14 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one.")
+tokenizer_app = typer.Typer(
+    no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one."
+)
 
 CorpusPaths = Annotated[
     list[Path],
-    typer.Argument(help="curated corpus directory, or text: files, folders (.txt, .md, .jsonl, .parquet, .csv, compressed too)"),
+    typer.Argument(
+        help="curated corpus directory, or text: files, folders (.txt, .md, .jsonl, .parquet, .csv, compressed too)"
+    ),
 ]
 Invalid = Annotated[
-    Literal["refuse", "replace"], typer.Option(help="what to do with text that is not UTF-8: refuse it, or replace bad bytes")
+    Literal["refuse", "replace"],
+    typer.Option(help="what to do with text that is not UTF-8: refuse it, or replace bad bytes"),
 ]
 
 
@@ -81,7 +86,10 @@ def extend(
         Literal["alp"] | None, typer.Option(help="alp: as many as the knee of the ALP curve says")
     ] = None,
     characters: Annotated[
-        str, typer.Option(help="numbers of single characters to try, e.g. 4451,5435,6414,7434; default: 99.95 % of the text")
+        str,
+        typer.Option(
+            help="numbers of single characters to try, e.g. 4451,5435,6414,7434; default: 99.95 % of the text"
+        ),
     ] = "",
     pad_to: Annotated[int, typer.Option(min=1, help="round the number of embedding rows up to a multiple")] = 1,
     chart: Annotated[bool, typer.Option(help="draw the ALP curve as alp.svg (needs inkstone[report])")] = True,
@@ -98,9 +106,7 @@ def extend(
         raise InputError(f"--characters {characters}: {', '.join(wrong)} is no number of characters")
     if len(paths) < 2:
         raise InputError("give the base directory and then the corpus")
-    settings = ExtendSettings(
-        add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8
-    )
+    settings = ExtendSettings(add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8)
     extend_directory(paths[0], _corpus(paths[1:]), output, settings, pad_to, chart)
 
 

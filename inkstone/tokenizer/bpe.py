@@ -20,9 +20,13 @@ class Merger:
     """The merges of a vocabulary as a table from two ids to a rank and the id of the piece they make."""
 
     def __init__(self, vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> None:
-        pairs = np.array([[vocabulary[left], vocabulary[right]] for left, right in merges], dtype=np.int64).reshape(-1, 2)
+        pairs = np.array([[vocabulary[left], vocabulary[right]] for left, right in merges], dtype=np.int64).reshape(
+            -1, 2
+        )
         made = np.array([vocabulary[left + right] for left, right in merges], dtype=np.int32)
-        keys, last = np.unique(_key(pairs[::-1, 0], pairs[::-1, 1]), return_index=True)  # of equal pairs the last counts
+        keys, last = np.unique(
+            _key(pairs[::-1, 0], pairs[::-1, 1]), return_index=True
+        )  # of equal pairs the last counts
         ranks = len(merges) - 1 - last
         self._slots = Slots(max(4, (4 * len(keys)).bit_length()))
         self._ranks = np.full(self._slots.capacity, _NEVER, dtype=np.int32)
@@ -103,6 +107,8 @@ class Merger:
 
 def _key(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """An odd 64-bit key for two ids; -1 (no symbol) is in no merge."""
-    return ((left.astype(np.int64) + 1).astype(np.uint64) << np.uint64(33)) | (
-        (right.astype(np.int64) + 1).astype(np.uint64) << np.uint64(1)
-    ) | np.uint64(1)
+    return (
+        ((left.astype(np.int64) + 1).astype(np.uint64) << np.uint64(33))
+        | ((right.astype(np.int64) + 1).astype(np.uint64) << np.uint64(1))
+        | np.uint64(1)
+    )

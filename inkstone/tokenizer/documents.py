@@ -1,4 +1,4 @@
-"""What a tokenizer is trained on and what it encodes: a curated corpus directory, or raw files of any kind that curation reads.
+"""What a tokenizer is trained on and what it encodes: a curated corpus directory, or raw files that curation reads.
 
 A corpus is cut into parts (row groups of a Parquet shard, or one raw file), which are read independently of each other;
 of a Parquet part only the columns that are needed are read, and a text goes from Arrow's buffer to code points without
@@ -52,7 +52,9 @@ class Documents:
 
     def texts(self) -> list[str]:
         whole = self.points.tobytes().decode("utf-32-le")
-        return [whole[start:end] for start, end in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)]
+        return [
+            whole[start:end] for start, end in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        ]
 
 
 def corpus_parts(corpus: Path | Sequence[Path], split: str, part_mb: float = float("inf")) -> list[Part]:
@@ -68,7 +70,9 @@ def corpus_parts(corpus: Path | Sequence[Path], split: str, part_mb: float = flo
         return []
     missing = [path for path in corpus if not path.exists()]
     if missing:
-        raise InputError([f"{path}: no such file or directory; give a curated corpus or text to read." for path in missing])
+        raise InputError(
+            [f"{path}: no such file or directory; give a curated corpus or text to read." for path in missing]
+        )
     return [Part(file.path, file.size, raw=file) for file in find_files(corpus)]
 
 

@@ -236,7 +236,10 @@ def _assemble(jobs: list[_Job], store: Path, output: Path, tokenizer: Tokenizer)
             repaired += facts["repaired_first"]
             _add(by_source, facts["sources"])
             _add(by_lang, facts["langs"])
-        splits[split] = {"shards": names, **{name: count for name, count in sums.items() if name != "repaired" or count}}
+        splits[split] = {
+            "shards": names,
+            **{name: count for name, count in sums.items() if name != "repaired" or count},
+        }
     used = {job.key for job in jobs}
     for folder in store.iterdir():
         if folder.name not in used:

@@ -40,6 +40,11 @@ class Encoder:
         assert isinstance(model, dict)
         self._merger = Merger(model["vocab"], [_two(merge) for merge in model["merges"]])
         self._pairs = _pair_table(model["vocab"])
+        self._slots = Slots(_CAPACITY_BITS)
+        self._places = np.zeros(0, dtype=np.int64)
+        self._lengths = np.zeros(0, dtype=np.int64)
+        self._arena = np.zeros(0, dtype=np.int32)
+        self._filled = 0
         self._forget()
 
     @classmethod
@@ -176,11 +181,11 @@ class Encoder:
         return result, all_counts
 
     def _forget(self) -> None:
+        self._filled = 0
         self._slots = Slots(_CAPACITY_BITS)
         self._places = np.zeros(self._slots.capacity, dtype=np.int64)
         self._lengths = np.zeros(self._slots.capacity, dtype=np.int64)
         self._arena = np.zeros(1 << 20, dtype=np.int32)
-        self._filled = 0
 
 
 def _documents(starts: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Give a tokenizer Chinese pieces that it lacks, without changing any id it has.
 
-Pieces are learned from the Chinese in a corpus: first single characters by frequency, then what byte-pair merging finds.
-Their merges rank behind all old ones, so text without Chinese is encoded as before, which is checked and said. A piece
-that an old merge keeps from ever being produced is left out. How many characters and how many pieces pay is read off
+Pieces are learned from the Chinese in a corpus: first single characters by frequency, then what byte-pair merging
+finds. Their merges rank behind all old ones, so text without Chinese is encoded as before, which is checked and said.
+What an old merge keeps from ever being produced is left out. How many characters and how many pieces pay is read off
 the curve of ALP (average log probability) over a grid of both, as Chinese-Mixtral did.
 """
 
@@ -63,7 +63,13 @@ def extend_tokenizer(
     progress.note("learned Chinese pieces", characters=len(characters), pieces=len(pieces))
     sample = _sample(parts, settings)
     grid = _grid(base, characters, pieces, wanted, sample, settings, progress)
-    chosen = choose(grid) if settings.choose == "alp" else grid[-1] if len(wanted) == 1 else max(grid, key=lambda one: one.alp)
+    chosen = (
+        choose(grid)
+        if settings.choose == "alp"
+        else grid[-1]
+        if len(wanted) == 1
+        else max(grid, key=lambda one: one.alp)
+    )
     tokenizer, added = append(base, _candidates(base, characters, pieces, chosen.characters), chosen.added)
     checked = check_unchanged(base, tokenizer, _without_chinese(parts, settings))
     report: dict[str, object] = {
@@ -105,7 +111,9 @@ def choose(grid: Sequence[Tried]) -> Tried:
     if len(curve) < 3 or last.alp <= first.alp:
         return max(curve, key=lambda one: one.alp)
     across = (last.added - first.added) or 1
-    return max(curve, key=lambda one: (one.alp - first.alp) / (last.alp - first.alp) - (one.added - first.added) / across)
+    return max(
+        curve, key=lambda one: (one.alp - first.alp) / (last.alp - first.alp) - (one.added - first.added) / across
+    )
 
 
 def check_unchanged(base: Tokenizer, tokenizer: Tokenizer, texts: Iterator[str]) -> int:
@@ -191,7 +199,9 @@ def _appended(base: Tokenizer, added: Sequence[str]) -> Tokenizer:
     spec = base.spec()
     model = spec["model"]
     if model["type"] != "BPE":
-        raise InputError(f"the base tokenizer is of the kind {model['type']}: only BPE can be extended without changing ids.")
+        raise InputError(
+            f"the base tokenizer is of the kind {model['type']}: only BPE can be extended without changing ids."
+        )
     vocabulary: dict[str, int] = model["vocab"]
     vocabulary.update({token["content"]: token["id"] for token in spec["added_tokens"]})
     spell = _speller(base)

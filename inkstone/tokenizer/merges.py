@@ -1,10 +1,10 @@
 """Learn merges from counted words: byte-pair encoding as `tokenizers` does it, over arrays of positions.
 
-The most frequent pair of neighbours becomes a piece, everywhere, again and again; of equal pairs the one whose parts are
-older. All occurrences of a pair are merged in a few array operations. What makes it fast is leaving out early what can
-never matter: two characters that stand side by side fewer than `floor` times are never merged, nor is anything across
-them, so words are cut there before they are counted, and most of the rare words fall apart into parts that others
-have too. That the last merge learned is at least as frequent as `floor` is checked at the end; if not, it is lowered.
+The most frequent pair of neighbours becomes a piece, again and again; of equal pairs the one whose parts are older.
+All occurrences of a pair are merged in a few array operations. What makes it fast is leaving out early what can never
+matter: two characters that stand side by side fewer than `floor` times are never merged, nor is anything across them,
+so words are cut there before they are counted, and most of the rare words fall apart into parts that others have too.
+That the last merge learned is at least as frequent as `floor` is checked at the end; if not, it is lowered.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
-"""Where text is cut before merges are looked for: `PATTERN`, and the same cuts for a whole batch in a few array operations.
+"""Where text is cut before merges are looked for: `PATTERN`, and the same cuts for a batch in a few array operations.
 
 The pattern keeps digits single, newlines apart from words and Chinese apart from the rest; a merge never crosses its
 borders, so no text can ever spell the name of a control or byte token: each of these names contains such a border.
 `borders` gives the pattern's cuts from a table of character classes, about twenty times faster than the regular
-expression. The table is asked of the regular expression's own engine, so both agree on every character; the few
-characters whose cut depends on more than their neighbours are `ODD`, and a document that holds one is left to the engine.
+expression. The table is asked of the expression's own engine, so both agree on every character; the few characters
+whose cut depends on more than their neighbours are `ODD`, and a document that holds one is left to the engine.
 """
 
 from functools import lru_cache

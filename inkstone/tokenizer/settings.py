@@ -50,8 +50,8 @@ class TokensSettings(BaseModel):
     part_mb: float = Field(
         64.0,
         gt=0,
-        description="Text is encoded in parts of about this many MB: what one process does at a time, what a killed run "
-        "keeps, and what is not encoded again when other text changes. Every part begins a new shard.",
+        description="Text is encoded in parts of about this many MB: what one process does at a time, what a killed "
+        "run keeps, and what is not encoded again when other text changes. Every part begins a new shard.",
     )
     processes: int = Field(0, ge=0, description="Processes that encode; 0 is one per core. The result is the same.")
     batch_documents: int = Field(1024, ge=1, description="Documents encoded at once (bounds memory, not the result).")
@@ -68,7 +68,8 @@ class ExtendSettings(BaseModel):
     add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
     choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')
     characters: tuple[int, ...] = Field(
-        (), description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for."
+        (),
+        description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for.",
     )
     character_coverage: float = Field(0.9995, gt=0, le=1, description="Share of Chinese characters that get a token.")
     max_piece_characters: int = Field(8, ge=2, description="Longest piece that may be learned, in characters.")

@@ -90,7 +90,7 @@ class ShardWriter:
         groups: Sequence[Group],
         rows: Sequence[HeldoutDocument] = (),
     ) -> None:
-        """Append documents: their ids one after the other, how many each has, and its group; held-out ones bring `rows`."""
+        """Append documents: their ids one after the other, how many each has, its group; held-out ones bring `rows`."""
         ends = np.cumsum(lengths)
         first, begin = 0, 0
         while first < len(lengths):

@@ -1,6 +1,6 @@
 """The stage that learns a tokenizer from a corpus. Encoding the corpus with it is `encode.py`.
 
-The corpus is read in a stream; what is held in memory grows with the number of different words, which `sample_mb` bounds.
+The corpus is read in a stream; memory grows with the number of different words, which `sample_mb` bounds.
 """
 
 import hashlib
@@ -100,7 +100,9 @@ def _factors(path: Path, parts: Sequence[Part], settings: TokenizerSettings) -> 
     domain_of = {group: name for name, groups in domains.items() for group in groups}
     lost = sorted("/".join(group) for group in characters if domain_of.get(group) not in weights)
     unknown = sorted(name for name in weights if not any(domain_of.get(group) == name for group in characters))
-    problems = [f"{path}: the corpus has {name}, which no weight covers: give it one, 0 to leave it out." for name in lost]
+    problems = [
+        f"{path}: the corpus has {name}, which no weight covers: give it one, 0 to leave it out." for name in lost
+    ]
     problems += [f"{path}: the corpus has no text of the domain {name}." for name in unknown]
     if not problems and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
         problems.append(f"{path}: weights must not be negative, nor all 0.")

@@ -171,7 +171,7 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
 
-        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); only a tokenizer with an `encoder` can.
+        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); it needs an `encoder`.
         """
         encoder = self.encoder()
         if encoder is None:

@@ -23,7 +23,7 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Words:
-    """Words of a block: word i is points[starts[i]:starts[i + 1]]; document d is words[documents[d]:documents[d + 1]]."""
+    """Words of a block: word i is points[starts[i]:starts[i + 1]]; document d begins with word documents[d]."""
 
     points: np.ndarray  # uint32 [characters]
     starts: np.ndarray  # int64 [words + 1]

@@ -11,7 +11,14 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 from inkstone.storage import read_manifest
-from inkstone.tokenizer import TokenShards, Tokenizer, TokensSettings, encode_corpus, open_shards, read_heldout_documents
+from inkstone.tokenizer import (
+    Tokenizer,
+    TokenShards,
+    TokensSettings,
+    encode_corpus,
+    open_shards,
+    read_heldout_documents,
+)
 from inkstone.tokenizer.shards import ShardWriter, token_dtype
 
 

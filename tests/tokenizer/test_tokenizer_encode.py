@@ -161,7 +161,7 @@ def write_bytes(corpus: Path, values: list[bytes]) -> None:
 def test_bytes_that_are_not_utf8_are_refused_or_replaced_and_counted(
     value: bytes, tokenizer_dir: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    write_bytes(tmp_path / "corpus", ["ab".encode(), value, "\x98\x99 明".encode()])
+    write_bytes(tmp_path / "corpus", [b"ab", value, "\x98\x99 明".encode()])
     with pytest.raises(InputError, match=r'document id1: byte \d+ is not UTF-8\. Repair it, or .* "replace"'):
         run(TokensSettings(), tmp_path / "corpus", tokenizer_dir, tmp_path / "1")
     with pytest.raises(InputError, match="is not UTF-8"):
