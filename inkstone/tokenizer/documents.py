@@ -73,7 +73,7 @@ def corpus_parts(corpus: Path | Sequence[Path], split: str, part_mb: float = flo
         raise InputError(
             [f"{path}: no such file or directory; give a curated corpus or text to read." for path in missing]
         )
-    return [Part(file.path, file.size, raw=file) for file in find_files(corpus)]
+    return [Part(Path(file.path), file.size, raw=file) for file in find_files(corpus)]
 
 
 def read_part(part: Part, invalid: Invalid = "refuse", batch_documents: int = 1024) -> Iterator[Documents]:
