@@ -71,7 +71,9 @@ def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
         )  # fmt: skip
         add(
             "tokens", {"tokens": recipe.tokens}, ["corpus", "tokenizer"], [],
-            lambda out, _, p: encode_corpus(recipe.tokens, run / "corpus", run / "tokenizer", out, p),
+            lambda out, _, p: encode_corpus(
+                recipe.tokens, run / "corpus", run / "tokenizer", out, p, run / ".tokens.parts"
+            ),
         )  # fmt: skip
     if (mixture := recipe.mixture) is not None:
         add(

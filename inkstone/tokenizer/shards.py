@@ -19,8 +19,6 @@ import numpy as np
 from inkstone.errors import InkstoneError
 from inkstone.storage import verify_manifest
 
-_FLUSH_TOKENS = 1 << 20
-
 Group = tuple[str, str]
 """(lang, source) of a document: the finest grain a mixture can tell apart."""
 
@@ -79,33 +77,39 @@ class ShardWriter:
         self.shards: list[str] = []
         self.documents = 0
         self.tokens = 0
-        self._pending: list[int] = []
-        self._offsets: list[int] = [0]
+        self._lengths: list[np.ndarray] = []
+        self._written = 0  # tokens in the shard so far
         self._rows: list[HeldoutDocument] = []
         self._groups: dict[Group, int] = {}
         self._group_of: list[int] = []
 
-    def add(self, ids: Sequence[int], group: Group, row: HeldoutDocument | None = None) -> None:
-        """Append a document of `group`; a held-out one brings its `row`."""
-        if len(self._offsets) > 1 and self._offsets[-1] + len(ids) > self.max_tokens:
-            self.close()
-        self._pending.extend(ids)
-        self._offsets.append(self._offsets[-1] + len(ids))
-        self._group_of.append(self._groups.setdefault(group, len(self._groups)))
-        if row is not None:
-            self._rows.append(row)
-        self.documents += 1
-        self.tokens += len(ids)
-        if len(self._pending) >= _FLUSH_TOKENS:
-            self._flush()
+    def add(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        groups: Sequence[Group],
+        rows: Sequence[HeldoutDocument] = (),
+    ) -> None:
+        """Append documents: their ids one after the other, how many each has, its group; held-out ones bring `rows`."""
+        ends = np.cumsum(lengths)
+        first, begin = 0, 0
+        while first < len(lengths):
+            room = self.max_tokens - self._written
+            last = int(np.searchsorted(ends, begin + room, side="right"))
+            if last == first and self._written:
+                self.close()
+                continue
+            last = max(last, first + 1)
+            self._append(tokens[begin : ends[last - 1]], lengths[first:last], groups[first:last], rows[first:last])
+            first, begin = last, int(ends[last - 1])
 
     def close(self) -> None:
         """Finish the shard that is being written; a split without documents has no shards."""
-        if len(self._offsets) == 1:
+        if not self._lengths:
             return
-        self._flush()
         stem = self._stem()
-        _append(self.directory / f"{stem}.offsets.bin", np.array(self._offsets, dtype="<i8"))
+        offsets = np.append(0, np.cumsum(np.concatenate(self._lengths)))
+        _append(self.directory / f"{stem}.offsets.bin", offsets.astype("<i8"))
         _append(self.directory / f"{stem}.groups.bin", np.array(self._group_of, dtype="<i4"))
         names = json.dumps(list(self._groups), ensure_ascii=False)
         (self.directory / f"{stem}.groups.json").write_text(names + "\n", encoding="utf-8")
@@ -113,11 +117,18 @@ class ShardWriter:
             lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in self._rows)
             (self.directory / f"{stem}.docs.jsonl").write_text(lines, encoding="utf-8")
         self.shards.append(stem)
-        self._offsets, self._rows, self._groups, self._group_of = [0], [], {}, []
+        self._lengths, self._written, self._rows, self._groups, self._group_of = [], 0, [], {}, []
 
-    def _flush(self) -> None:
-        _append(self.directory / f"{self._stem()}.tokens.bin", np.array(self._pending, dtype=self.dtype))
-        self._pending.clear()
+    def _append(
+        self, tokens: np.ndarray, lengths: np.ndarray, groups: Sequence[Group], rows: Sequence[HeldoutDocument]
+    ) -> None:
+        _append(self.directory / f"{self._stem()}.tokens.bin", tokens.astype(self.dtype))
+        self._lengths.append(lengths)
+        self._written += len(tokens)
+        self._group_of += [self._groups.setdefault(group, len(self._groups)) for group in groups]
+        self._rows += rows
+        self.documents += len(lengths)
+        self.tokens += len(tokens)
 
     def _stem(self) -> str:
         return f"{self.split}-{len(self.shards):05d}"

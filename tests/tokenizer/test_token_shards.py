@@ -75,7 +75,7 @@ def of_source(shards: TokenShards, source: str) -> list[int]:
 def test_a_document_longer_than_a_shard_gets_one_of_its_own(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "train", token_dtype(100), max_tokens=4)
     for length in (2, 9, 1, 3):
-        writer.add(range(length), ("zh", f"source-{length}"))
+        writer.add(np.arange(length), np.array([length]), [("zh", f"source-{length}")])
     writer.close()
     sizes = [np.fromfile(tmp_path / f"{name}.tokens.bin", dtype="<u2").size for name in writer.shards]
     assert sizes == [2, 9, 4]
