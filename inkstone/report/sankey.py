@@ -12,7 +12,7 @@ from inkstone.report.charts import COLOURS
 
 _LEFT, _RIGHT, _TOP = 190.0, 96.0, 34.0
 _WIDTH, _HEIGHT, _NODE = 1000.0, 270.0, 9.0
-_GAP, _DROP = 46.0, 60.0  # between the trunk and what was removed; room for what was removed and its labels
+_GAP, _LABELS = 46.0, 40.0  # between the trunk and what was removed; below that, its labels
 _THINNEST = 1.0  # a single document of a million must still be seen
 
 
@@ -34,7 +34,7 @@ def sankey(name: str, title: str, stages: Sequence[str], bands: Sequence[Band], 
     parts: list[str] = []
     tops = _stack(left, bands, scale)
     parts += [_node(places[0], tops, left, bands, scale)]
-    lost = 0
+    lost, lowest = 0, _TOP + _HEIGHT + _GAP
     for column, stage in enumerate(stages):
         here, there = places[column], places[column + 1]
         after = {band.name: left[band.name] - band.removed[column] for band in bands}
@@ -54,6 +54,7 @@ def sankey(name: str, title: str, stages: Sequence[str], bands: Sequence[Band], 
                 drop_at += thick
         gone = sum(band.removed[column] for band in bands)
         lost += gone
+        lowest = max(lowest, drop_at)
         parts.append(_label(there + _NODE / 2, drop_at + 15, f"{stage}", "middle", strong=True))
         parts.append(_label(there + _NODE / 2, drop_at + 29, f"−{_short(gone)} · {_share(gone, total)}", "middle"))
         left, tops = after, tops_after
@@ -73,7 +74,7 @@ def sankey(name: str, title: str, stages: Sequence[str], bands: Sequence[Band], 
             parts.append(_label(end + 6, middle, _share(left[band.name], max(band.amount, 1)), "start"))
     parts.append(_label(end + 2, _TOP - 8, f"kept {_share(kept_total, total)}", "end", strong=True))
     parts += _names(bands, {band.name: band.amount for band in bands}, scale, places[0])
-    height = _TOP + _HEIGHT + _GAP + _DROP
+    height = lowest + _LABELS
     said = escape(f"{title}: {_short(total)} {unit} in, {_short(kept_total)} kept", quote=True)
     return (
         f'<svg viewBox="0 0 {_WIDTH:.0f} {height:.0f}" role="img" aria-label="{said}" id="{name}" class="sankey">'

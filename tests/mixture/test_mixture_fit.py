@@ -41,7 +41,8 @@ def tokens_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = ShardWriter(folder, split, token_dtype(53), 1000)
         for group, (low, high, documents) in SOURCES.items():
             for _ in range(int(documents * share) + 1):
-                writer.add([1, *(draw.randrange(low, high) for _ in range(draw.randint(20, 60))), 2], group)
+                ids = [1, *(draw.randrange(low, high) for _ in range(draw.randint(20, 60))), 2]
+                writer.add(np.array(ids, "<u2"), np.array([len(ids)]), [group])
         writer.close()
         splits[split] = {"shards": writer.shards}
     write_manifest(folder, {"tokenizer": "t", "vocab_size": 53, "splits": splits})

@@ -121,7 +121,7 @@ def test_the_page_stays_small_whatever_was_removed(corpus: Path) -> None:
 
 
 def test_samples_take_turns_between_sources() -> None:
-    rows = [Removal(str(n), "abc"[max(0, n - 7)], "zh", "document", "r", None, None, "", None, "") for n in range(10)]
+    rows = [Removal(str(n), "abc"[max(0, n - 7)], "zh", "document", "r", None, None, "", "") for n in range(10)]
     assert [one.id for one in spread(rows, 5)] == ["0", "8", "9", "1", "2"]
 
 
