@@ -59,6 +59,7 @@ def encode(
     invalid_utf8: Invalid = "refuse",
 ) -> None:
     """Encode a corpus into token shards. Parts that are already encoded, in OUTPUT's store, are not encoded again."""
+    from inkstone.cli.commands import refuse_existing
     from inkstone.cli.progress import show_progress
     from inkstone.errors import InputError
     from inkstone.storage import atomic_directory
@@ -67,7 +68,7 @@ def encode(
     if len(paths) < 2:
         raise InputError("give the corpus and then the tokenizer directory")
     if output.exists() and not (output / "manifest.json").is_file():
-        raise InputError(f"{output} exists and holds no token shards: give a new directory, or remove it first")
+        refuse_existing(output)
     settings = TokensSettings(processes=processes, part_mb=part_mb, invalid_utf8=invalid_utf8)
     store = output.with_name(f".{output.name}.parts")
     with show_progress("tokens") as progress, atomic_directory(output) as draft:

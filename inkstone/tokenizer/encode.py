@@ -117,7 +117,7 @@ def _encode_missing(settings: TokensSettings, jobs: list[_Job], store: Path, pro
             progress.advance(done, total, "MB")
         return
     waiting = iter(todo.values())
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         running: dict[Future[None], _Job] = {}
         try:
@@ -135,6 +135,15 @@ def _encode_missing(settings: TokensSettings, jobs: list[_Job], store: Path, pro
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Clean processes; where the system can, copies of one that has imported this module already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["inkstone.tokenizer.encode"])
+    return context
 
 
 def _collect(running: dict[Future[None], _Job], done: float, total: float, progress: Progress) -> float:

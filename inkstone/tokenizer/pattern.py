@@ -51,7 +51,7 @@ def classes() -> np.ndarray:
     letters = np.zeros(UNICODE, dtype=bool)
     for start, end in ((0, 0xD800), (0xE000, 0x20000), (0x20000, 0x34000), (0xE0000, 0xE1000)):
         text = "".join(map(chr, range(start, end)))
-        for number, expression in _CLASSES:
+        for number, expression in _CLASSES[:1] if start == 0x20000 else _CLASSES:  # there: Chinese or nothing
             table[start:end][_matches(expression, text)] = number
         letters[start:end] = _matches(r"\p{L}", text)
     table[letters] |= _IS_L

@@ -27,8 +27,10 @@ COMMANDS = {
     "template list": [],
     "template show": ["--model"],
     "template attach": [],
-    "tokenizer": ["train", "encode"],
-    "tokenizer train": ["--output", "--vocab-size", "--character-coverage"],
+    "tokenizer": ["train", "encode", "extend", "measure"],
+    "tokenizer extend": ["--output", "--add", "--choose", "--characters", "--pad-to"],
+    "tokenizer measure": ["--text", "--chars", "--chart", "--json"],
+    "tokenizer train": ["--output", "--vocab-size", "--character-coverage", "--weights", "--sample-mb"],
     "tokenizer encode": ["--output"],
 }
 

@@ -73,9 +73,7 @@ def test_an_output_directory_that_exists_is_never_replaced(verb: str, data: Path
 
 def test_tokenizer_train_without_a_corpus_says_what_to_run(tmp_path: Path) -> None:
     said = refused(inkstone("tokenizer", "train", tmp_path / "none", "-o", tmp_path / "t"))
-    assert said == (
-        f"{tmp_path}/none/train is not a directory: run the corpus stage first, or point to its output directory."
-    )
+    assert said == (f"{tmp_path}/none: no such file or directory; give a curated corpus or text to read.")
     assert list(tmp_path.iterdir()) == []
 
 
