@@ -255,8 +255,9 @@ def _refuse_what_differs(model: Pieces, source: Path) -> None:
         problems.append(
             f"{source} has unused pieces that text can reach, and they would be cut up again: {_listed(unused)}."
         )
-    rewrite = Charsmap(model.charsmap).normalize_str if model.charsmap else str
-    changed = [name for name in _user_defined(model) if rewrite(name) != name]
+    own = _user_defined(model) if model.charsmap else []
+    rewrite = Charsmap(model.charsmap).normalize_str if own else str
+    changed = [name for name in own if rewrite(name) != name]
     if changed:
         problems.append(f"{source} has user-defined pieces that its own character map rewrites: {_listed(changed)}.")
     if problems:
