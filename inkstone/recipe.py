@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from inkstone.corpus import CorpusSettings
 from inkstone.errors import InputError
 from inkstone.evaluate import EvaluateSettings
+from inkstone.mixture import MixtureSettings
 from inkstone.model import ModelSettings
 from inkstone.primer import PrimerSettings
 from inkstone.tokenizer import TokenizerSettings, TokensSettings
@@ -34,6 +35,7 @@ class Recipe(BaseModel):
     corpus: CorpusSettings | None = None
     tokenizer: TokenizerSettings | None = None
     tokens: TokensSettings = TokensSettings()
+    mixture: MixtureSettings | None = None
     model: ModelSettings = ModelSettings()
     pretrain: TrainSettings | None = None
     sft: SFTSettings | None = None
@@ -142,7 +144,7 @@ def _unknown(where: str, settings: type[BaseModel], key: str) -> str:
 def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
     """What is wrong between sections that are fine by themselves."""
     problems = []
-    needs = {"tokenizer": "corpus", "pretrain": "tokenizer"}
+    needs = {"tokenizer": "corpus", "mixture": "tokenizer", "pretrain": "tokenizer"}
     problems += [
         f"[{name}] needs a [{need}] section" for name, need in needs.items() if name in present and need not in present
     ]

@@ -97,6 +97,8 @@ def _named(annotation: object) -> str:
         return ", ".join(f"`{json.dumps(one)}`" for one in inner)
     if get_origin(annotation) is list:
         return "list of strings" if inner == [str] else f"list of {_named(inner[0])}"
+    if get_origin(annotation) is dict:
+        return f"table: name = {_named(inner[-1])}"
     if get_origin(annotation) in (Union, UnionType):
         return _named(inner[0])
     assert isinstance(annotation, type)

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
-from inkstone.cli import model_commands
+from inkstone.cli import mixture_commands, model_commands
+from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
 from inkstone.cli.template_commands import template_app
+from inkstone.cli.tokenizer_commands import tokenizer_app
 
 app = typer.Typer(
     cls=Verbs,
@@ -16,10 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
 )
-tokenizer_app = typer.Typer(
-    no_args_is_help=True, help="Train a tokenizer, measure it against others, or encode a corpus with one."
-)
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(curate_app, name="curate")
+app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
@@ -43,12 +44,6 @@ def run(
     from inkstone.cli.run import run_recipe
 
     run_recipe(recipe, overrides or [], dry_run=dry_run, until=until)
-
-
-@app.command()
-def curate(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run a recipe up to its curated corpus."""
-    run(recipe, overrides, dry_run, until="corpus")
 
 
 @app.command()
@@ -82,7 +77,7 @@ def primer(
     from inkstone.primer import PrimerSettings, render_primer
     from inkstone.storage import atomic_directory
 
-    _refuse_existing(output)
+    refuse_existing(output)
     with show_progress("primer") as progress, atomic_directory(output) as draft:
         render_primer(PrimerSettings(size_mb=size_mb, seed=seed), draft, progress)
     typer.echo(output)
@@ -109,7 +104,7 @@ def evaluate(
 
         if quiz or problems:
             raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
-        _refuse_existing(output)
+        refuse_existing(output)
         show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
         return
     from rich.console import Console
@@ -121,7 +116,7 @@ def evaluate(
 
     if not (quiz or problems or tokens):
         raise InputError("nothing to evaluate: give --quiz, --problems or --tokens")
-    _refuse_existing(output)
+    refuse_existing(output)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(
             model,
@@ -167,27 +162,6 @@ def chat(
     converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
 
 
-@tokenizer_app.command("train")
-def tokenizer_train(
-    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="tokenizer directory to write")],
-    vocab_size: Annotated[int, typer.Option(min=273, help="tokens in the whole vocabulary")] = 8192,
-    character_coverage: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of characters with a token of their own")
-    ] = 0.9995,
-) -> None:
-    """Train a BPE tokenizer with byte fallback on a curated corpus."""
-    from inkstone.cli.progress import show_progress
-    from inkstone.storage import atomic_directory
-    from inkstone.tokenizer import TokenizerSettings, train_tokenizer
-
-    settings = TokenizerSettings(vocab_size=vocab_size, character_coverage=character_coverage)
-    _refuse_existing(output)
-    with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
-        train_tokenizer(settings, corpus, draft, progress)
-    typer.echo(output)
-
-
 @tokenizer_app.command("measure")
 def tokenizer_measure(
     tokenizers: Annotated[
@@ -206,24 +180,7 @@ def tokenizer_measure(
     measure_tokenizers(tokenizers, text, chars, chart, as_json)
 
 
-@tokenizer_app.command("encode")
-def tokenizer_encode(
-    corpus: Annotated[Path, typer.Argument(help="curated corpus directory", show_default=False)],
-    tokenizer: Annotated[Path, typer.Argument(help="tokenizer directory", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="directory for the token shards")],
-) -> None:
-    """Encode a curated corpus into token shards."""
-    from inkstone.cli.progress import show_progress
-    from inkstone.storage import atomic_directory
-    from inkstone.tokenizer import TokensSettings, encode_corpus
-
-    _refuse_existing(output)
-    with show_progress("tokens") as progress, atomic_directory(output) as draft:
-        encode_corpus(TokensSettings(), corpus, tokenizer, draft, progress)
-    typer.echo(output)
-
-
-def _refuse_existing(output: Path) -> None:
+def refuse_existing(output: Path) -> None:
     """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
     from inkstone.errors import InputError
 

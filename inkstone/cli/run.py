@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from inkstone.cli.progress import show_progress
+from inkstone.corpus import Workers
 from inkstone.errors import InputError
 from inkstone.evaluate import rich_table
 from inkstone.pipeline import Planned, build_stages, check_inputs, execute, locked, make_plan, tidy
@@ -15,11 +16,13 @@ from inkstone.recipe import read_recipe
 from inkstone.report import render_report
 
 
-def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | None) -> None:
+def run_recipe(
+    path: Path, overrides: list[str], *, dry_run: bool, until: str | None, workers: Workers | None = None
+) -> None:
     """Run the recipe's stages up to `until` (default: all)."""
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     recipe = read_recipe(path, overrides)
-    stages = build_stages(recipe)
+    stages = build_stages(recipe, workers)
     names = [stage.name for stage in stages]
     if not names:
         raise InputError(f"{path} names no stage: add a section such as [corpus] or [pretrain]")

@@ -1,12 +1,14 @@
 """Duplicate documents: equal ones by hash, nearly equal ones by MinHash with banding, each match verified.
 
-`signatures` describes documents, `find_duplicates` decides over the whole corpus. The first document in order stays;
-a later one goes only if its signature agrees with the very document it is said to repeat, so likeness is not passed on
-along chains. Documents shorter than one shingle are compared by hash alone.
+`signatures` describes a batch; rows that share a band key (`band_keys`) are compared by `matches`, which may run on any
+part of the keys, so partitions can be worked on apart; `resolve` then decides over all matches. The first document in
+order stays; a later one goes only if its signature agrees with the very document it is said to repeat, so likeness is
+not passed on along chains. Documents shorter than one shingle are compared by hash alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -14,8 +16,7 @@ from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, hash_spans,
 from inkstone.corpus.settings import DedupSettings
 
 _CHUNK = 16_384  # shingles worked on at a time, so that they stay in the processor's cache
-_MAX_KEPT_PER_BUCKET = 64
-_CLOSE_COPY = 0.9
+_MAX_ROUNDS = 64  # unlike representatives a bucket may have: keeps a bucket of boilerplate from being quadratic
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,6 @@ class Signatures:
     def take(self, rows: I64) -> "Signatures":
         """Some of the rows."""
         return Signatures(self.exact[rows], self.minhash[rows], self.has_shingles[rows])
-
-    def replace(self, rows: I64, other: "Signatures") -> "Signatures":
-        """The same with `rows` taken from `other`, in its order."""
-        changed = self.take(np.arange(len(self.exact)))
-        changed.exact[rows], changed.minhash[rows], changed.has_shingles[rows] = (
-            other.exact,
-            other.minhash,
-            other.has_shingles,
-        )
-        return changed
 
 
 def signatures(tokens: Tokens, settings: DedupSettings) -> Signatures:
@@ -79,91 +70,140 @@ def _minhash(shingles: U64, starts: I64, factors: U64, summands: U64) -> U32:
     return result
 
 
+def band_keys(minhash: U32, settings: DedupSettings) -> U64:
+    """One key per document and band, [documents, bands]; documents alike in a band share its key."""
+    keys = np.empty((len(minhash), settings.bands), np.uint64)
+    for band in range(settings.bands):
+        key = np.full(len(minhash), band, np.uint64)
+        for column in range(band * settings.rows, (band + 1) * settings.rows):
+            key = mix(key ^ minhash[:, column])
+        keys[:, band] = key
+    return keys
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs of documents, by rank: `later` repeats `earlier`; agreement 2 says that they are equal."""
+
+    later: I64
+    earlier: I64
+    agreement: F64
+
+    @classmethod
+    def joined(cls, parts: list[Self]) -> Self:
+        """All pairs once, ordered by the later document, equal ones first, then by agreement."""
+        later, earlier = (np.concatenate([np.zeros(0, np.int64), *(getattr(p, n) for p in parts)])
+                          for n in ("later", "earlier"))  # fmt: skip
+        agreement = np.concatenate([np.zeros(0), *(part.agreement for part in parts)])
+        order = np.lexsort((earlier, -agreement, later))
+        later, earlier, agreement = later[order], earlier[order], agreement[order]
+        first = np.ones(len(later), bool)
+        first[1:] = (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])
+        return cls(later[first], earlier[first], agreement[first])
+
+    def only(self, which: Mask) -> "Matches":
+        """Some of the pairs."""
+        return Matches(self.later[which], self.earlier[which], self.agreement[which])
+
+
+EQUAL = 2.0
+
+
+def equals(keys: U64, ranks: I64) -> Matches:
+    """Every document with the first one that has the same hash."""
+    order = np.lexsort((ranks, keys))
+    keys, ranks = keys[order], ranks[order]
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    original = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
+    return Matches(ranks[~first], original[~first], np.full(int((~first).sum()), EQUAL))
+
+
+def matches(keys: U64, ranks: I64, agreement: Callable[[I64, I64], F64], minimum: float) -> Matches:
+    """Documents that share a key with an earlier one and agree with it in at least `minimum` of their signature.
+
+    Each bucket is compared with its first document, those that agree leave it, and so on with the next first: a
+    document is compared with representatives, not with every other.
+    """
+    order = np.lexsort((ranks, keys))
+    keys, ranks = keys[order], ranks[order]
+    found: list[Matches] = []
+    for _ in range(_MAX_ROUNDS):
+        crowded = np.zeros(len(keys), bool)
+        same = keys[1:] == keys[:-1]
+        crowded[1:] |= same
+        crowded[:-1] |= same
+        keys, ranks = keys[crowded], ranks[crowded]
+        if not len(keys):
+            break
+        first = np.ones(len(keys), bool)
+        first[1:] = keys[1:] != keys[:-1]
+        representative = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
+        later, earlier, inverse = _distinct(ranks[~first], representative[~first])
+        score = agreement(later, earlier)
+        alike = score >= minimum
+        found.append(Matches(later[alike], earlier[alike], score[alike]))
+        stays = ~first
+        stays[~first] = ~alike[inverse]
+        keys, ranks = keys[stays], ranks[stays]
+    return Matches.joined(found)
+
+
+def _distinct(one: I64, other: I64) -> tuple[I64, I64, I64]:
+    """Pairs without repeats, and for every pair given its place among them."""
+    order = np.lexsort((other, one))
+    ordered, beside = one[order], other[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (beside[1:] != beside[:-1])
+    inverse = np.empty(len(order), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return ordered[new], beside[new], inverse
+
+
 @dataclass(frozen=True)
 class Duplicates:
-    """For every document: the earlier document it repeats (-1: none), how much alike, and how it was found."""
+    """The documents that go, by rank in order: which one stays instead, how much alike (1: equal), how it was found."""
 
+    rank: I64
     of: I64
     similarity: F64
     near: Mask
 
 
-def find_equal(found: Signatures) -> Duplicates:
-    """Documents whose tokens are those of an earlier document."""
-    _, first, group = np.unique(found.exact, return_index=True, return_inverse=True)
-    original = first[group]
-    copies = original != np.arange(len(found.exact))
-    return Duplicates(np.where(copies, original, -1), copies.astype(float), np.zeros(len(copies), bool))
+def resolve(found: Matches) -> Duplicates:
+    """Go through the documents in order; one goes if it matches a document that stays."""
+    of: dict[int, tuple[int, float, bool]] = {}
+    for later, earlier, agreement in zip(
+        found.later.tolist(), found.earlier.tolist(), found.agreement.tolist(), strict=True
+    ):
+        if later in of:
+            continue
+        if agreement == EQUAL:
+            # Equal to a document that itself repeats another: both repeat that one.
+            of[later] = of.get(earlier, (earlier, 1.0, False))
+        elif earlier not in of:
+            of[later] = (earlier, agreement, True)
+    rank = np.array(list(of), np.int64)
+    values = list(of.values())
+    return Duplicates(
+        rank,
+        np.array([value[0] for value in values], np.int64),
+        np.array([value[1] for value in values], float),
+        np.array([value[2] for value in values], bool),
+    )
 
 
 def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
-    """Compare all documents as the settings say; the first of every cluster stays."""
-    none = np.zeros(len(found.exact), bool)
-    duplicates = (
-        find_equal(found) if settings.exact else Duplicates(none.astype(np.int64) - 1, none.astype(float), none)
-    )
+    """Compare all documents of signatures held in memory."""
+    ranks = np.arange(len(found.exact))
+    parts = [equals(found.exact, ranks)] if settings.exact else []
     if settings.near:
-        of, similarity, near = duplicates.of, duplicates.similarity, duplicates.near
-        rows = np.flatnonzero((of < 0) & found.has_shingles)
-        for row, original, agreement in _near(found.minhash, rows, settings):
-            of[row], similarity[row], near[row] = original, agreement, True
-        moved = np.flatnonzero((of >= 0) & near[of] & ~near)  # equal to a document that is itself a near duplicate
-        similarity[moved], near[moved], of[moved] = similarity[of[moved]], True, of[of[moved]]
-    return duplicates
-
-
-def close_copies(found: Signatures, settings: DedupSettings) -> Mask:
-    """Documents that are nearly the whole of an earlier one; `find_duplicates` draws the line further away."""
-    close = max(settings.min_similarity, _CLOSE_COPY)
-    strict = settings.model_copy(update={"exact": True, "min_similarity": close})
-    copies: Mask = find_duplicates(found, strict).of >= 0
-    return copies
-
-
-def _near(minhash: U32, rows: I64, settings: DedupSettings) -> list[tuple[int, int, float]]:
-    """(row, earlier row that stays, agreement) for every near duplicate.
-
-    Only documents that share a band with another are looked at, in order, each against the kept documents in its
-    buckets (at most the first 64 of a bucket, so a bucket of boilerplate cannot make this quadratic).
-    """
-    buckets = _buckets(minhash, rows, settings)
-    kept_in: dict[int, list[int]] = {}
-    found = []
-    for row, shared in buckets:
-        candidates = sorted({other for bucket in shared for other in kept_in.get(bucket, ())})
-        if candidates:
-            agreement = (minhash[candidates] == minhash[row]).mean(axis=1)
-            best = int(agreement.argmax())
-            if agreement[best] >= settings.min_similarity:
-                found.append((row, candidates[best], float(agreement[best])))
-                continue
-        for bucket in shared:
-            kept = kept_in.setdefault(bucket, [])
-            if len(kept) < _MAX_KEPT_PER_BUCKET:
-                kept.append(row)
-    return found
-
-
-def _buckets(minhash: U32, rows: I64, settings: DedupSettings) -> list[tuple[int, list[int]]]:
-    """Every row that shares a band with another row, in order, with its buckets."""
-    members, names, named = [], [], 0
-    for band in range(settings.bands):
-        key = np.full(len(rows), band, np.uint64)
-        for column in range(band * settings.rows, (band + 1) * settings.rows):
-            key = mix(key ^ minhash[rows, column])
-        order = np.argsort(key, kind="stable")
-        ordered = key[order]
-        same = ordered[1:] == ordered[:-1]
-        crowded = np.zeros(len(rows), bool)
-        crowded[1:] |= same
-        crowded[:-1] |= same
-        group = np.cumsum(np.append(True, ~same)[: len(rows)]) + named
-        members.append(rows[order[crowded]])
-        names.append(group[crowded])
-        named += len(rows) + 1
-    member, name = np.concatenate(members), np.concatenate(names)
-    order = np.lexsort((name, member))
-    member, name = member[order], name[order]
-    edges = [*np.flatnonzero(np.diff(member, prepend=-1)).tolist(), len(member)]
-    all_names = name.tolist()
-    return [(int(member[start]), all_names[start:end]) for start, end in pairwise(edges)]
+        long = ranks[found.has_shingles]
+        keys = band_keys(found.minhash[long], settings)
+        parts.append(
+            matches(
+                keys.ravel(), np.repeat(long, settings.bands),
+                lambda one, other: (found.minhash[one] == found.minhash[other]).mean(axis=1), settings.min_similarity,
+            )
+        )  # fmt: skip
+    return resolve(Matches.joined(parts))

@@ -113,7 +113,7 @@ def without(points: U32, starts: I64, drop: Mask) -> tuple[U32, I64]:
 
 
 def tokenize(flat: Flat) -> Tokens:
-    """Cut a flat batch into tokens; hashes ignore letter case."""
+    """Cut a flat batch into tokens; hashes ignore letter case, and traditional against simplified."""
     single = (flat.classes == HAN) | (flat.classes == KANA)
     word = (flat.classes >= HANGUL) & (flat.classes <= DIGIT)
     before = np.empty_like(word)
@@ -145,6 +145,11 @@ def ngram_hashes(tokens: Tokens, n: int) -> tuple[U64, I64]:
     offsets = np.zeros(len(tokens.offsets), np.int64)
     np.cumsum(np.maximum(np.diff(tokens.offsets) - (n - 1), 0), out=offsets[1:])
     return mix(_windows(tokens.hashes, n)[window_positions(tokens.offsets, n)]), offsets
+
+
+def ngram_base() -> np.uint64:
+    """The base of the polynomials over tokens."""
+    return _BASE
 
 
 def _windows(hashes: U64, n: int) -> U64:
@@ -229,10 +234,21 @@ def class_table() -> U8:
 
 @cache
 def _character_hashes() -> U64:
-    """Hash of every code point, the same for both letter cases (where lower case is one code point)."""
-    lower = np.arange(_POINTS, dtype=np.uint32)
-    lower[:0x20000] = [ord(low) if len(low := chr(point).lower()) == 1 else point for point in range(0x20000)]
-    return mix(lower)
+    """Hash of every code point: the same for both letter cases (where lower case is one code point) and scripts."""
+    return mix(fold_table())
+
+
+@cache
+def fold_table() -> U32:
+    """Each code point's lower case, or the simplified form of a traditional Han character (OpenCC, by character)."""
+    from opencc import OpenCC
+
+    folded = np.arange(_POINTS, dtype=np.uint32)
+    folded[:0x20000] = [ord(low) if len(low := chr(point).lower()) == 1 else point for point in range(0x20000)]
+    han = [point for first, last in _HAN_RANGES for point in range(first, last)]
+    simplified = OpenCC("t2s").convert("\n".join(map(chr, han))).split("\n")
+    folded[han] = [ord(char) if len(char) == 1 else point for point, char in zip(han, simplified, strict=True)]
+    return folded
 
 
 @cache

@@ -1,8 +1,8 @@
 """What the document rules look at: one number per document and measure, computed for a whole batch at once.
 
 `measure(flat, tokens)` returns float columns by name. Punctuation is counted apart from words, so verse with a mark
-after every seventh character measures like prose. Repetition is counted in tokens, so it means the same in Chinese
-and English.
+after every seventh character measures like prose. `genres` tells verse and code from prose by shape, because limits
+for prose would throw both away.
 """
 
 import numpy as np
@@ -17,9 +17,11 @@ from inkstone.corpus.kernel import (
     LATIN,
     LETTER,
     NEWLINE,
+    PUNCTUATION,
     REPLACEMENT,
     SPACE,
     SYMBOL,
+    U32,
     U64,
     Flat,
     Mask,
@@ -28,15 +30,17 @@ from inkstone.corpus.kernel import (
     hash_spans,
     member,
     mix,
-    ngram_hashes,
     segment_sums,
-    window_positions,
 )
-from inkstone.corpus.phrases import SPAM_PHRASES, STOP_WORDS, phrase_share, word_hashes
+from inkstone.corpus.language import language_measures
+from inkstone.corpus.phrases import SPAM_PHRASES, phrase_share
+from inkstone.corpus.repetition import repetition
+from inkstone.corpus.thresholds import REPEATED_SIZES, TOP_SIZES
 
-# Fewer than this say nothing: an aphorism or a summary has two.
-TOP_MIN_OCCURRENCES = 5
 ELLIPSIS_MIN_LINES = 3
+LIST_LINE_TOKENS = 20
+CODE_SIGNS = "{}[]<>=_\\$&|#*`/+^~@"
+CODE_ENDINGS = "{};\\|=[(<>"
 BULLETS = "•‣▪▫■□◆◇●○★☆►▶·-*"
 ENDINGS = "。！？．…!?.」』”’》〉）】)]\"'；;:："
 
@@ -53,10 +57,13 @@ def measure(flat: Flat, tokens: Tokens) -> dict[str, F64]:
         "symbol_share": _ratio(counts[SYMBOL], visible),
         "alphabetic_share": _ratio(alphabetic, visible),
         "replacement_share": _ratio(counts[REPLACEMENT] + 3 * _wrongly_replaced(flat), characters),
+        "digit_share": _ratio(counts[DIGIT], visible),
+        "sign_share": _ratio(_signs(flat), visible),
+        "clause_tokens": _ratio(np.diff(tokens.offsets), _clauses(flat)),
         "sentence_end": _ends_like_a_sentence(flat).astype(float),
-        **_languages(flat, tokens, counts),
+        **language_measures(flat, tokens, counts),
         **_line_measures(flat, tokens, characters),
-        **_repetition(tokens),
+        **repetition(tokens, TOP_SIZES, REPEATED_SIZES),
     }
     measures["spam_share"] = phrase_share(tokens, SPAM_PHRASES, _long_numbers(flat, tokens), at_least=3)
     return measures
@@ -64,6 +71,18 @@ def measure(flat: Flat, tokens: Tokens) -> dict[str, F64]:
 
 def _ratio(part: I64 | F64, whole: I64 | F64) -> F64:
     return np.asarray(part / np.maximum(whole, 1), float)
+
+
+def _signs(flat: Flat) -> I64:
+    """Characters that are frequent in code, data, formulas and markup only."""
+    return flat.per_document(member(flat.points, code_points(CODE_SIGNS)))
+
+
+def _clauses(flat: Flat) -> I64:
+    """Stretches of text between punctuation marks and line ends."""
+    mark = (flat.classes == PUNCTUATION) | (flat.classes == NEWLINE)
+    mark[1:] &= ~mark[:-1]
+    return flat.per_document(mark)
 
 
 def _wrongly_replaced(flat: Flat) -> I64:
@@ -89,36 +108,6 @@ def _ends_like_a_sentence(flat: Flat) -> Mask:
     return member(last, code_points(ENDINGS))
 
 
-# --- language ----------------------------------------------------------------------------------------------------
-
-
-def _languages(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]:
-    """Shares of scripts among words (a Han character is one word), and figures about Latin words."""
-    kind = flat.classes[tokens.starts]
-    latin = kind == LATIN
-    words = segment_sums(latin, tokens.offsets)
-    lengths = np.where(latin, tokens.ends - tokens.starts, 0)
-    other = segment_sums((kind == LETTER) | (kind == HANGUL), tokens.offsets) + counts[KANA]
-    total = counts[HAN] + words + other
-    stop = latin & member(tokens.hashes, word_hashes(STOP_WORDS))
-    return {
-        "han_share": _ratio(counts[HAN], total),
-        "kana_share": _ratio(counts[KANA], counts[HAN] + counts[KANA]),
-        "other_script_share": _ratio(other, total),
-        "latin_words": words.astype(float),
-        "mean_word_length": _ratio(segment_sums(lengths, tokens.offsets), words),
-        "stop_word_share": _ratio(segment_sums(stop, tokens.offsets), words),
-    }
-
-
-def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    """zh, en, mixed or other, by the script of the words. Kana makes Chinese characters Japanese."""
-    han, foreign = measures["han_share"], measures["other_script_share"]
-    lang = np.where(han >= 0.5, "zh", np.where(han > 0.1, "mixed", "en"))
-    no_words = (measures["latin_words"] == 0) & (han == 0)
-    return np.where((foreign > 0.3) | (measures["kana_share"] > 0.1) | no_words, "other", lang)
-
-
 # --- lines -------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +125,16 @@ def line_hashes(tokens: Tokens, starts: I64, ends: I64) -> tuple[U64, I64, I64]:
     return hash_spans(tokens.hashes, first, last), first, last - first
 
 
+def paragraph_spans(flat: Flat) -> tuple[I64, I64, I64]:
+    """The same for paragraphs: runs of lines between blank ones."""
+    newline = flat.points == 10
+    newline[:-1] &= newline[1:]
+    newline[flat.starts[1:] - 1] = True
+    ends = np.flatnonzero(newline)
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    return starts, ends, np.searchsorted(starts, flat.starts)
+
+
 def _line_measures(flat: Flat, tokens: Tokens, characters: I64) -> dict[str, F64]:
     starts, ends, offsets = line_spans(flat)
     hashes, _, words = line_hashes(tokens, starts, ends)
@@ -146,14 +145,48 @@ def _line_measures(flat: Flat, tokens: Tokens, characters: I64) -> dict[str, F64
     bullet = filled & member(head, code_points(BULLETS))
     ellipsis = filled & ((tail == ord("…")) | (_ends_with_dots(flat, ends)))
     trailing = segment_sums(ellipsis, offsets)
-    document = np.repeat(np.arange(len(flat)), np.diff(offsets))
-    repeated = _later_occurrences(hashes ^ mix(document.astype(np.uint64)), words > 0)
+    ended = filled & member(tail, code_points(ENDINGS))
+    code = filled & _code_lines(flat, starts, tail)
+    repeated = _later_occurrences(_in_document(hashes, offsets), words > 0)
+    again = np.where(repeated, ends - starts, 0)
+    p_starts, p_ends, p_offsets = paragraph_spans(flat)
+    p_hashes, _, p_words = line_hashes(tokens, p_starts, p_ends)
+    p_again = np.where(_later_occurrences(_in_document(p_hashes, p_offsets), p_words > 0), p_ends - p_starts, 0)
     return {
         "lines": lines.astype(float),
+        "newline_share": _ratio(lines - 1, np.diff(tokens.offsets)),
+        "line_end_share": _ratio(segment_sums(ended, offsets), lines),
+        "code_line_share": _ratio(segment_sums(code, offsets), lines),
+        "repeated_line_count_share": _ratio(segment_sums(repeated, offsets), lines),
+        "repeated_paragraph_share": _ratio(segment_sums(p_again, p_offsets), characters),
         "bullet_line_share": _ratio(segment_sums(bullet, offsets), lines),
         "ellipsis_line_share": _ratio(np.where(trailing >= ELLIPSIS_MIN_LINES, trailing, 0), lines),
-        "repeated_line_share": _ratio(segment_sums(np.where(repeated, ends - starts, 0), offsets), characters),
+        "repeated_line_share": _ratio(segment_sums(again, offsets), characters),
     }
+
+
+def _in_document(hashes: U64, offsets: I64) -> U64:
+    """Hashes that are equal only inside one document."""
+    return hashes ^ np.repeat(mix(np.arange(len(offsets) - 1, dtype=np.uint64)), np.diff(offsets))
+
+
+def _code_lines(flat: Flat, starts: I64, tail: U32) -> Mask:
+    """Lines indented like code, or ending as only code does (`{`, `}`, `;`, `\\`, `|` ...)."""
+    first = flat.points[starts]
+    second = flat.points[np.minimum(starts + 1, len(flat.points) - 1)]
+    indented = (first == 9) | ((first == 32) & (second == 32))
+    return indented | member(tail, code_points(CODE_ENDINGS))
+
+
+def genres(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+    """verse (Chinese, short clauses), code (also markup, data), list (short lines: dialogue, quiz), or prose."""
+    verse = (measures["han_share"] >= 0.9) & (measures["clause_tokens"] <= 9) & (measures["digit_share"] <= 0.01)
+    verse &= (measures["clause_tokens"] >= 3) & (measures["tokens"] <= 40 * measures["lines"])
+    verse &= measures["sign_share"] <= 0.01
+    signs = measures["sign_share"]
+    code = ((measures["code_line_share"] >= 0.25) & (signs >= 0.02)) | (signs >= 0.09)
+    short_lines = (measures["lines"] >= 3) & (measures["tokens"] <= LIST_LINE_TOKENS * measures["lines"])
+    return np.where(verse, "verse", np.where(code, "code", np.where(short_lines, "list", "prose")))
 
 
 def _first_visible(flat: Flat, starts: I64, ends: I64) -> I64:
@@ -174,60 +207,3 @@ def _later_occurrences(keys: U64, counted: Mask) -> Mask:
     order = index[np.argsort(keys[index], kind="stable")]
     later[order[1:][keys[order[1:]] == keys[order[:-1]]]] = True
     return later
-
-
-# --- repetition --------------------------------------------------------------------------------------------------
-
-
-def _repetition(tokens: Tokens) -> dict[str, F64]:
-    total = np.diff(tokens.offsets)
-    measures: dict[str, F64] = {}
-    for n in (2, 4, 5, 10):
-        position, run = _sorted_ngrams(tokens, n)
-        if n < 5:
-            top = _most_frequent(tokens, position, run)
-            measures[f"top_{n}gram_share"] = np.minimum(
-                _ratio(np.where(top >= TOP_MIN_OCCURRENCES, top * n, 0), total), 1
-            )
-        else:
-            later = np.ones(len(position), bool)
-            later[run] = False
-            measures[f"repeated_{n}gram_share"] = _ratio(_covered(tokens, position[later], n), total)
-    return measures
-
-
-def _sorted_ngrams(tokens: Tokens, n: int) -> tuple[I64, I64]:
-    """Positions of all n-grams sorted by (document, n-gram), and where each run of equal ones begins.
-
-    Hash and position are packed into one integer, because sorting values is much faster than sorting an index.
-    """
-    keys, offsets = ngram_hashes(tokens, n)
-    position = window_positions(tokens.offsets, n)
-    keys ^= np.repeat(mix(np.arange(len(offsets) - 1, dtype=np.uint64)), np.diff(offsets))
-    bits = np.uint64(max(1, len(tokens.hashes).bit_length()))
-    keys >>= bits
-    keys <<= bits
-    keys |= position.astype(np.uint64)
-    keys.sort()
-    run = np.append(True, (keys[1:] ^ keys[:-1]) >> bits != 0)[: len(keys)]
-    keys &= (np.uint64(1) << bits) - np.uint64(1)
-    return keys.astype(np.int64), np.flatnonzero(run)
-
-
-def _most_frequent(tokens: Tokens, position: I64, run: I64) -> I64:
-    """Occurrences of the most frequent n-gram of each document."""
-    top = np.zeros(len(tokens.offsets) - 1, np.int64)
-    if len(run):
-        length = np.diff(run, append=len(position))
-        often = length > 1
-        document = np.searchsorted(tokens.offsets, position[run[often]], side="right") - 1
-        np.maximum.at(top, document, length[often])
-    return top
-
-
-def _covered(tokens: Tokens, position: I64, n: int) -> I64:
-    """Tokens of each document that lie in one of the n-grams at `position`."""
-    edges = np.zeros(len(tokens.hashes) + n + 1, np.int32)
-    np.add.at(edges, position, 1)
-    np.add.at(edges, position + n, -1)
-    return segment_sums(np.cumsum(edges[: len(tokens.hashes)]) > 0, tokens.offsets)

@@ -1,285 +1,415 @@
-"""The passes over the corpus, one function each: read and judge, drop duplicates, drop lines, write.
+"""The passes over a corpus, as functions `work(argument, draft)` for the engine: each fills one task's directory.
 
-Between passes documents wait in a draft, an Arrow file that is mapped into memory rather than loaded. So memory holds
-one batch, and per document its hashes and MinHash values (half a kilobyte with the default settings).
+    prepare    once: the quality model, the benchmarks' n-grams
+    read       a group of input files: repair, rules, signatures, spans
+    rewrite    its documents again: without equal ones, without frequent lines and sentences
+    write      and again: without near duplicates and low quality; Parquet for train, heldout and audit
+    match      a partition of the band keys: which documents are alike
+    count      a partition of the spans: which lines and sentences go
+
+A task of `read`, `rewrite` or `write` holds one batch in memory, a task of `match` or `count` one partition.
 """
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inkstone.corpus.audit import Audit, Entry
-from inkstone.corpus.dedup import Duplicates, Signatures, close_copies, signatures
+from inkstone.corpus import audit as audits
+from inkstone.corpus.audit import Entry
+from inkstone.corpus.clean import clean
+from inkstone.corpus.dedup import Matches, Signatures, band_keys, equals, matches, signatures
+from inkstone.corpus.figures import EXAMPLES, shortened
 from inkstone.corpus.files import InputFile
-from inkstone.corpus.kernel import I64, Mask, flatten, segment_sums, tokenize
-from inkstone.corpus.lines import LineCounts, Removed, candidate_lines, line_keys, remove_lines
-from inkstone.corpus.measure import measure
-from inkstone.corpus.readers import Batch, read_batches
-from inkstone.corpus.repair import repair
-from inkstone.corpus.report import Report, amount
-from inkstone.corpus.rules import Verdicts, judge, key_of, rules_for
+from inkstone.corpus.kernel import I64, U64, Mask, flatten, tokenize
+from inkstone.corpus.known import KnownCorpus
+from inkstone.corpus.models import open_models, prepare_models
+from inkstone.corpus.readers import read_batches
+from inkstone.corpus.rules import key_of, rules_for
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.corpus.shards import DOCUMENT, Shards
-from inkstone.progress import Progress
+from inkstone.corpus.spans import (
+    DROP,
+    RULES,
+    SENTENCE,
+    Removed,
+    decide,
+    find_spans,
+    limits,
+    remove,
+    tokens_left,
+)
+from inkstone.corpus.tables import KEY, Tables, TaskWriter, key_rows, partition_of
 
-DRAFT = pa.schema([*(field for field in DOCUMENT if field.name != "quality"), pa.field("lines", pa.list_(pa.uint64()))])
-MIN_DOCUMENTS_FOR_HELDOUT = 20
-
-
-def open_draft(path: Path) -> pa.Table:
-    """The documents of a draft, mapped into memory."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-# --- read, repair, judge -----------------------------------------------------------------------------------------
-
-
-def read(
-    settings: CorpusSettings, files: list[InputFile], draft: Path, report: Report, audit: Audit, progress: Progress
-) -> Signatures:
-    """Read and repair all files, apply the document rules, write what stays to `draft`."""
-    total = sum(file.size for file in files)
-    described: list[Signatures] = []
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, DRAFT) as writer:
-        for batch in read_batches(files, settings.text_fields, settings.max_document_mb):
-            audit.broken(batch.broken)
-            if batch.ids:
-                rows, found = _judge_batch(settings, batch, report, audit)
-                writer.write_batch(rows)
-                described.append(found)
-            kept = sum(len(part.exact) for part in described)
-            progress.advance(batch.bytes_done, total, "bytes", documents=report.documents_read, kept=kept)
-    return _joined(described, settings)
+GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near", "u1")])
 
 
-def _judge_batch(
-    settings: CorpusSettings, batch: Batch, report: Report, audit: Audit
-) -> tuple[pa.RecordBatch, Signatures]:
-    raw = pa.array(batch.texts, pa.string())
-    texts, repairs = repair(raw)
-    flat = flatten(texts)
-    tokens = tokenize(flat)
-    verdicts = judge(settings, measure(flat, tokens), tokens)
-    lines = candidate_lines(flat, tokens, settings.lines)
-    keep = np.array([rule == "" for rule in verdicts.rule])
+@dataclass(frozen=True)
+class PrepareTask:
+    """What the models of a run are made from."""
 
-    columns = {"id": batch.ids, "text": texts, "source": batch.sources, "lang": verdicts.lang, "meta": batch.metas}
-    keys = pa.ListArray.from_arrays(pa.array(lines.offsets, pa.int32()), pa.array(line_keys(lines)))
-    every = pa.RecordBatch.from_pydict({**columns, "lines": keys}, DRAFT)
-    kept = every.filter(pa.array(keep))
-    _audit_verdicts(every, verdicts, keep, settings, audit)
-    report.repaired(repairs)
-    report.came_in(every["source"], every["lang"], texts)
-    report.step("read", amount(raw), amount(raw))
-    report.step("repair", amount(raw), amount(texts))
-    report.step("rules", amount(texts), amount(kept["text"]))
-    return kept, signatures(tokens, settings.dedup).take(np.flatnonzero(keep))
+    files: tuple[InputFile, ...]
+    settings: CorpusSettings
 
 
-def _audit_verdicts(
-    rows: pa.RecordBatch, verdicts: Verdicts, keep: Mask, settings: CorpusSettings, audit: Audit
-) -> None:
-    entries = []
-    for row in np.flatnonzero(~keep).tolist():
-        rule, lang = verdicts.rule[row], verdicts.lang[row]
-        text = rows["text"][row].as_py()
-        detail = key_of(rule, lang)
-        if rule == "banned_phrase":
-            phrase = next((p for p in settings.banned_phrases if p.casefold() in text.casefold()), "")
-            detail = f"{detail}: {phrase}" if phrase else detail
-        value, limit = float(verdicts.value[row]), float(verdicts.threshold[row])
-        threshold = None if np.isnan(limit) else limit
-        entries.append(
-            Entry(rows["id"][row].as_py(), rows["source"][row].as_py(), lang, rule, value, threshold, detail, text)
-        )
-    audit.add("document", entries)
+def prepare(task: PrepareTask, draft: Path) -> None:
+    """Train the quality model, index the benchmarks."""
+    prepare_models(task.settings, list(task.files), draft)
 
 
-# --- duplicates --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Prepared:
+    """The models of a run, and what names their content."""
+
+    place: Path
+    digest: str
 
 
-def drop_duplicates(
-    step: str, settings: CorpusSettings, draft: pa.Table, duplicates: Duplicates, report: Report, audit: Audit
-) -> Mask:
-    """Which documents of the draft stay; the others go to the audit, naming the document they repeat."""
-    alive: Mask = duplicates.of < 0
-    for start, rows in _batches(draft):
-        entries = []
-        for place in np.flatnonzero(~alive[start : start + len(rows)]).tolist():
-            row = start + place
-            rule = "near_duplicate" if duplicates.near[row] else "exact_duplicate"
-            original = draft["id"][int(duplicates.of[row])].as_py()
-            limit = settings.dedup.min_similarity if duplicates.near[row] else 1.0
-            value = float(duplicates.similarity[row])
-            entries.append(_entry(rows, place, rule, value, limit, f"repeats {original}"))
-        audit.add("document", entries)
-        stay = rows.filter(pa.array(alive[start : start + len(rows)]))
-        report.step(step, amount(rows["text"]), amount(stay["text"]))
-    return alive
+@dataclass(frozen=True)
+class ReadTask:
+    """Input files to read as one group."""
+
+    files: tuple[InputFile, ...]
+    settings: CorpusSettings
+    partitions: int
+    models: Prepared
 
 
-# --- lines -------------------------------------------------------------------------------------------------------
+def read(task: ReadTask, draft: Path) -> None:
+    """Read, repair and judge; describe what stays."""
+    settings, models = task.settings, open_models(task.models.place, task.models.digest)
+    with TaskWriter(draft, task.partitions, settings.dedup) as out:
+        for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb):
+            out.audit.broken(batch.broken)
+            if not batch.ids:
+                continue
+            cleaned = clean(batch, settings, models)
+            out.figures.merge(cleaned.figures)
+            for level, entries in cleaned.removed:
+                out.audit.add(level, entries)
+            stays = np.flatnonzero(cleaned.keep)
+            place = np.cumsum(cleaned.keep) - 1 + out.documents
+            spans = find_spans(cleaned.flat, cleaned.tokens, settings.lines, settings.sentences)
+            rows = spans.rows(cleaned.flat, 0)[cleaned.keep[spans.documents]]
+            rows["rank"] = place[rows["rank"]]
+            out.add_spans(rows)
+            out.add(cleaned.rows.take(pa.array(stays)), signatures(cleaned.tokens, settings.dedup).take(stays))
 
 
-def drop_lines(
-    settings: CorpusSettings,
-    draft: pa.Table,
-    alive: Mask,
-    found: Signatures,
-    output: Path,
-    report: Report,
-    audit: Audit,
-) -> Signatures:
-    """Remove frequent lines from the documents that are alive and write these documents to `output`.
+@dataclass(frozen=True)
+class MatchTask:
+    """Compare the documents whose keys fall into one of `partitions`. `equal_only` leaves MinHash aside."""
 
-    Close copies of a document do not count: a text that was copied often must not lose its lines.
-    """
-    counts = LineCounts()
-    counted = alive & ~close_copies(found, settings.dedup)
-    for start, rows in _batches(draft):
-        stay = rows.filter(pa.array(counted[start : start + len(rows)]))
-        counts.add(_flat_keys(stay), _offsets(stay))
-    frequent = counts.frequent(settings.lines)
-    table = np.array(sorted(frequent), np.uint64)
-
-    described: list[Signatures] = []
-    with pa.OSFile(str(output), "wb") as sink, pa.ipc.new_file(sink, DRAFT) as writer:
-        for start, rows in _batches(draft):
-            here = np.flatnonzero(alive[start : start + len(rows)])
-            stay, signs = rows.take(pa.array(here)), found.take(here + start)
-            before = amount(stay["text"])
-            hits = segment_sums(np.isin(_flat_keys(stay), table), _offsets(stay))
-            if hits.any():
-                stay, signs = _clean_batch(settings, stay, signs, np.flatnonzero(hits), frequent, audit)
-            report.step("lines", before, amount(stay["text"]))
-            writer.write_batch(stay)
-            described.append(signs)
-    return _joined(described, settings)
+    places: tuple[Path, ...]
+    known: tuple[KnownCorpus, ...]
+    settings: CorpusSettings
+    partition: int
+    partitions: int
+    minimum: float
 
 
-def _clean_batch(
-    settings: CorpusSettings,
-    rows: pa.RecordBatch,
-    signs: Signatures,
-    affected: I64,
-    frequent: dict[int, tuple[str, int, int]],
-    audit: Audit,
-) -> tuple[pa.RecordBatch, Signatures]:
-    """Rewrite the affected documents; those left without text go to the audit as they were."""
+def match(task: MatchTask, draft: Path) -> None:
+    """Pairs of documents that are equal or agree in at least `minimum`; known corpora come before all others."""
+    settings = task.settings.dedup
+    tables = Tables.open([*(known.signatures for known in task.known), *task.places], settings)
+    parts = []
+    if settings.exact:
+        rows = tables.partition("equal", task.partition, len(task.known))
+        known = [_here(tables.exact(n), np.arange(*tables.offsets[n : n + 2]), task) for n in range(len(task.known))]
+        rows = np.concatenate([*known, rows])
+        parts.append(equals(rows["key"], rows["rank"]))
+    if settings.near:
+        rows = tables.partition("bands", task.partition, len(task.known))
+        rows = np.concatenate([*(_known_bands(tables, n, task) for n in range(len(task.known))), rows])
+        parts.append(matches(rows["key"], rows["rank"], tables.agreement, task.minimum))
+    found = Matches.joined(parts)
+    for name in ("later", "earlier", "agreement"):
+        np.save(draft / f"{name}.npy", getattr(found, name))
+
+
+def _known_bands(tables: Tables, number: int, task: MatchTask) -> np.ndarray:
+    """Band keys of a part of a known corpus, which keeps signatures only."""
+    long, parts = tables.long(number), [np.zeros(0, KEY)]
+    for start in range(0, len(long), 65_536):
+        some = long[start : start + 65_536]
+        bands = band_keys(tables.minhash(number)[some - tables.offsets[number]], task.settings.dedup)
+        parts.append(_here(bands.ravel(), np.repeat(some, bands.shape[1]), task))
+    return np.concatenate(parts)
+
+
+def _here(keys: U64, ranks: I64, task: MatchTask) -> np.ndarray:
+    mine = partition_of(keys, task.partitions) == task.partition
+    return key_rows(keys[mine], ranks[mine])
+
+
+def load_matches(places: list[Path]) -> Matches:
+    """The pairs of all partitions."""
+    return Matches.joined(
+        [Matches(*(np.load(place / f"{name}.npy") for name in ("later", "earlier", "agreement"))) for place in places]
+    )
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """Count one partition of the spans. `gone` holds the equal documents, `copies` the ranks of close copies."""
+
+    places: tuple[Path, ...]
+    settings: CorpusSettings
+    partition: int
+    gone: Path
+    copies: Path
+
+
+def count(task: CountTask, draft: Path) -> None:
+    """Which lines and sentences of the documents that are left go, and why."""
+    tables = Tables.open(list(task.places), task.settings.dedup)
+    rows = tables.partition("spans", task.partition)
+    rows = rows[~np.isin(rows["rank"], np.load(task.gone)["rank"])]
+    counted = ~np.isin(rows["rank"], np.load(task.copies))
+    np.save(draft / "drop.npy", decide(rows, counted, limits(task.settings.lines, task.settings.sentences)))
+
+
+@dataclass(frozen=True)
+class RewriteTask:
+    """One task's documents without the ranks in `gone` and the spans in `drops`."""
+
+    places: tuple[Path, ...]
+    number: int
+    settings: CorpusSettings
+    known: tuple[KnownCorpus, ...]
+    gone: Path
+    drops: tuple[Path, ...]
+    partitions: int
+
+
+def rewrite(task: RewriteTask, draft: Path) -> None:
+    """Drop equal documents, then lines and sentences; describe the documents that changed anew."""
+    settings, tables = task.settings, Tables.open(list(task.places), task.settings.dedup)
+    first, last = tables.offsets[task.number : task.number + 2]
+    gone = _between(np.load(task.gone, "r"), first, last)
+    drops = np.concatenate(
+        [np.zeros(0, DROP), *(_between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
+    )
+    minhash, long = tables.minhash(task.number), np.zeros(last - first, bool)
+    long[tables.long(task.number) - first] = True
+    with TaskWriter(draft, task.partitions, settings.dedup) as out:
+        for start, rows in _batches(tables.rows(task.number)):
+            alive = _drop_duplicates(rows, first + start, gone, "equal_documents", task, out)
+            here = np.flatnonzero(alive)
+            stay = rows.take(pa.array(here))
+            out.figures.flow("lines", "in", stay)
+            stay, kept, changed = _drop_spans(stay, here + first + start, drops, settings, out)
+            out.figures.flow("lines", "out", stay)
+            local = here[kept] + start
+            exact = np.array(tables.exact(task.number)[local])
+            signs = Signatures(exact, np.array(minhash[local]), long[local])
+            if len(changed):
+                texts = stay["text"].take(pa.array(changed))
+                fresh = signatures(tokenize(flatten(texts)), settings.dedup)
+                signs.exact[changed], signs.minhash[changed] = fresh.exact, fresh.minhash
+                signs.has_shingles[changed] = fresh.has_shingles
+            out.add(stay, signs)
+
+
+def _drop_spans(
+    rows: pa.RecordBatch, ranks: np.ndarray, drops: np.ndarray, settings: CorpusSettings, out: TaskWriter
+) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
+    """The rows without their spans, which of them stay, and which of those changed."""
+    place = np.searchsorted(ranks, drops["rank"])
+    mine = (
+        (place < len(ranks)) & (ranks[np.minimum(place, len(ranks) - 1)] == drops["rank"]) if len(ranks) else place < 0
+    )
+    drops, place = drops[mine], place[mine]
+    affected = np.unique(place)
+    everything = np.arange(len(rows))
+    if not len(affected):
+        return rows, everything, affected
     touched = rows.take(pa.array(affected))
-    texts, removed = remove_lines(touched["text"], settings.lines, frequent)
-    flat = flatten(texts)
-    tokens = tokenize(flat)
-    left = np.diff(tokens.offsets)
-    limits = np.array([rules_for(settings, lang).min_tokens for lang in touched["lang"].to_pylist()])
-    emptied = left < np.maximum(limits, 1)
-    audit.add(
+    texts, removed, emptied, left = _without(touched, drops, np.searchsorted(affected, place), settings)
+    why = "tokens left without menu and boilerplate lines"
+    out.audit.add(
         "document",
         [
-            _entry(
-                touched,
-                place,
-                "emptied",
-                float(left[place]),
-                float(limits[place]),
-                "tokens left without menu and boilerplate lines",
-            )
-            for place in np.flatnonzero(emptied).tolist()
+            _entry(touched, n, "emptied", float(left[n]), float(_least(settings, touched, n)), why)
+            for n in np.flatnonzero(emptied).tolist()
         ],
     )
-    audit.add("line", [_line_entry(touched, line) for line in removed if not emptied[line.document]])
-
+    for n in np.flatnonzero(~emptied).tolist():
+        parts = [(span, _span_entry(touched, n, span, settings)) for span in removed[n]]
+        out.audit.add("line", [entry for span, entry in parts if span.kind != SENTENCE])
+        out.audit.add("sentence", [entry for span, entry in parts if span.kind == SENTENCE])
+        if parts and len(out.figures.rewrites) < EXAMPLES:
+            id, before = touched["id"][n].as_py(), touched["text"][n].as_py()
+            change = {"before": shortened(before), "after": shortened(texts[n])}
+            out.figures.rewrites.append({"id": id, "rule": parts[0][1].rule, **change})
     all_texts = rows["text"].to_pylist()
-    for place, text in zip(affected.tolist(), texts.to_pylist(), strict=True):
-        all_texts[place] = text
-    rows = rows.set_column(rows.schema.get_field_index("text"), DRAFT.field("text"), pa.array(all_texts, pa.string()))
-    signs = signs.replace(affected, signatures(tokens, settings.dedup))
+    for row, text in zip(affected.tolist(), texts, strict=True):
+        all_texts[row] = text
+    rows = rows.set_column(
+        rows.schema.get_field_index("text"), DOCUMENT.field("text"), pa.array(all_texts, pa.string())
+    )
     stay = np.ones(len(rows), bool)
     stay[affected[emptied]] = False
-    return rows.filter(pa.array(stay)), signs.take(np.flatnonzero(stay))
+    kept = everything[stay]
+    return rows.take(pa.array(kept)), kept, np.searchsorted(kept, affected[~emptied])
 
 
-def _line_entry(rows: pa.RecordBatch, line: Removed) -> Entry:
-    key = key_of(line.rule, "")
-    detail = f"in {line.documents} documents; {key} = {line.limit}"
-    entry = _entry(rows, line.document, line.rule, float(line.documents), float(line.limit), detail)
-    entry.text = line.text
-    return entry
+def _without(
+    rows: pa.RecordBatch, drops: np.ndarray, place: np.ndarray, settings: CorpusSettings
+) -> tuple[list[str], list[list[Removed]], Mask, np.ndarray]:
+    """New texts; a document that its repeated sentences would empty keeps them, one that lines empty is emptied."""
+    least = np.array([_least(settings, rows, row) for row in range(len(rows))])
+    done = remove(rows["text"], drops, place, settings.lines, settings.sentences)
+    short = tokens_left([text for text, _ in done]) < least
+    if short.any():
+        lines_only = drops["kind"] != SENTENCE
+        again = remove(rows["text"], drops[lines_only], place[lines_only], settings.lines, settings.sentences)
+        done = [again[n] if short[n] else one for n, one in enumerate(done)]
+    texts = [text for text, _ in done]
+    left = tokens_left(texts)
+    return texts, [removed for _, removed in done], left < least, left
 
 
-def _flat_keys(rows: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    return np.asarray(rows["lines"].flatten())
+def _least(settings: CorpusSettings, rows: pa.RecordBatch, row: int) -> int:
+    return max(rules_for(settings, rows["lang"][row].as_py()).min_tokens or 0, 1)
 
 
-def _offsets(rows: pa.RecordBatch) -> I64:
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(np.asarray(pc.list_value_length(rows["lines"])), out=offsets[1:])
-    return offsets
+@dataclass(frozen=True)
+class WriteTask:
+    """One task's documents without the ranks in `gone`, as Parquet. `heldout_id` is held out whatever its hash."""
+
+    places: tuple[Path, ...]
+    number: int
+    earlier: tuple[Path, ...]  # where this task's other audit files lie
+    settings: CorpusSettings
+    known: tuple[KnownCorpus, ...]
+    gone: Path
+    least_quality: tuple[tuple[str, float], ...]
+    heldout_id: str | None
+    train_id: str | None
 
 
-# --- write -------------------------------------------------------------------------------------------------------
+def write(task: WriteTask, draft: Path) -> None:
+    """Drop near duplicates and the lowest quality, split, write the audit of all passes."""
+    tables = Tables.open(list(task.places), task.settings.dedup)
+    first, last = tables.offsets[task.number : task.number + 2]
+    gone = _between(np.load(task.gone, "r"), first, last)
+    least = dict(task.least_quality)
+    stays = np.ones(int(last - first), bool)
+    # Nothing follows, so TaskWriter's own rows stay empty.
+    with TaskWriter(draft, 1, task.settings.dedup) as out:
+        with Shards(draft / "train", DOCUMENT) as train, Shards(draft / "heldout", DOCUMENT) as held:
+            for start, rows in _batches(tables.rows(task.number)):
+                alive = _drop_duplicates(rows, first + start, gone, "duplicates", task, out)
+                here = np.flatnonzero(alive)
+                stay, good = _drop_low_quality(rows.take(pa.array(here)), least, out)
+                stays[start : start + len(rows)] = False
+                stays[start + here[good]] = True
+                apart = _heldout(stay["id"].to_pylist(), task)
+                for name, shards, which in (("train", train, ~apart), ("heldout", held, apart)):
+                    chosen = stay.filter(pa.array(which))
+                    shards.add(chosen)
+                    out.figures.flow(f"split:{name}", "out", chosen)
+                out.figures.lengths(stay["text"])
+                out.figures.quality(stay, "kept")
+        _save_signatures(tables, task.number, stays, draft)
+    with Shards(draft / "audit", audits.SCHEMA) as shards:
+        for place in (*task.earlier, draft):
+            for batch in pa.ipc.open_file(pa.memory_map(str(place / "audit.arrow"))).read_all().to_batches():
+                shards.add(batch)
 
 
-def write(settings: CorpusSettings, draft: pa.Table, alive: Mask, output: Path, report: Report) -> None:
-    """Write the documents that are alive as train/ and heldout/."""
-    heldout = _heldout(settings, draft, alive)
-    with Shards(output / "train", DOCUMENT) as train, Shards(output / "heldout", DOCUMENT) as held:
-        for start, rows in _batches(draft):
-            here, apart = alive[start : start + len(rows)], heldout[start : start + len(rows)]
-            for name, shards, which in (("train", train, here & ~apart), ("heldout", held, here & apart)):
-                chosen = rows.filter(pa.array(which))
-                columns = [
-                    chosen[field.name] if field.name != "quality" else pa.nulls(len(chosen), field.type)
-                    for field in DOCUMENT
-                ]
-                shards.add(pa.RecordBatch.from_arrays(columns, schema=DOCUMENT))
-                report.split(name, amount(chosen["text"]))
-                report.came_out(chosen["source"], chosen["lang"], chosen["text"])
+def _save_signatures(tables: Tables, number: int, stays: Mask, draft: Path) -> None:
+    """Keep what a later corpus needs to know this one (see `known.py`)."""
+    long = np.zeros(len(stays), np.uint8)
+    long[tables.long(number) - int(tables.offsets[number])] = 1
+    (draft / "signatures").mkdir()
+    for name, values in (("exact.u64", tables.exact(number)), ("minhash.u32", tables.minhash(number)),
+                         ("long.u8", long)):  # fmt: skip
+        (draft / "signatures" / name).write_bytes(np.ascontiguousarray(values[stays]).data)
 
 
-def _heldout(settings: CorpusSettings, draft: pa.Table, alive: Mask) -> Mask:
-    """A share of the documents by the hash of their ids; at least one where there are 20 or more."""
-    heldout = np.zeros(len(alive), bool)
-    rows = np.flatnonzero(alive)
-    if not settings.heldout_fraction:
-        return heldout
-    ids = draft["id"].take(pa.array(rows)).to_pylist()
-    digests = [hashlib.blake2b(id.encode(), digest_size=8).digest() for id in ids]
-    places = np.frombuffer(b"".join(digests), ">u8") / 2.0**64
-    chosen = places < settings.heldout_fraction
-    if not chosen.any() and len(rows) >= MIN_DOCUMENTS_FOR_HELDOUT:
-        chosen[places.argmin()] = True
-    if len(rows) and chosen.all():
-        chosen[places.argmax()] = False
-    heldout[rows[chosen]] = True
-    return heldout
+def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> tuple[pa.RecordBatch, Mask]:
+    out.figures.flow("quality", "in", rows)
+    floors = np.array([least.get(source, -np.inf) for source in rows["source"].to_pylist()])
+    scores = np.asarray(pc.fill_null(rows["quality"], 1.0))
+    low = scores < floors
+    why = f"{key_of('low_quality', '')} of its source"
+    entries = [_entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), why)
+               for n in np.flatnonzero(low).tolist()]  # fmt: skip
+    out.audit.add("document", entries)
+    out.figures.quality(rows.filter(pa.array(low)), "removed")
+    stay = rows.filter(pa.array(~low))
+    out.figures.flow("quality", "out", stay)
+    return stay, ~low
+
+
+def hash_share(identity: str) -> float:
+    """A document's place in [0, 1) by the hash of its id."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") / 2.0**64
+
+
+def _heldout(ids: list[str], task: WriteTask) -> Mask:
+    share = task.settings.heldout_fraction
+    return np.array([(hash_share(id) < share or id == task.heldout_id) and id != task.train_id for id in ids], bool)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
 
 
-def _batches(draft: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of a draft and the row each starts at."""
+def _drop_duplicates(
+    rows: pa.RecordBatch, first_rank: int, gone: np.ndarray, step: str, task: "RewriteTask | WriteTask", out: TaskWriter
+) -> Mask:
+    """Which rows stay; the others go to the audit, naming the document they repeat."""
+    alive = np.ones(len(rows), bool)
+    here = _between(gone, first_rank, first_rank + len(rows))
+    alive[here["rank"] - first_rank] = False
+    names = _names(here["of"], task)
+    entries = []
+    for rank, of, similarity, near in here.tolist():
+        rule = "near_duplicate" if near else "exact_duplicate"
+        limit = task.settings.dedup.min_similarity if near else 1.0
+        entries.append(_entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {names[of]}"))
+    out.audit.add("document", entries)
+    out.figures.flow(step, "in", rows)
+    out.figures.flow(step, "out", rows.filter(pa.array(alive)))
+    return alive
+
+
+def _names(ranks: np.ndarray, task: "RewriteTask | WriteTask") -> dict[int, str]:
+    """Ids of the documents that stay instead; a negative rank is a document of a known corpus."""
+    if not len(ranks):
+        return {}
+    own = Tables.open(list(task.places), task.settings.dedup).values("id", np.unique(ranks[ranks >= 0]))
+    known = {int(rank): f"a document of {task.known[0].name if len(task.known) == 1 else 'a known corpus'}"
+             for rank in ranks[ranks < 0]}  # fmt: skip
+    return {**own, **known}
+
+
+def _between(rows: np.ndarray, first: int, last: int) -> np.ndarray:
+    """The rows (sorted by rank) of documents first..last."""
+    return np.array(rows[np.searchsorted(rows["rank"], first) : np.searchsorted(rows["rank"], last)])
+
+
+def _batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
     start = 0
-    for rows in draft.to_batches():
+    for rows in table.to_batches():
         yield start, rows
         start += len(rows)
 
 
-def _entry(rows: pa.RecordBatch, place: int, rule: str, value: float, threshold: float, detail: str) -> Entry:
-    id, source, lang, text = (rows[name][place].as_py() for name in ("id", "source", "lang", "text"))
+def _span_entry(rows: pa.RecordBatch, row: int, span: Removed, settings: CorpusSettings) -> Entry:
+    rule, limit = RULES[span.kind], limits(settings.lines, settings.sentences)[span.kind]
+    detail = f"in {span.documents} documents; {key_of(rule, '')} = {limit}"
+    entry = _entry(rows, row, rule, float(span.documents), float(limit), detail)
+    entry.text, entry.position = span.text, span.position
+    return entry
+
+
+def _entry(rows: pa.RecordBatch, row: int, rule: str, value: float, threshold: float, detail: str) -> Entry:
+    id, source, lang, text = (rows[name][row].as_py() for name in ("id", "source", "lang", "text"))
     return Entry(id, source, lang, rule, value, threshold, detail, text)
-
-
-def _joined(described: list[Signatures], settings: CorpusSettings) -> Signatures:
-    width = settings.dedup.bands * settings.dedup.rows
-    parts = described or [Signatures(np.zeros(0, np.uint64), np.zeros((0, width), np.uint32), np.zeros(0, bool))]
-    return Signatures(
-        np.concatenate([part.exact for part in parts]),
-        np.concatenate([part.minhash for part in parts]),
-        np.concatenate([part.has_shingles for part in parts]),
-    )

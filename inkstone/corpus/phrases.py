@@ -16,6 +16,7 @@ STOP_WORDS = (
     "the", "of", "and", "to", "in", "a", "is", "that", "it", "for", "as", "was", "with", "be", "by", "on", "are",
     "this", "from", "or", "an", "at", "which", "not", "have", "you", "i", "his", "he",
 )
+STOP_CHARACTERS = tuple("的一是不了在人有我他这之大来以为于其而也者与中和上个们到时地得着就那要曰無所用可")
 SPAM_PHRASES = (
     "加微信", "加我微信", "加群", "客服", "热线", "官方正品", "正规平台", "注册送", "注册就送", "秒到账",
     "限时优惠", "免费试用", "货到付款", "代办证件", "办理各类证件", "办证", "刻章", "先办后付", "诚信经营",
@@ -41,6 +42,14 @@ MENU_PHRASES = (
     "back to top", "follow us", "contact us", "about us", "cookie", "we use cookies", "posted in", "filed under",
     "this website uses", "this site uses", "please enable", "you may also like", "advertisement",
 )
+# A short line that holds one of these is a notice of the page, wherever it stands (after C4).
+WEB_PHRASES = (
+    "terms of use", "terms of service", "privacy policy", "cookie policy", "uses cookies", "use of cookies",
+    "use cookies", "accept cookies", "enable javascript", "javascript is disabled", "javascript must be enabled",
+    "requires javascript", "browser does not support", "lorem ipsum", "all rights reserved", "skip to main content",
+    "请启用javascript", "浏览器不支持", "浏览器版本过低", "扫码下载客户端", "点击下载客户端", "版权所有违者必究",
+    "未经授权不得转载", "未经许可不得转载", "转载请注明出处", "使用cookie",
+)
 # fmt: on
 
 
@@ -56,6 +65,20 @@ def phrase_share(tokens: Tokens, phrases: tuple[str, ...], also: Mask, at_least:
     found = _per_document(tokens, start)
     enough = (found > 0) & (found + segment_sums(also, tokens.offsets) >= at_least)
     return np.where(enough, inside / np.maximum(np.diff(tokens.offsets), 1), 0.0)
+
+
+def phrase_cover(tokens: Tokens, phrases: tuple[str, ...]) -> tuple[F64, I64]:
+    """Share of each document's tokens inside one of `phrases`, and how many there are."""
+    start, length = _matches(tokens, phrases)
+    width = len(tokens.hashes) + 1
+    edges = np.bincount(start, minlength=width) - np.bincount(start + length, minlength=width)
+    inside = segment_sums(np.cumsum(edges[:-1]) > 0, tokens.offsets)
+    return inside / np.maximum(np.diff(tokens.offsets), 1), _per_document(tokens, start)
+
+
+def phrase_places(tokens: Tokens, phrases: tuple[str, ...]) -> I64:
+    """First tokens of all phrases."""
+    return _matches(tokens, phrases)[0]
 
 
 def phrase_count(tokens: Tokens, phrases: tuple[str, ...]) -> I64:

@@ -1,7 +1,8 @@
 """Raw files to batches of documents; what cannot be read becomes a `Broken` record, never an exception, never silence.
 
-A document is one .txt or .md file, or one row of the other formats. `read_batches` yields `Batch`es of bounded size
-in the order of the files, so memory stays bounded whatever the size of the corpus.
+A document is one .txt, .md or .html file, one page of a WARC or WET archive, or one row of the other formats.
+`read_batches` yields `Batch`es of bounded size in the order of the files, and a line is never read further than the
+largest document could reach, so memory stays bounded whatever the size of the corpus.
 """
 
 import csv
@@ -9,8 +10,9 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from inkstone.corpus.files import InputFile, open_bytes
+from inkstone.corpus.web import decode_page, warc_records
 from inkstone.errors import InkstoneError
 
 BATCH_CHARACTERS = 200_000
@@ -34,7 +37,7 @@ class Broken:
 
     id: str
     source: str
-    rule: str  # encoding, json, csv, no_text, too_large, damaged_file
+    rule: str  # encoding, json, csv, no_text, not_text, http_status, too_large, empty_file, damaged_file
     detail: str
     text: str = ""
 
@@ -59,7 +62,7 @@ def read_batches(files: list[InputFile], text_fields: list[str], max_document_mb
     """Batches of all files, in order; a batch may span files."""
     batch, bytes_done = Batch(), 0
     for file in files:
-        for number, row in _rows(file):
+        for number, row in read_rows(file, max_document_mb):
             entry = row if isinstance(row, Broken) else _document(file, number, row, text_fields, max_document_mb)
             if isinstance(entry, Broken):
                 batch.broken.append(entry)
@@ -115,36 +118,72 @@ def _broken(file: InputFile, number: int, rule: str, reason: str, text: str = ""
     return Broken(f"{source}:{file.label}:{number}", source, rule, f"{file.label}:{number}: {reason}", text)
 
 
-def _rows(file: InputFile) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows numbered from 1. A file that turns out damaged ends with a record saying so."""
+def read_rows(file: InputFile, max_document_mb: float = 1024) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows numbered from 1. A file that turns out damaged, or holds nothing, ends with a record saying so."""
     number = 0
+    limit = int(max_document_mb * 2e6) + (1 << 16)  # a character may be escaped, and a row has other fields
     try:
-        if file.format == "parquet":
-            for number, row in _parquet_rows(file):
-                yield number, row
-            return
-        with open_bytes(file.path) as stream:
-            reader = {"text": _text_rows, "jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows}[file.format]
-            for number, row in reader(file, stream):
-                yield number, row
-    except _DAMAGE as error:
+        for number, row in _reader(file, limit):
+            yield number, row
+        if number == 0:
+            yield 1, _broken(file, 1, "empty_file", "the file holds no row")
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _DAMAGE):
+            raise InkstoneError(f"{file.path}: could not be read ({error.strerror or error}).") from error
         reason = f"the file is damaged after row {number} ({error}); rows before that were read"
         yield number + 1, _broken(file, number + 1, "damaged_file", reason)
-    except OSError as error:
-        raise InkstoneError(f"{file.path}: could not be read ({error.strerror or error}).") from error
 
 
-def _text_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
-    data = stream.read().removeprefix(_BOM)
-    text = _decode(file, 1, data)
-    yield 1, text if isinstance(text, Broken) else {"text": text}
+def _reader(file: InputFile, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    readers: dict[str, Callable[[InputFile, BinaryIO], Iterator[tuple[int, Row | Broken]]]] = {
+        "text": partial(_text_rows, limit=limit),
+        "jsonl": partial(_jsonl_rows, limit=limit),
+        "json": _json_rows,
+        "csv": partial(_csv_rows, limit=limit),
+        "warc": _warc_rows,
+        "parquet": _parquet_rows,
+    }
+    with open_bytes(file.path) as stream:
+        yield from readers[file.format](file, stream)
 
 
-def _jsonl_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
-    for number, line in enumerate(stream, 1):
+def _text_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    data = stream.read(limit + 1).removeprefix(_BOM)
+    if len(data) > limit:
+        yield 1, _endless(file, 1, data)
+    elif file.label.lower().split(".")[-1] in ("html", "htm", "xhtml"):
+        yield 1, {"text": decode_page(data)}
+    else:
+        text = _decode(file, 1, data)
+        yield 1, text if isinstance(text, Broken) else {"text": text}
+
+
+def _jsonl_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    for number, line in enumerate(_lines(stream, limit), 1):
         line = line.removeprefix(_BOM) if number == 1 else line
-        if line.strip():
+        if len(line) > limit:
+            yield number, _endless(file, number, line)
+        elif line.strip():
             yield number, _json_row(file, number, line)
+
+
+def _lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Lines; of one longer than `limit` the first `limit` + 1 bytes, the rest is passed over."""
+    while line := stream.readline(limit + 1):
+        yield line
+        while len(line) > limit and not line.endswith(b"\n") and (line := stream.readline(limit + 1)):
+            pass
+
+
+def _endless(file: InputFile, number: int, data: bytes) -> Broken:
+    """A line or file that is larger than a document may be; only its beginning is known."""
+    reason = f"more than {len(data) / 1e6:.1f} MB without an end, more than max_document_mb allows; split it"
+    return _broken(file, number, "too_large", reason, data[:1000].decode("utf-8", "replace"))
+
+
+def _warc_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+    for number, row in enumerate(warc_records(stream), 1):
+        yield number, row if isinstance(row, dict) else _broken(file, number, *row)
 
 
 def _json_row(file: InputFile, number: int, line: bytes) -> Row | Broken:
@@ -152,7 +191,7 @@ def _json_row(file: InputFile, number: int, line: bytes) -> Row | Broken:
     if isinstance(text, Broken):
         return text
     try:
-        row = json.loads(text)
+        row = json.loads(text, strict=False)  # raw control characters are for repair
     except (ValueError, RecursionError) as error:
         return _broken(file, number, "json", f"not JSON ({error})", text)
     if not isinstance(row, dict):
@@ -168,7 +207,7 @@ def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | B
         yield 1, text
         return
     try:
-        content = json.loads(text)
+        content = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         for number, line in enumerate(data.split(b"\n"), 1):
             if line.strip():
@@ -181,10 +220,10 @@ def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | B
             yield number, _broken(file, number, "json", f"a {type(row).__name__}, not an object with fields", str(row))
 
 
-def _csv_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+def _csv_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
     """Rows under a header. Bytes that are not UTF-8 spoil their row only."""
-    csv.field_size_limit(1 << 31)
-    lines = (line.decode("utf-8", "surrogateescape") for line in stream)
+    csv.field_size_limit(limit)
+    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, limit))
     reader = csv.reader(lines, strict=True)
     try:
         header = [name.removeprefix("\ufeff") for name in next(reader, [])]
@@ -201,9 +240,9 @@ def _csv_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Br
         yield number + 1, _broken(file, number + 1, "csv", f"not CSV ({error}); the rest of the file was not read")
 
 
-def _parquet_rows(file: InputFile) -> Iterator[tuple[int, Row | Broken]]:
+def _parquet_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
     number = 0
-    with pq.ParquetFile(file.path) as table:
+    with pq.ParquetFile(stream) as table:
         for batch in table.iter_batches(1024):
             for row in batch.to_pylist():
                 number += 1

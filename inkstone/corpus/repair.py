@@ -1,10 +1,11 @@
 """Repairs before any rule looks at a document: the same text, written the ordinary way.
 
-`repair` works on a batch: UTF-8 once read as Latin-1 is read again where that is unambiguous, control and
+`repair` works on a batch: UTF-8 once read as Latin-1 or GBK is read again where that is unambiguous, control and
 invisible characters go, full-width Latin letters and digits become ASCII (Chinese punctuation stays), line ends and
 odd spaces become plain ones, the text is NFC. Line structure and indentation stay: verse and code live by them.
 """
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable
@@ -14,13 +15,16 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.kernel import I64, U8, U32, Mask, decode, encode, segment_sums, without
+from inkstone.corpus.kernel import I64, U8, U32, Mask, code_points, decode, encode, member, segment_sums, without
 
 # What the edit table does with a code point.
 _KEEP, _CONTROL, _FULLWIDTH, _SPACE, _NEWLINE, _BEFORE_NEWLINE = range(6)
 
 _CP1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
 _TO_BYTE = {ord(char): byte for byte, char in _CP1252.items()}
+# What the first two bytes of frequent Chinese characters and of ，。 look like in GBK; rare in real text.
+_GBK_SIGNS = "锛銆鐨涓鏄浜鍦鍙鏈鍏鎴鐢璇鍚勫垎鍒瀹"
+_GBK_SHARE = 25  # one in so many characters beyond ASCII, or more
 _MAX_MOJIBAKE_ROUNDS = 2  # text can have been damaged twice
 
 
@@ -52,11 +56,33 @@ def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
 def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> tuple[U32, I64]:
     """Repair the rows where letters that could open a UTF-8 sequence are many among what is not ASCII."""
     leads = segment_sums((points >= 0xC2) & (points <= 0xF4), starts)
-    if not leads.any():
+    foreign = segment_sums(points > 0x7F, starts)
+    suspects = (leads > 0) & (leads * 10 > foreign)
+    as_gbk = segment_sums(member(points, code_points(_GBK_SIGNS)), starts) * _GBK_SHARE > foreign
+    as_gbk &= foreign > 0
+    if not suspects.any() and not as_gbk.any():
         return points, starts
-    suspects = (leads > 0) & (leads * 10 > segment_sums(points > 0x7F, starts))
     _replace(rows, suspects, unlatin, "mojibake", done)
+    _replace(rows, as_gbk, ungbk, "mojibake_gbk", done)
     return decode(pa.array(rows, pa.string()))
+
+
+def ungbk(text: str) -> str:
+    """Undo "UTF-8 read as GBK", e.g. `涓枃` for `中文`, line by line. What the wrong reading lost stays lost (`�`)."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        signs = sum(char in _GBK_SIGNS for char in line)
+        if not signs:
+            continue
+        pieces = [piece.replace("€", "\udc80").encode("gb18030", "surrogateescape") for piece in line.split("\ufffd")]
+        as_bytes = b"\xff".join(pieces)
+        with contextlib.suppress(UnicodeDecodeError):
+            lines[number] = as_bytes.decode("utf-8")
+            continue
+        read = as_bytes.decode("utf-8", "replace")
+        if read.count("\ufffd") * 3 < len(read):  # most of the line makes sense: the rest was lost
+            lines[number] = read
+    return "\n".join(lines)
 
 
 def unlatin(text: str) -> str:

@@ -1,75 +1,17 @@
 """Settings of the corpus stage: the `[corpus]` table of a recipe.
 
-Rules are per language (`[corpus.rules.zh]`, `.en`, `.mixed`): each names the measured value it limits, and 0 for a
-minimum or 1 for a maximum share switches it off. The defaults were tuned on real Chinese and English text (verse,
-novels, encyclopedia, manuals) so that clean text stays; `docs/corpus.md` has the figures.
+The limits of the document rules (`[corpus.rules.zh]` ...) are in `thresholds.py` and `thresholds.toml`.
 """
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inkstone.corpus.operator_settings import PrivateSettings, QualitySettings, WordList
+from inkstone.corpus.thresholds import Rules
+
 Language = Literal["zh", "en", "mixed", "other"]
-
-
-def _share(default: float, of: str) -> float:
-    field: float = Field(default, ge=0, le=1, description=of)
-    return field
-
-
-class LanguageRules(BaseModel):
-    """Limits for the documents of one language. Shares are between 0 and 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_tokens: int = Field(
-        default=12, ge=0, description="fewest tokens (a Han character, or a run of letters or digits)"
-    )
-    fragment_tokens: int = Field(
-        default=30,
-        ge=0,
-        description="a document with fewer tokens than this and at most two lines must end like a sentence; 0 = off",
-    )
-    max_symbol_share: float = _share(0.5, "most symbols and markup signs per character that is not a space")
-    min_alphabetic_share: float = _share(0.03, "fewest letters and Han characters per character that is not a space")
-    max_replacement_share: float = _share(0.002, "most replacement characters (U+FFFD, 锟斤拷) per character")
-    max_bullet_line_share: float = _share(0.95, "most lines that start with a bullet sign")
-    max_ellipsis_line_share: float = _share(0.3, "most lines that end with an ellipsis")
-    max_repeated_line_share: float = _share(0.5, "most characters in lines that occurred before in the document")
-    max_top_2gram_share: float = _share(0.4, "most tokens covered by the most frequent pair of tokens")
-    max_top_4gram_share: float = _share(0.5, "most tokens covered by the most frequent run of four tokens")
-    max_repeated_5gram_share: float = _share(0.75, "most tokens covered by runs of five that occurred before")
-    max_repeated_10gram_share: float = _share(0.6, "most tokens covered by runs of ten that occurred before")
-    max_spam_share: float = _share(0.04, "most tokens covered by solicitation phrases (at least three of them)")
-    min_word_length: float = Field(default=0, ge=0, description="smallest mean length of Latin words, in letters")
-    max_word_length: float = Field(
-        default=0, ge=0, description="largest mean length of Latin words, in letters; 0 = off"
-    )
-    min_stop_word_share: float = _share(0, "fewest English function words per Latin word, in documents of 100 or more")
-
-
-class Rules(BaseModel):
-    """Document rules, one set per language. Documents in other languages are removed as a whole."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    zh: LanguageRules = LanguageRules()
-    en: LanguageRules = LanguageRules(
-        min_tokens=8, fragment_tokens=20, min_word_length=2.5, max_word_length=10, min_stop_word_share=0.02
-    )
-    mixed: LanguageRules = LanguageRules()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _overlay(cls, given: object) -> object:
-        """A recipe that sets one limit of a language keeps that language's other defaults."""
-        if not isinstance(given, dict):
-            return given
-        merged = dict(given)
-        for name, value in given.items():
-            if name in cls.model_fields and isinstance(value, dict):
-                merged[name] = {**cls.model_fields[name].default.model_dump(), **value}
-        return merged
+Genre = Literal["prose", "verse", "code", "list"]
 
 
 class LineRules(BaseModel):
@@ -92,6 +34,19 @@ class LineRules(BaseModel):
     )
 
 
+class SentenceRules(BaseModel):
+    """Removal of sentences that many documents repeat: quotations, slogans, disclaimers inside paragraphs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_documents: int = Field(
+        default=30,
+        ge=0,
+        description="a sentence stays in its first so many documents and goes from the later ones; 0 = off",
+    )
+    min_tokens: int = Field(default=10, ge=1, description="shorter sentences are not counted")
+
+
 class DedupSettings(BaseModel):
     """Duplicate documents. The first by id stays."""
 
@@ -100,12 +55,16 @@ class DedupSettings(BaseModel):
     exact: bool = Field(default=True, description="remove documents equal but for case, punctuation and spaces")
     near: bool = Field(default=True, description="remove near duplicates (MinHash over token shingles)")
     shingle_tokens: int = Field(default=5, ge=1, le=32, description="tokens per shingle")
-    bands: int = Field(default=14, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
-    rows: int = Field(default=8, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
+    bands: int = Field(default=25, ge=1, le=256, description="bands of the locality-sensitive hash: more find more")
+    rows: int = Field(default=5, ge=1, le=64, description="rows per band: more compare fewer unlike documents")
     min_similarity: float = Field(
-        default=0.65, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
+        default=0.55, ge=0, le=1, description="smallest estimated Jaccard similarity to the document that stays"
     )
     seed: int = Field(default=1, ge=0, description="seed of the hash functions")
+    known: list[str] = Field(
+        default=[],
+        description="curated corpora (directories) whose documents count as earlier ones; they are not changed",
+    )
 
 
 class CorpusSettings(BaseModel):
@@ -118,11 +77,31 @@ class CorpusSettings(BaseModel):
         default=["text"], min_length=1, description="fields of a row that make up its text, joined by an empty line"
     )
     languages: list[Language] = Field(default=["zh", "en", "mixed"], min_length=1, description="languages to keep")
+    genres: list[Genre] = Field(default=["prose", "verse", "code", "list"], min_length=1, description="genres to keep")
     rules: Rules = Field(default=Rules(), description="document rules per language")
+    html: Literal["extract", "drop", "keep"] = Field(
+        default="extract",
+        description="documents that are web pages: extract their main text (extra web), drop them, or keep them as is",
+    )
+    to_simplified: bool = Field(default=False, description="write traditional characters as simplified ones")
+    web_lines: bool = Field(default=True, description="remove short lines that are notices of a web page")
+    pii: PrivateSettings = Field(default=PrivateSettings(), description="private data")
+    quality: QualitySettings = Field(default=QualitySettings(), description="quality score")
+    word_lists: dict[str, WordList] = Field(default={}, description="lists of words that documents must not be full of")
+    decontaminate: list[str] = Field(
+        default=[], description="files and folders of benchmark items; a document that holds one is removed"
+    )
+    decontaminate_overlap: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of an item's runs of eight tokens that makes a document contaminated",
+    )
     banned_phrases: list[str] = Field(
         default=[], description="a document that contains one of these is removed; case-blind"
     )
     lines: LineRules = Field(default=LineRules(), description="line rules")
+    sentences: SentenceRules = Field(default=SentenceRules(), description="sentence rules")
     dedup: DedupSettings = Field(default=DedupSettings(), description="duplicate documents")
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inkstone.corpus.files import url_states
 from inkstone.pipeline.stages import Stage
 from inkstone.storage import file_sha256, fingerprint
 
@@ -40,9 +41,14 @@ def make_plan(run_dir: Path, stages: list[Stage]) -> list[Planned]:
     return list(planned.values())
 
 
-def _digests(inputs: tuple[Path, ...]) -> dict[str, str]:
-    files = [file for path in inputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return {str(file): file_sha256(file) for file in files if file.is_file()}
+def _digests(inputs: tuple[Path | str, ...]) -> dict[str, str]:
+    """What each input file holds: its checksum, or for a URL what the other side says of it."""
+    local = [path for path in inputs if isinstance(path, Path)]
+    files = [file for path in local for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    digests = {str(file): file_sha256(file) for file in files if file.is_file()}
+    for url in (path for path in inputs if isinstance(path, str)):
+        digests |= url_states(url)
+    return digests
 
 
 def stage_record(directory: Path) -> dict[str, Any] | None:

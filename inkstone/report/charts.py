@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#3b82c4", "#d97b29", "#3f9d6b", "#b4578f", "#8a6fd1", "#8c8c8c")
+COLOURS = ("#3b82c4", "#d97b29", "#3f9d6b", "#b4578f", "#8a6fd1", "#bd9b2f", "#46a3ab", "#8c8c8c")
 _INK = "#010203"  # stands for the page's text colour until `_inline` replaces it
 _WIDTH = 7.2  # inches; the page scales the drawing to its column
 _EM = 9.5 / 72  # inches per em of label text
@@ -83,6 +83,51 @@ def line_chart(name: str, title: str, lines: Sequence[Line], x_label: str, y_lab
     axes.grid(True, axis="y", color=_INK, alpha=0.15, linewidth=0.6)
     if len(lines) > 1:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
+    return _svg(figure, name, title)
+
+
+@_style()
+def histogram(
+    name: str,
+    title: str,
+    groups: Sequence[tuple[str, Sequence[int]]],
+    edges: Sequence[float],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Counts over common bins, one outline per group."""
+    figure, axes = _figure(height=2.6, left=0.75, title=title)
+    for index, (label, counts) in enumerate(groups):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
+        axes.stairs(counts, edges, color=colour, linewidth=1.4, label=label)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.yaxis.set_major_formatter(_short)
+    axes.grid(True, axis="y", color=_INK, alpha=0.15, linewidth=0.6)
+    if len(groups) > 1:
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
+    return _svg(figure, name, title)
+
+
+@_style()
+def point_chart(name: str, title: str, groups: Sequence[Line], x_label: str, y_label: str) -> str:
+    """Points of measured against predicted, with the line where both are equal."""
+    figure, axes = _figure(height=3.3, left=0.75, title=title)
+    for index, points in enumerate(groups):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.scatter(points.x, points.y, s=22, color=colour, alpha=0.85, linewidths=0, label=points.name)
+    values = [value for points in groups for value in (*points.x, *points.y)]
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low or 1.0)
+    ends = [low - margin, high + margin]
+    axes.plot(ends, ends, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(True, color=_INK, alpha=0.12, linewidth=0.6)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
     return _svg(figure, name, title)
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from inkstone.report.charts import Bars, Line, bar_chart, line_chart
+from inkstone.report.charts import Bars, Line, bar_chart, histogram, line_chart, point_chart
+from inkstone.report.curation import Curation
 from inkstone.report.gather import Run, series
+from inkstone.report.sankey import sankey
 
 SCORING_LABELS = {"letter": "by letter", "text": "by option text", "text_norm": "by option text per byte"}
 _STAGE_LABELS = {"pretrain": "Pretraining", "sft": "Chat tuning"}
@@ -16,8 +18,12 @@ def all_charts(run: Run) -> dict[str, str]:
         drawn |= _training(stage, rows)
     if run.corpus:
         drawn |= _curation(run.corpus)
+    if run.curation:
+        drawn |= _flows(run.curation)
     if run.tokenizer:
         drawn |= _compression(run.tokenizer)
+    if run.mixture:
+        drawn |= _mixture(run.mixture)
     if run.scores:
         drawn |= _quiz(run.scores)
     return drawn
@@ -54,22 +60,22 @@ def _training(stage: str, rows: list[dict[str, Any]]) -> dict[str, str]:
     speed = Line("tokens per second", *series(rows, "step", "tokens_per_second"))
     if speed.x:
         drawn[f"{stage}-speed"] = line_chart(f"{stage}-speed", f"{label}: speed", [speed], "step", "tokens per second")
+    moved = {key: series(rows, "step", key) for key in rows[-1] if key.startswith("weight ")} if rows else {}
+    moved = moved or {key: series(rows, "step", key) for row in rows[-2:-1] for key in row if key.startswith("weight ")}
+    if moved:
+        name, title = f"{stage}-weights", f"{label}: weights of the domains, reweighted online"
+        lines = [Line(key.removeprefix("weight "), *points) for key, points in moved.items()]
+        drawn[name] = line_chart(name, title, lines, "step", "share of the tokens")
     return drawn
 
 
 def _curation(report: dict[str, Any]) -> dict[str, str]:
     drawn = {}
-    steps, rules = flow(report), removed(report)
-    if steps:
-        labels = ["raw", *(step["step"] for step in steps)]
-        documents = [steps[0]["documents_in"], *(step["documents_out"] for step in steps)]
-        characters = [steps[0]["characters_in"], *(step["characters_out"] for step in steps)]
-        drawn["corpus-documents"] = bar_chart(
-            "corpus-documents", "Documents after each step", labels, [Bars("documents", documents)], "documents"
-        )
-        drawn["corpus-characters"] = bar_chart(
-            "corpus-characters", "Characters after each step", labels, [Bars("characters", characters)], "characters"
-        )
+    rules = removed(report)
+    if lengths := report.get("lengths"):
+        name, title = "corpus-lengths", "Lengths of the documents that stay"
+        labels = [f"{_thousands(label)} characters" for label in lengths]
+        drawn[name] = bar_chart(name, title, labels, [Bars("documents", list(lengths.values()))], "documents")
     if rules:
         drawn["corpus-removed"] = bar_chart(
             "corpus-removed",
@@ -79,6 +85,49 @@ def _curation(report: dict[str, Any]) -> dict[str, str]:
             "characters",
         )
     return drawn
+
+
+def _flows(curation: Curation) -> dict[str, str]:
+    """The Sankeys, the scores and the clusters of a corpus."""
+    drawn = {}
+    for unit, grains in curation.flows.items():
+        for grain, bands in grains.items():
+            if curation.stages[unit] and bands:
+                name = f"flow-{unit}-{grain}"
+                drawn[name] = sankey(name, f"{unit} by {grain}", curation.stages[unit], bands, unit)
+    if curation.quality:
+        name, title = "corpus-quality", "Quality scores of the documents that stay"
+        edges = next(iter(curation.quality.values()))[1]
+        groups = [(lang, counts) for lang, (counts, _) in curation.quality.items()]
+        drawn[name] = histogram(name, title, groups, edges, "score", "documents")
+    if sizes := curation.cluster_sizes:
+        name, title = "corpus-clusters", "Sizes of the duplicate clusters"
+        labels = [f"{size} documents" for size in sizes]
+        drawn[name] = bar_chart(name, title, labels, [Bars("clusters", list(sizes.values()))], "clusters")
+    return drawn
+
+
+def _mixture(facts: dict[str, Any]) -> dict[str, str]:
+    """The weights of every mix, and predicted against measured losses."""
+    domains = list(facts["domains"])
+    groups = [Bars(name, [100 * mix[domain] for domain in domains]) for name, mix in facts["mixes"].items()]
+    name = "mixture-weights"
+    drawn = {name: bar_chart(name, "Weights of the mixtures", domains, groups, "% of the tokens", digits=1)}
+    checks = {law: check for law, check in facts.get("check", {}).items() if check}
+    if checks:
+        name, title = "mixture-check", "The law on mixtures it has not seen"
+        points = [Line(law.replace("_", " "), one["predicted"], one["measured"]) for law, one in checks.items()]
+        drawn[name] = point_chart(name, title, points, "predicted, nats per token", "measured")
+    return drawn
+
+
+def _thousands(label: str) -> str:
+    """<1048576 as < 1 Mi."""
+    value = int(label.lstrip("<"))
+    for size, unit in ((1 << 20, " Mi"), (1 << 10, " Ki")):
+        if value >= size:
+            return f"< {value // size}{unit}"
+    return f"< {value}"
 
 
 def _compression(measure: dict[str, Any]) -> dict[str, str]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.errors import InkstoneError, InputError
+from inkstone.report.curation import Curation, read_curation
 
-STAGES = ("primer", "corpus", "tokenizer", "tokens", "pretrain", "sft", "evaluate")
+STAGES = ("primer", "corpus", "tokenizer", "tokens", "mixture", "pretrain", "sft", "evaluate")
+OPTIONAL = ("mixture",)  # not worth a word where a run has none
 TRAINED = ("pretrain", "sft")
 
 
@@ -27,26 +29,38 @@ class Run:
     corpus: dict[str, Any] | None
     tokenizer: dict[str, Any] | None
     metrics: dict[str, list[dict[str, Any]]]
+    mixture: dict[str, Any] | None
+    curation: Curation | None
     scores: dict[str, Any] | None
     samples: dict[str, Any] | None
 
     @property
+    def corpus_alone(self) -> bool:
+        """Whether this is a corpus directory by itself, not a run."""
+        return self.corpus is not None and not self.stages
+
+    @property
     def missing(self) -> list[str]:
-        return [stage for stage in STAGES if stage not in self.stages]
+        return [stage for stage in STAGES if stage not in self.stages and stage not in OPTIONAL]
 
 
 def gather(run_dir: Path) -> Run:
-    """Everything the page shows. Raises InputError when `run_dir` is no directory."""
+    """Everything the page shows, of a run or of a corpus directory alone. Raises InputError when it is neither."""
     if not run_dir.is_dir():
         raise InputError(f"{run_dir} is no run directory: give one that `inkstone run` wrote.")
+    alone = (run_dir / "report.json").is_file()
+    corpus_dir = run_dir if alone else run_dir / "corpus"
+    corpus = _json(corpus_dir / "report.json")
     stages = {stage: _json(run_dir / stage / "stage.json") for stage in STAGES}
     metrics = {stage: _rows(run_dir / stage / "metrics.jsonl") for stage in TRAINED}
     return Run(
         name=run_dir.resolve().name,
         stages={stage: facts for stage, facts in stages.items() if facts is not None},
-        corpus=_json(run_dir / "corpus" / "report.json"),
+        corpus=corpus,
         tokenizer=_json(run_dir / "tokenizer" / "measure.json"),
         metrics={stage: rows for stage, rows in metrics.items() if rows},
+        mixture=_json(run_dir / "mixture" / "mixture.json"),
+        curation=read_curation(corpus_dir, corpus) if corpus else None,
         scores=_json(run_dir / "evaluate" / "scores.json"),
         samples=_json(run_dir / "evaluate" / "samples.json"),
     )

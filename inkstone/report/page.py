@@ -12,7 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from inkstone.evaluate import score_rows
+from inkstone.mixture import comparison
 from inkstone.report import draw
+from inkstone.report.curation import Sample
 from inkstone.report.gather import STAGES, Run, gather
 from inkstone.storage import atomic_file
 
@@ -47,8 +49,12 @@ def page_facts(run: Run) -> dict[str, Any]:
         "method": run.scores.get("method", {}) if run.scores else {},
         "continuations": continuations(run.samples),
         "conversations": conversations(run.samples),
-        "removed": removed_examples(run.corpus),
+        "alone": run.corpus_alone,
+        "removed": removed_rules(run),
+        "curation": run.curation,
+        "mixture": mixture_facts(run.mixture),
         "corpus_facts": corpus_facts(run.corpus),
+        "corpus_totals": corpus_totals(run.corpus),
         "timings": timings(run),
         "versions": _latest(run, "versions"),
         "hardware": _latest(run, "hardware"),
@@ -83,12 +89,36 @@ def corpus_facts(report: dict[str, Any] | None) -> list[dict[str, Any]]:
     return draw.flow(report) if report else []
 
 
-def removed_examples(report: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Per rule: its counts and a few examples as (why, text)."""
+def corpus_totals(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Documents in and out, and the share of the characters that stays."""
+    if not report or "documents_in" not in report:
+        return None
+    kept = report["characters_out"] / max(report["characters_in"], 1)
+    return {key: report[key] for key in ("documents_in", "documents_out")} | {"kept": f"{100 * kept:.1f} %"}
+
+
+def removed_rules(run: Run) -> list[dict[str, Any]]:
+    """Per rule: its counts and samples, from the audit where there is one, else from report.json."""
+    found = run.curation.samples if run.curation else {}
     return [
-        rule | {"examples": [(_why(example), example["text"]) for example in rule["examples"]]}
-        for rule in (draw.removed(report) if report else [])
+        rule | {"examples": found.get(rule["rule"]) or [_example(one) for one in rule["examples"]]}
+        for rule in (draw.removed(run.corpus) if run.corpus else [])
     ]
+
+
+def _example(example: dict[str, Any]) -> Sample:
+    return Sample(str(example.get("id") or ""), _why(example), str(example["text"]), 0)
+
+
+def mixture_facts(facts: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The mixture's sentences and its transfer table as rows of (domain, [(worth, shade in %)])."""
+    if facts is None:
+        return None
+    law = facts.get("law", {})
+    table = [
+        (name, [(worth, min(100, round(100 * worth))) for worth in law[name]["transfer"].values()]) for name in law
+    ]
+    return {"kind": facts["kind"], "sentences": comparison(facts), "transfer": table}
 
 
 def continuations(samples: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -170,8 +200,8 @@ def _pretty(value: object) -> str:
 
 
 def _why(example: dict[str, Any]) -> str:
-    """Where an example came from and what was measured on it."""
-    parts = [str(example["id"])] if example.get("id") else []
+    """What was measured on an example."""
+    parts = []
     if example.get("value") is not None:
         limit = "" if example.get("threshold") is None else f", limit {number(example['threshold'])}"
         parts.append(f"measured {number(example['value'])}{limit}")

@@ -1,18 +1,23 @@
 """Text to token ids and back: train, measure, and write a corpus as memory-mapped token shards."""
 
-from inkstone.tokenizer.settings import TokenizerSettings, TokensSettings
+from inkstone.tokenizer.encode import encode_corpus
+from inkstone.tokenizer.extend import Extension, extend_tokenizer
+from inkstone.tokenizer.settings import ExtendSettings, TokenizerSettings, TokensSettings
 from inkstone.tokenizer.shards import HeldoutDocument, TokenShards, open_shards, read_heldout_documents
-from inkstone.tokenizer.stage import encode_corpus, train_tokenizer
+from inkstone.tokenizer.stage import train_tokenizer
 from inkstone.tokenizer.tokenizer import CONTROL_TOKENS, Tokenizer
 
 __all__ = [
     "CONTROL_TOKENS",
+    "ExtendSettings",
+    "Extension",
     "HeldoutDocument",
     "TokenShards",
     "Tokenizer",
     "TokenizerSettings",
     "TokensSettings",
     "encode_corpus",
+    "extend_tokenizer",
     "open_shards",
     "read_heldout_documents",
     "train_tokenizer",

@@ -33,8 +33,7 @@ def alp(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     sentences = 0
     for batch in _batches(texts):
         sentences += len(batch)
-        for ids in tokenizer.encode_batch(batch, continued=True):
-            np.add.at(counts, ids, 1)
+        counts += np.bincount(tokenizer.encode_flat(batch, continued=True)[0], minlength=len(counts))
     used = counts[counts > 0]
     if not sentences:
         return 0.0

@@ -5,14 +5,17 @@ not. So it is taken out of the pipeline on opening, put before a text by `Prefix
 text continues, and stands in the pipeline again in the file that `save` writes.
 """
 
+import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import tokenizers
-from tokenizers import models, normalizers
+from tokenizers import models
 
+from inkstone.tokenizer.charsmap import Charsmap
 from inkstone.tokenizer.sentencepiece import PREFIX_PATTERN
 
 Spec = dict[str, Any]
@@ -27,17 +30,16 @@ class Prefix:
     text: str
     unless: tuple[str, ...]
     taken_off: int  # how many leading spaces decoding removes at most
-    before: normalizers.Normalizer | None  # rewriting that comes before the prefix
+    before: Callable[[str], str] | None  # rewriting that comes before the prefix
     parts: Spec  # the pipeline as the file has it
 
     def put(self, texts: Sequence[str], continued: bool) -> list[str]:
         """The texts as the pipeline without its prefix has to see them."""
         if self.before is not None:
-            normalize = self.before.normalize_str
             if continued:
-                texts = [normalize(_GUARD + text)[len(_GUARD) :] if text else "" for text in texts]
+                texts = [self.before(_GUARD + text)[len(_GUARD) :] if text else "" for text in texts]
             else:
-                texts = [normalize(text) for text in texts]
+                texts = [self.before(text) for text in texts]
         if continued:
             return list(texts)
         return [self.text + text if text and not text.startswith(self.unless) else text for text in texts]
@@ -59,8 +61,7 @@ def take_prefix(backend: tokenizers.Tokenizer, spec: Spec) -> Prefix | None:
     carrier = _carrier(left)
     backend.normalizer, backend.decoder = carrier.normalizer, carrier.decoder
     backend.pre_tokenizer = carrier.pre_tokenizer
-    rewriting = _carrier({"normalizer": _joined(before, "normalizers")}).normalizer if before else None
-    return Prefix(text, unless, taken_off, rewriting, parts)
+    return Prefix(text, unless, taken_off, _rewriting(before), parts)
 
 
 def _from_normalizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | None:
@@ -71,7 +72,11 @@ def _from_normalizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | No
         if step["type"] == "Prepend" or (step["type"] == "Replace" and pattern.startswith(PREFIX_PATTERN)):
             spec["normalizer"] = _joined(steps[place + 1 :], "normalizers")
             return step.get("prepend") or step["content"], (), steps[:place]
-    return None
+    maps = [place for place, step in enumerate(steps) if step["type"] == "Precompiled"]
+    if not maps:
+        return None
+    spec["normalizer"] = _joined(steps[maps[-1] + 1 :], "normalizers")
+    return "", (), steps[: maps[-1] + 1]
 
 
 def _from_pre_tokenizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | None:
@@ -124,6 +129,17 @@ def _steps(part: Spec | None, name: str) -> list[Spec]:
 
 def _joined(steps: list[Spec], name: str) -> Spec | None:
     return {"type": "Sequence", name: steps} if steps else None
+
+
+def _rewriting(steps: list[Spec]) -> Callable[[str], str] | None:
+    """The steps as one function; a character map is applied as its maker applies it."""
+    functions = [
+        Charsmap(base64.b64decode(step["precompiled_charsmap"])).normalize_str
+        if step["type"] == "Precompiled"
+        else _carrier({"normalizer": step}).normalizer.normalize_str
+        for step in steps
+    ]
+    return (lambda text: reduce(lambda done, function: function(done), functions, text)) if functions else None
 
 
 def _carrier(parts: Spec) -> tokenizers.Tokenizer:

@@ -2,7 +2,7 @@
 
 SentencePiece merges, again and again, the two neighbours whose joined piece has the best score, the leftmost such pair
 first. A list of ranked merges says the same: every way to split a piece into two known pieces, ordered by the piece's
-score. Where several splits of one piece overlap in a text, `_splits` orders them so that the leftmost still wins.
+score. Where several splits of one piece overlap in a text, `splits` orders them so that the leftmost still wins.
 """
 
 import base64
@@ -15,6 +15,7 @@ from typing import Any
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import proto
+from inkstone.tokenizer.charsmap import Charsmap
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 SPACE = "▁"
@@ -119,7 +120,7 @@ def _added_tokens(model: Pieces) -> list[Spec]:
     known = _normal(model)
     found = []
     for number, (name, kind) in enumerate(zip(model.names, model.kinds, strict=True)):
-        hidden = kind == NORMAL and names_control(name) and not _splits(name, known)
+        hidden = kind == NORMAL and names_control(name) and not splits(name, known)
         control = kind in (CONTROL, UNKNOWN) or hidden or (kind == USER_DEFINED and names_control(name))
         if control or (kind == USER_DEFINED and len(name) > 1):
             found.append(added_token(number, name, special=control, normalized=not control))
@@ -135,10 +136,10 @@ def merges(model: Pieces) -> list[tuple[str, str]]:
     """Every merge in the order in which SentencePiece would prefer it."""
     known = _normal(model)
     ranked = sorted((name for name in known if len(name) > 1), key=lambda name: -known[name])  # stable: ties by id
-    return [pair for name in ranked for pair in _splits(name, known)]
+    return [pair for name in ranked for pair in splits(name, known)]
 
 
-def _splits(piece: str, known: dict[str, float]) -> list[tuple[str, str]]:
+def splits(piece: str, known: dict[str, float]) -> list[tuple[str, str]]:
     """The splits of a piece into two known ones, those first that win where two of them overlap.
 
     Two overlap where the right part of one is the left part of the other, x+y and y+z; the leftmost, x+y, must win.
@@ -248,12 +249,16 @@ def _refuse_what_differs(model: Pieces, source: Path) -> None:
     if hidden:
         problems.append(f"{source} has pieces of characters that are no pieces themselves: {_listed(hidden)}.")
     unused = [
-        name for name in texts if kinds[name] == UNUSED and (len(name) == 1 or _splits(name, dict.fromkeys(texts, 0.0)))
+        name for name in texts if kinds[name] == UNUSED and (len(name) == 1 or splits(name, dict.fromkeys(texts, 0.0)))
     ]
     if unused:
         problems.append(
             f"{source} has unused pieces that text can reach, and they would be cut up again: {_listed(unused)}."
         )
+    rewrite = Charsmap(model.charsmap).normalize_str if model.charsmap else str
+    changed = [name for name in _user_defined(model) if rewrite(name) != name]
+    if changed:
+        problems.append(f"{source} has user-defined pieces that its own character map rewrites: {_listed(changed)}.")
     if problems:
         raise InputError(problems)
 

@@ -1,5 +1,7 @@
 """What a recipe may say about the tokenizer and about the token shards."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -32,6 +34,9 @@ class TokenizerSettings(BaseModel):
         20.0, gt=0, description="Measure compression on about this many MB of held-out text at most."
     )
     seed: int = Field(1, description="Chooses which documents are sampled.")
+    invalid_utf8: Literal["refuse", "replace"] = Field(
+        "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes.'
+    )
 
 
 class TokensSettings(BaseModel):
@@ -42,4 +47,32 @@ class TokensSettings(BaseModel):
     max_shard_tokens: int = Field(
         100_000_000, ge=1, description="A new shard begins before a document that would exceed this many tokens."
     )
+    part_mb: float = Field(
+        64.0,
+        gt=0,
+        description="Text is encoded in parts of about this many MB: what one process does at a time, what a killed "
+        "run keeps, and what is not encoded again when other text changes. Every part begins a new shard.",
+    )
+    processes: int = Field(0, ge=0, description="Processes that encode; 0 is one per core. The result is the same.")
     batch_documents: int = Field(1024, ge=1, description="Documents encoded at once (bounds memory, not the result).")
+    invalid_utf8: Literal["refuse", "replace"] = Field(
+        "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes and count them.'
+    )
+
+
+class ExtendSettings(BaseModel):
+    """How a vocabulary is extended with Chinese pieces."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
+    choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')
+    characters: tuple[int, ...] = Field(
+        (),
+        description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for.",
+    )
+    character_coverage: float = Field(0.9995, gt=0, le=1, description="Share of Chinese characters that get a token.")
+    max_piece_characters: int = Field(8, ge=2, description="Longest piece that may be learned, in characters.")
+    min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
+    measure_mb: float = Field(2.0, gt=0, description="ALP is measured on about this many MB of Chinese text.")
+    invalid_utf8: Literal["refuse", "replace"] = Field("refuse", description="What to do with text that is not UTF-8.")

@@ -2,6 +2,7 @@
 
     train-00000.tokens.bin    little-endian uint16 ids (uint32 where the vocabulary has more than 65,536 tokens)
     train-00000.offsets.bin   int64, documents + 1; document i is tokens[offsets[i]:offsets[i + 1]]
+    train-00000.groups.bin    int32 per document: index into train-00000.groups.json, a list of [lang, source]
     heldout-00000.docs.jsonl  one row per held-out document: id, source, lang, bytes, tokens
 
 A document is [bos] + ids + [eos] and never continues in the next shard. `manifest.json` names the tokenizer by its
@@ -10,7 +11,7 @@ fingerprint and every file by size and checksum, so a truncated or foreign shard
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import numpy as np
 from inkstone.errors import InkstoneError
 from inkstone.storage import verify_manifest
 
-_FLUSH_TOKENS = 1 << 20
+Group = tuple[str, str]
+"""(lang, source) of a document: the finest grain a mixture can tell apart."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -37,6 +39,8 @@ class TokenShards:
     first_documents: np.ndarray  # int64 [shards + 1]
     vocab_size: int
     tokenizer: str  # fingerprint
+    groups: Sequence[Group] = ()  # sorted
+    group_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [documents], index into groups
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -73,39 +77,58 @@ class ShardWriter:
         self.shards: list[str] = []
         self.documents = 0
         self.tokens = 0
-        self._pending: list[int] = []
-        self._offsets: list[int] = [0]
+        self._lengths: list[np.ndarray] = []
+        self._written = 0  # tokens in the shard so far
         self._rows: list[HeldoutDocument] = []
+        self._groups: dict[Group, int] = {}
+        self._group_of: list[int] = []
 
-    def add(self, ids: Sequence[int], row: HeldoutDocument | None = None) -> None:
-        """Append a document; a held-out one brings its `row`."""
-        if len(self._offsets) > 1 and self._offsets[-1] + len(ids) > self.max_tokens:
-            self.close()
-        self._pending.extend(ids)
-        self._offsets.append(self._offsets[-1] + len(ids))
-        if row is not None:
-            self._rows.append(row)
-        self.documents += 1
-        self.tokens += len(ids)
-        if len(self._pending) >= _FLUSH_TOKENS:
-            self._flush()
+    def add(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        groups: Sequence[Group],
+        rows: Sequence[HeldoutDocument] = (),
+    ) -> None:
+        """Append documents: their ids one after the other, how many each has, its group; held-out ones bring `rows`."""
+        ends = np.cumsum(lengths)
+        first, begin = 0, 0
+        while first < len(lengths):
+            room = self.max_tokens - self._written
+            last = int(np.searchsorted(ends, begin + room, side="right"))
+            if last == first and self._written:
+                self.close()
+                continue
+            last = max(last, first + 1)
+            self._append(tokens[begin : ends[last - 1]], lengths[first:last], groups[first:last], rows[first:last])
+            first, begin = last, int(ends[last - 1])
 
     def close(self) -> None:
         """Finish the shard that is being written; a split without documents has no shards."""
-        if len(self._offsets) == 1:
+        if not self._lengths:
             return
-        self._flush()
         stem = self._stem()
-        _append(self.directory / f"{stem}.offsets.bin", np.array(self._offsets, dtype="<i8"))
+        offsets = np.append(0, np.cumsum(np.concatenate(self._lengths)))
+        _append(self.directory / f"{stem}.offsets.bin", offsets.astype("<i8"))
+        _append(self.directory / f"{stem}.groups.bin", np.array(self._group_of, dtype="<i4"))
+        names = json.dumps(list(self._groups), ensure_ascii=False)
+        (self.directory / f"{stem}.groups.json").write_text(names + "\n", encoding="utf-8")
         if self._rows:
             lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in self._rows)
             (self.directory / f"{stem}.docs.jsonl").write_text(lines, encoding="utf-8")
         self.shards.append(stem)
-        self._offsets, self._rows = [0], []
+        self._lengths, self._written, self._rows, self._groups, self._group_of = [], 0, [], {}, []
 
-    def _flush(self) -> None:
-        _append(self.directory / f"{self._stem()}.tokens.bin", np.array(self._pending, dtype=self.dtype))
-        self._pending.clear()
+    def _append(
+        self, tokens: np.ndarray, lengths: np.ndarray, groups: Sequence[Group], rows: Sequence[HeldoutDocument]
+    ) -> None:
+        _append(self.directory / f"{self._stem()}.tokens.bin", tokens.astype(self.dtype))
+        self._lengths.append(lengths)
+        self._written += len(tokens)
+        self._group_of += [self._groups.setdefault(group, len(self._groups)) for group in groups]
+        self._rows += rows
+        self.documents += len(lengths)
+        self.tokens += len(tokens)
 
     def _stem(self) -> str:
         return f"{self.split}-{len(self.shards):05d}"
@@ -142,6 +165,7 @@ def open_shards(tokens_dir: Path, split: str, tokenizer: str | None = None) -> T
         if starts[0] != 0 or starts[-1] != len(ids) or np.any(np.diff(starts) < 0):
             raise InkstoneError(f"{tokens_dir / name}: offsets and tokens do not agree: run the tokens stage again.")
     lengths = [np.diff(starts) for starts in offsets]
+    groups, group_of = _read_groups(tokens_dir, names)
     counts = np.array([0, *(len(shard) for shard in lengths)], dtype=np.int64)
     return TokenShards(
         names=names,
@@ -151,7 +175,23 @@ def open_shards(tokens_dir: Path, split: str, tokenizer: str | None = None) -> T
         first_documents=np.cumsum(counts),
         vocab_size=vocab_size,
         tokenizer=written_with,
+        groups=groups,
+        group_of=group_of,
     )
+
+
+def _read_groups(tokens_dir: Path, names: list[str]) -> tuple[list[Group], np.ndarray]:
+    """All groups of a split, sorted, and the index of each document's group."""
+    if not all((tokens_dir / f"{name}.groups.bin").is_file() for name in names):
+        return [], np.zeros(0, np.int32)  # written before shards told their documents' sources
+    tables = [json.loads((tokens_dir / f"{name}.groups.json").read_text(encoding="utf-8")) for name in names]
+    groups = sorted({(lang, source) for table in tables for lang, source in table})
+    place = {group: index for index, group in enumerate(groups)}
+    parts = [np.zeros(0, np.int32)]
+    for name, table in zip(names, tables, strict=True):
+        local = np.array([place[lang, source] for lang, source in table], np.int32)
+        parts.append(local[np.fromfile(tokens_dir / f"{name}.groups.bin", dtype="<i4")])
+    return groups, np.concatenate(parts)
 
 
 def read_heldout_documents(tokens_dir: Path) -> list[HeldoutDocument]:

@@ -1,39 +1,44 @@
-"""The two stages of this room: learn a tokenizer from a corpus, then write the corpus as token shards.
+"""The stage that learns a tokenizer from a corpus. Encoding the corpus with it is `encode.py`.
 
-Both read the corpus stage's Parquet files in a stream; what they hold in memory does not grow with the corpus, except
-the trainer's table of distinct words, which `sample_mb` bounds.
+The corpus is read in a stream; memory grows with the number of different words, which `sample_mb` bounds.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 
 from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.storage import write_manifest
-from inkstone.tokenizer.documents import Columns, corpus_files, count_bytes, read_documents
+from inkstone.tokenizer.documents import Columns, Part, corpus_parts, count_bytes, read_documents
 from inkstone.tokenizer.measure import measure
-from inkstone.tokenizer.settings import TokenizerSettings, TokensSettings
-from inkstone.tokenizer.shards import HeldoutDocument, ShardWriter, token_dtype
-from inkstone.tokenizer.tokenizer import Tokenizer
+from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.train import train
 
-Counts = dict[str, dict[str, int]]
+Group = tuple[str, str]  # (lang, source)
 
 
 def train_tokenizer(
-    settings: TokenizerSettings, corpus_dir: Path, output: Path, progress: Progress
+    settings: TokenizerSettings,
+    corpus: Path | Sequence[Path],
+    output: Path,
+    progress: Progress,
+    weights: Path | None = None,
 ) -> dict[str, object]:
-    """Learn from `corpus_dir/train`, measure on `corpus_dir/heldout`, write the tokenizer and `measure.json`."""
-    files = corpus_files(corpus_dir, "train")
-    total = count_bytes(files)
+    """Learn from a corpus directory's train split, or from raw files; write the tokenizer and `measure.json`.
+
+    With `weights`, a file as the mixture stage writes it, every domain counts with its weight however long it is.
+    """
+    parts = corpus_parts(corpus, "train")
+    total = count_bytes(parts)
     share = min(1.0, settings.sample_mb * 1e6 / max(total, 1))
+    factors = None if weights is None else _factors(weights, parts, settings)
     progress.note("learning the vocabulary", corpus_mb=total / 1e6, sample_mb=total * share / 1e6)
     started = time.monotonic()
-    tokenizer, alphabet = train(settings, _sample(files, share, settings.seed))
+    tokenizer, alphabet = train(settings, _sample(parts, share, settings, factors))
     seconds = time.monotonic() - started
     tokenizer.save(output)
     if tokenizer.vocab_size < settings.vocab_size:
@@ -42,10 +47,10 @@ def train_tokenizer(
             "the model's vocabulary will be that small",
             vocab_size=tokenizer.vocab_size,
         )
-    heldout = corpus_files(corpus_dir, "heldout")
-    languages = measure(tokenizer, _texts_for_measuring(heldout, settings))
+    split = "heldout" if isinstance(corpus, Path) and (corpus / "heldout").is_dir() else "train"
+    languages = measure(tokenizer, _texts_for_measuring(corpus_parts(corpus, split), settings))
     (output / "measure.json").write_text(
-        json.dumps({"split": "heldout", "languages": languages}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"split": split, "languages": languages}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
     result: dict[str, object] = {
         "vocab_size": tokenizer.vocab_size,
@@ -61,98 +66,67 @@ def train_tokenizer(
     return result
 
 
-def encode_corpus(
-    settings: TokensSettings, corpus_dir: Path, tokenizer_dir: Path, output: Path, progress: Progress
-) -> dict[str, object]:
-    """Encode both splits into token shards with a manifest; returns the counts without the file list."""
-    tokenizer = Tokenizer.load(tokenizer_dir)
-    dtype = token_dtype(tokenizer.vocab_size)
-    by_source: Counts = {}
-    by_lang: Counts = {}
-    splits: dict[str, dict[str, object]] = {}
-    for split in ("train", "heldout"):
-        writer = ShardWriter(output, split, dtype, settings.max_shard_tokens)
-        files = corpus_files(corpus_dir, split)
-        if split == "train" and not count_bytes(files):
-            raise InputError(f"{corpus_dir / split} has no text to encode: give the corpus stage more input.")
-        splits[split] = _encode_split(settings, files, tokenizer, writer, (by_source, by_lang), progress)
-    facts: dict[str, object] = {
-        "tokenizer": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype.name,
-        "splits": splits,
-        "sources": dict(sorted(by_source.items())),
-        "langs": dict(sorted(by_lang.items())),
-    }
-    write_manifest(output, facts)
-    return facts
+def _sample(
+    parts: Sequence[Part], share: float, settings: TokenizerSettings, factors: dict[Group, float] | None
+) -> Iterator[tuple[list[str], float]]:
+    """The texts of a share of all documents, in lists of equal weight."""
+    for batch in _chosen(parts, share, settings):
+        if factors is None:
+            yield batch["text"], 1.0
+            continue
+        by_weight: dict[float, list[str]] = {}
+        for text, lang, source in zip(batch["text"], batch["lang"], batch["source"], strict=True):
+            by_weight.setdefault(factors[lang, source], []).append(text)
+        for weight, texts in by_weight.items():
+            if weight:
+                yield texts, weight
 
 
-def _encode_split(
-    settings: TokensSettings,
-    files: list[Path],
-    tokenizer: Tokenizer,
-    writer: ShardWriter,
-    tables: tuple[Counts, Counts],
-    progress: Progress,
-) -> dict[str, object]:
-    """Encode the files of one split; `tables` (per source, per language) count both splits together."""
-    total = count_bytes(files)
-    done = characters = 0
-    started = time.monotonic()
-    for batch in read_documents(files, ["id", "text", "source", "lang"], settings.batch_documents):
-        encoded = tokenizer.encode_batch(batch["text"])
-        for identity, text, source, lang, ids in zip(*batch.values(), encoded, strict=True):
-            size = len(text.encode("utf-8"))
-            row = HeldoutDocument(identity, source, lang, size, len(ids) + 2) if writer.split == "heldout" else None
-            writer.add([tokenizer.first_id, *ids, tokenizer.last_id], row)
-            for table, key in zip(tables, (source, lang), strict=True):
-                _count(table, key, size, len(ids) + 2)
-            done += size
-            characters += len(text)
-        seconds = time.monotonic() - started
-        progress.advance(
-            done / 1e6, total / 1e6, "MB", split=writer.split, mb_per_second=done / 1e6 / max(seconds, 1e-9)
-        )
-    writer.close()
-    return {
-        "shards": writer.shards,
-        "documents": writer.documents,
-        "tokens": writer.tokens,
-        "bytes": done,
-        "characters": characters,
-    }
+def _factors(path: Path, parts: Sequence[Part], settings: TokenizerSettings) -> dict[Group, float]:
+    """What one character of each (lang, source) counts, so that the domains' shares of all text are the weights."""
+    characters: dict[Group, int] = {}
+    for batch in read_documents(parts, settings.invalid_utf8):
+        for text, lang, source in zip(batch["text"], batch["lang"], batch["source"], strict=True):
+            characters[lang, source] = characters.get((lang, source), 0) + len(text)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        weights = {str(name): float(weight) for name, weight in content["weights"].items()}
+        domains = {
+            name: [(str(lang), str(source)) for lang, source in domain["groups"]]
+            for name, domain in content.get("domains", {}).items()
+        } or {f"{lang}/{source}": [(lang, source)] for lang, source in characters}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f'{path} is not a mixture ({error!r}): it needs {{"weights": {{domain: number}}}}.') from error
+    domain_of = {group: name for name, groups in domains.items() for group in groups}
+    lost = sorted("/".join(group) for group in characters if domain_of.get(group) not in weights)
+    unknown = sorted(name for name in weights if not any(domain_of.get(group) == name for group in characters))
+    problems = [
+        f"{path}: the corpus has {name}, which no weight covers: give it one, 0 to leave it out." for name in lost
+    ]
+    problems += [f"{path}: the corpus has no text of the domain {name}." for name in unknown]
+    if not problems and (min(weights.values()) < 0 or sum(weights.values()) <= 0):
+        problems.append(f"{path}: weights must not be negative, nor all 0.")
+    if problems:
+        raise InputError(problems)
+    sizes = dict.fromkeys(weights, 0)
+    for group, count in characters.items():
+        sizes[domain_of[group]] += count
+    scale = sum(sizes.values()) / sum(weights.values())
+    return {group: weights[domain_of[group]] * scale / max(sizes[domain_of[group]], 1) for group in characters}
 
 
-def _count(table: Counts, key: str, size: int, tokens: int) -> None:
-    entry = table.setdefault(key, {"documents": 0, "tokens": 0, "bytes": 0})
-    entry["documents"] += 1
-    entry["tokens"] += tokens
-    entry["bytes"] += size
-
-
-def _sample(files: list[Path], share: float, seed: int) -> Callable[[], Iterator[str]]:
-    """The texts of a share of all documents: the same ones every time, in file order."""
-
-    def texts() -> Iterator[str]:
-        for batch in _chosen(files, ["id", "text"], share, seed):
-            yield from batch["text"]
-
-    return texts
-
-
-def _texts_for_measuring(files: list[Path], settings: TokenizerSettings) -> Iterator[tuple[list[str], list[str]]]:
-    """(texts, languages) of the held-out documents: all of them, or a sample of `measure_mb`."""
-    share = min(1.0, settings.measure_mb * 1e6 / max(count_bytes(files), 1))
-    for batch in _chosen(files, ["id", "text", "lang"], share, settings.seed):
+def _texts_for_measuring(parts: Sequence[Part], settings: TokenizerSettings) -> Iterator[tuple[list[str], list[str]]]:
+    """(texts, languages): all documents, or a sample of `measure_mb`."""
+    share = min(1.0, settings.measure_mb * 1e6 / max(count_bytes(parts), 1))
+    for batch in _chosen(parts, share, settings):
         yield batch["text"], batch["lang"]
 
 
-def _chosen(files: list[Path], columns: list[str], share: float, seed: int) -> Iterator[Columns]:
+def _chosen(parts: Sequence[Part], share: float, settings: TokenizerSettings) -> Iterator[Columns]:
     """Batches with about `share` of the documents, chosen by a hash of their id, so that order does not matter."""
     bound = int(share * 2**64)
-    salt = seed.to_bytes(8, "little", signed=True)
-    for batch in read_documents(files, columns):
+    salt = settings.seed.to_bytes(8, "little", signed=True)
+    for batch in read_documents(parts, settings.invalid_utf8):
         if share < 1:
             kept = [_hash(identity, salt) < bound for identity in batch["id"]]
             batch = {name: list(compress(values, kept)) for name, values in batch.items()}

@@ -10,12 +10,15 @@ Control tokens enter only by name, through `token_id`; that is how a user who ty
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
+from inkstone.tokenizer.encoder import Encoder
 from inkstone.tokenizer.prefix import take_prefix
 from inkstone.tokenizer.sentencepiece import Spec
 from inkstone.tokenizer.source import ROLES, read_source
@@ -23,6 +26,7 @@ from inkstone.tokenizer.source import ROLES, read_source
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(11)))
 _BATCH_TEXTS = 4096
+_UNKNOWN = object()
 
 
 class Tokenizer:
@@ -42,6 +46,7 @@ class Tokenizer:
         backend.no_truncation()
         self._backend = backend
         self._prefix = take_prefix(backend, spec)
+        self._encoder: Encoder | object | None = _UNKNOWN
         self._special = dict(zip(ROLES, (bos, eos, pad), strict=True))
         self.vocab_size = _vocab_size(backend)
         self.bos_id, self.eos_id, self.pad_id = (
@@ -69,10 +74,22 @@ class Tokenizer:
         tokenizer._refuse_typed_control(path)
         return tokenizer
 
+    def spec(self) -> Spec:
+        """The tokenizer as the JSON of a `tokenizer.json`, its dummy prefix included."""
+        return dict(json.loads(self._backend.to_str())) | (self._prefix.parts if self._prefix else {})
+
+    def respecified(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
+        """Another tokenizer with this one's begin, end and padding tokens."""
+        return Tokenizer(backend, *(self._special[role] for role in ROLES))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's name and id."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def save(self, directory: Path) -> None:
         """Write the two files that `load` and transformers' AutoTokenizer read."""
         directory.mkdir(parents=True, exist_ok=True)
-        spec = json.loads(self._backend.to_str()) | (self._prefix.parts if self._prefix else {})
+        spec = self.spec()
         text = json.dumps(spec, ensure_ascii=False, indent=2)
         (directory / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
         config = {
@@ -134,6 +151,41 @@ class Tokenizer:
             ids.extend(encoding.ids for encoding in encodings)
         return ids
 
+    @property
+    def has_prefix(self) -> bool:
+        """Whether something is put before the first word of a text."""
+        return self._prefix is not None
+
+    def encoder(self) -> Encoder | None:
+        """A fast encoder with the ids of a `continued` text; None where this kind of tokenizer has none."""
+        if self._encoder is _UNKNOWN:
+            self._encoder = Encoder.of(self._backend)
+        return self._encoder if isinstance(self._encoder, Encoder) else None
+
+    def encode_flat(
+        self,
+        texts: Sequence[str],
+        dropout: float = 0.0,
+        draws: np.random.Generator | None = None,
+        continued: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
+
+        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); it needs an `encoder`.
+        """
+        encoder = self.encoder()
+        if encoder is None:
+            if dropout:
+                raise InputError("BPE-dropout needs a BPE tokenizer with byte fallback; set bpe_dropout = 0.")
+            encoded = self.encode_batch(texts, continued)
+            ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
+            return np.fromiter(chain.from_iterable(encoded), dtype=np.int32), ends
+        try:
+            return encoder.encode(self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws)
+        except UnicodeEncodeError:
+            _refuse_broken_text(texts, 0)
+            raise
+
     def decode(self, ids: Sequence[int], skip_control: bool = False, continued: bool = False) -> str:
         """The text of `ids`; control tokens appear by name unless `skip_control`.
 
@@ -144,10 +196,6 @@ class Tokenizer:
             raise InputError(f"id {max(plain)} is outside the tokenizer's vocabulary of {self.vocab_size} tokens.")
         text = str(self._backend.decode(plain, skip_special_tokens=skip_control))
         return text if self._prefix is None or continued else self._prefix.take_off(text)
-
-    def vocabulary(self) -> dict[str, int]:
-        """Every token's id by its name."""
-        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     def has_token(self, name: str) -> bool:
         """Whether `token_id` knows the name."""

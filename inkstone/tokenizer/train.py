@@ -6,35 +6,24 @@ the borders of `PATTERN`: digits stay single, newlines stay apart from words, an
 control or byte token, because each of these names contains such a border.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models
 
 from inkstone.errors import InputError
+from inkstone.tokenizer.encoder import LONGEST_WORD
+from inkstone.tokenizer.merges import Bounds, learn_merges
+from inkstone.tokenizer.pattern import UNICODE, pre_tokenizer
 from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.tokenizer import CONTROL_TOKENS, Tokenizer
+from inkstone.tokenizer.words import Counter, Words, blocks, code_points, cut, words_of
 
 BYTE_TOKENS = tuple(f"<0x{value:02X}>" for value in range(256))
 FIXED_TOKENS = len(CONTROL_TOKENS) + len(BYTE_TOKENS)
-_UNICODE = 0x110000
-_LETTER = r"[\p{L}\p{M}&&[^\p{Han}]]"
-PATTERN = "|".join(
-    (
-        r"\p{Han}+",
-        r"\p{N}",  # one digit at a time
-        r"['’](?i:s|t|d|m|re|ve|ll)(?!\p{L})",  # don't -> don 't
-        rf" ?{_LETTER}+",
-        r" ?[^\s\p{L}\p{M}\p{N}]+",  # punctuation and symbols
-        r"[\r\n]+",
-        r"[^\S\r\n]+(?= [^\s\p{N}\p{Han}])",  # indentation leaves the last space to the word after it
-        r"[^\S\r\n]+",
-    )
-)
 _HAN = re.compile(
     "[\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -50,23 +39,33 @@ class Alphabet:
     coverage: float
 
 
-def train(settings: TokenizerSettings, texts: Callable[[], Iterable[str]]) -> tuple[Tokenizer, Alphabet]:
-    """Learn from `texts()`, which is called twice and must give the same documents both times.
+def train(settings: TokenizerSettings, texts: Iterable[tuple[list[str], float]]) -> tuple[Tokenizer, Alphabet]:
+    """Learn from lists of documents, each with the weight that one occurrence in them has.
 
     The vocabulary is smaller than `settings.vocab_size` when the text has too few pairs to merge.
     """
-    alphabet = choose_alphabet(count_characters(texts()), settings.vocab_size, settings.character_coverage)
-    merges = _learn_merges(_split_at_rare(texts(), alphabet.characters), alphabet.characters, settings)
+    counter = Counter()
+    for documents, weight in texts:
+        for block in blocks(documents):
+            points, starts = code_points(block)
+            counter.add(words_of(points, cut(points, starts, LONGEST_WORD), starts), weight)
+    words, counts = counter.result()
+    alphabet = choose_alphabet(count_characters(words, counts), settings.vocab_size, settings.character_coverage)
+    room = settings.vocab_size - FIXED_TOKENS - len(alphabet.characters)
+    bounds = Bounds(
+        pieces=room,
+        longest=settings.max_piece_characters,
+        min_frequency=settings.min_frequency,
+        unwanted=lambda piece: len(piece) > settings.max_han_characters and _HAN.match(piece) is not None,
+    )
+    merges = learn_merges(*split_at_rare(words, counts, alphabet.characters), alphabet.characters, bounds)
     return Tokenizer(assemble(alphabet.characters, merges)), alphabet
 
 
-def count_characters(texts: Iterable[str]) -> np.ndarray:
+def count_characters(words: Words, counts: np.ndarray) -> np.ndarray:
     """How often every code point occurs: int64 [0x110000]."""
-    counts = np.zeros(_UNICODE, dtype=np.int64)
-    for block in _blocks(texts):
-        points = np.frombuffer(block.encode("utf-32-le"), dtype="<u4")
-        counts += np.bincount(points, minlength=_UNICODE)
-    return counts
+    weights = np.repeat(counts, np.diff(words.starts))
+    return np.bincount(words.points, weights=weights, minlength=UNICODE).astype(np.int64)
 
 
 def choose_alphabet(counts: np.ndarray, vocab_size: int, coverage: float) -> Alphabet:
@@ -106,67 +105,20 @@ def assemble(characters: list[str], merges: list[tuple[str, str]]) -> tokenizers
     return backend
 
 
-def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Cuts text at the borders of `PATTERN`; pieces joined again are the text."""
-    return pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-
-
 def _characters_for(covered: np.ndarray, share: float) -> int:
     return min(int(np.searchsorted(covered, share - 1e-12)) + 1, len(covered))
 
 
-def _learn_merges(texts: Iterable[str], characters: list[str], settings: TokenizerSettings) -> list[tuple[str, str]]:
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizer()
-    # `texts` hold no other characters, so the trainer chooses none: its choice among equals is not reproducible.
-    # Twice the merges are learned, because some are left out afterwards; the extra ones cost little.
-    room = settings.vocab_size - FIXED_TOKENS - len(characters)
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(characters) + 2 * room,
-        min_frequency=settings.min_frequency,
-        max_token_length=settings.max_piece_characters + 1,  # the library's bound is exclusive
-        special_tokens=[],
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer=trainer)
-    learned = [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
-    return keep_merges(learned, room, settings.max_han_characters)
-
-
-def keep_merges(merges: list[tuple[str, str]], room: int, max_han_characters: int) -> list[tuple[str, str]]:
-    """The first merges that give `room` pieces, without Chinese pieces longer than `max_han_characters`.
-
-    What builds on a piece that is left out is longer still, so every kept merge finds its two parts.
-    """
-    kept: list[tuple[str, str]] = []
-    pieces: set[str] = set()
-    for left, right in merges:
-        piece = left + right
-        if len(piece) > max_han_characters and _HAN.match(piece):  # a piece is all Chinese or not at all
-            continue
-        if piece not in pieces and len(pieces) == room:
-            break
-        pieces.add(piece)
-        kept.append((left, right))
-    return kept
-
-
-def _split_at_rare(texts: Iterable[str], characters: list[str]) -> Iterator[str]:
-    """Cut documents at characters outside the alphabet, so that their neighbours are not taken for a pair."""
-    rare = re.compile(f"[^{re.escape(''.join(characters))}]+")
-    for text in texts:
-        yield from rare.split(text)
-
-
-def _blocks(texts: Iterable[str], characters: int = 1_000_000) -> Iterator[str]:
-    """Join texts into blocks of about a million characters."""
-    pending: list[str] = []
-    size = 0
-    for text in texts:
-        pending.append(text)
-        size += len(text)
-        if size >= characters:
-            yield "".join(pending)
-            pending, size = [], 0
-    if pending:
-        yield "".join(pending)
+def split_at_rare(words: Words, counts: np.ndarray, characters: list[str]) -> tuple[Words, np.ndarray]:
+    """Words as places in `characters`, cut at all others, so that their neighbours are not taken for a pair."""
+    places = np.full(UNICODE, -1, dtype=np.int64)
+    places[[ord(character) for character in characters]] = np.arange(len(characters))
+    symbols = places[words.points]
+    rare = symbols < 0
+    begins = rare | np.append(False, rare)[:-1]
+    begins[words.starts[:-1]] = True
+    starts = np.append(np.flatnonzero(begins), len(symbols))
+    kept = ~rare[starts[:-1]]
+    lengths = np.diff(starts)[kept]
+    weights = np.repeat(counts, np.diff(words.starts))[starts[:-1][kept]]
+    return Words(symbols[~rare].astype(np.uint32), np.append(0, np.cumsum(lengths)), words.documents), weights

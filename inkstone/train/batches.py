@@ -66,12 +66,14 @@ class PackedCorpus:
     """Documents in a new order each epoch, laid end to end and cut into rows of `sequence_length` tokens.
 
     Every token is used but the last part row of an epoch, which falls on other documents each time. A document that
-    is cut goes on in the next row, where it sees only its own part.
+    is cut goes on in the next row, where it sees only its own part. `documents` restricts it to some of them.
     """
 
-    def __init__(self, shards: TokenShards, sequence_length: int, seed: int) -> None:
-        self.shards, self.sequence_length, self.seed = shards, sequence_length, seed
-        tokens = int(shards.lengths.sum())
+    def __init__(
+        self, shards: TokenShards, sequence_length: int, seed: int, documents: NDArray[np.int64] | None = None
+    ) -> None:
+        self.shards, self.sequence_length, self.seed, self.documents = shards, sequence_length, seed, documents
+        tokens = int((shards.lengths if documents is None else shards.lengths[documents]).sum())
         self.rows_per_epoch = tokens // sequence_length
         if not self.rows_per_epoch:
             raise InputError(
@@ -102,6 +104,7 @@ class PackedCorpus:
 
     def _lay_out(self, epoch: int) -> None:
         if epoch != self._epoch:
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards))
+            chosen = len(self.shards) if self.documents is None else self.documents
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(chosen)
             self._ends = np.cumsum(self.shards.lengths[self._order])
             self._epoch = epoch

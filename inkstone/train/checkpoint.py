@@ -34,6 +34,7 @@ class TrainState:
     loss: float | None = None
     heldout_loss: float | None = None
     arithmetic: dict[str, str | bool] = field(default_factory=dict)
+    mixture: dict[str, list[float] | list[int] | int | float] = field(default_factory=dict)  # of online reweighting
 
 
 def save_checkpoint(folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -26,6 +26,7 @@ from inkstone.train.batches import Batch, Rows, step_rows
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from inkstone.train.interrupt import StopRequest
 from inkstone.train.loss import ChunkGradient, chunk_gradient, next_token_loss
+from inkstone.train.online import OnlineMixer
 from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
 from inkstone.train.parallel import World, sum_gradients, sum_numbers, wait_for_all
 from inkstone.train.settings import TrainSettings
@@ -76,10 +77,12 @@ def train(
     heldout: Rows | None = None,
     objective: Objective = next_token_objective,
     world: World | None = None,
+    mixer: OnlineMixer | None = None,
 ) -> TrainResult:
     """Train `model` in place. `scratch` keeps checkpoints/ and metrics.jsonl and must belong to this run alone.
 
-    Raises InputError when a step has fewer rows than there are ranks, InkstoneError when updates stay non-finite,
+    `mixer` reweights the domains of `rows` as it goes. Raises InputError when a step has fewer rows (with a mixer:
+    micro-batches) than there are ranks, InkstoneError when updates stay non-finite,
     KeyboardInterrupt after saving on SIGINT or SIGTERM.
     """
     world = world or World()
@@ -88,9 +91,17 @@ def train(
             f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
             f"{world.size} processes: raise batch_tokens or start fewer"
         )
+    micro_batches = settings.batch_tokens // settings.micro_tokens
+    if mixer and micro_batches < world.size:
+        raise InputError(
+            f"online reweighting draws whole micro-batches, and a step has {micro_batches} for {world.size} processes: "
+            f"set micro_batch_tokens to {settings.batch_tokens // world.size} or less"
+        )
     steps = settings.steps(rows.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
     state = load_checkpoint(scratch / "checkpoints", model, optimizer) or TrainState()
+    if mixer and state.mixture:
+        mixer.restore(state.mixture)
     arithmetic = _arithmetic(settings, state, steps, progress)
     model.to(arithmetic.device)
     move_moments(optimizer)
@@ -102,18 +113,25 @@ def train(
     with StopRequest() as stop:
         while state.step < steps:
             started = time.perf_counter()
-            batches, supervised = _step_batches(rows, state.step, settings, arithmetic.device, world)
+            drawn = mixer.draw(micro_batches, settings.micro_tokens // settings.sequence_length) if mixer else []
+            batches, supervised = _step_batches(rows, state.step, settings, arithmetic.device, world, mixer, drawn)
             rate = learning_rate(settings, state.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, norm = _update(model, batches, supervised, objective, gradient_of, optimizer, settings, world, state)
+            loss, norm, losses = _update(
+                model, batches, supervised, objective, gradient_of, optimizer, settings, world, state
+            )
+            if mixer:
+                domains = [domain for domain, _ in drawn[world.rank :: world.size]]
+                mixer.learn(_domain_losses(len(mixer.names), domains, losses, batches, supervised, world))
+                state.mixture = mixer.as_json()
             state.step += 1
             state.tokens += settings.batch_tokens
             state.seconds += time.perf_counter() - started
             report.step(loss, norm, rate, progress)
             last = state.step == steps
             if state.step % settings.log_steps == 0 or last:
-                metrics.write(report.row())
+                metrics.write({**report.row(), **(mixer.figures() if mixer else {})})
             if heldout and (state.step % settings.heldout_steps == 0 or last):
                 report.heldout_loss = heldout_loss(model, heldout, settings, objective)
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
@@ -165,11 +183,23 @@ def _compile(model: Decoder) -> ChunkGradient:
     return torch.compile(chunk_gradient, dynamic=False)
 
 
-def _step_batches(rows: Rows, step: int, settings: TrainSettings, device: str, world: World) -> tuple[list[Batch], int]:
+def _step_batches(
+    rows: Rows,
+    step: int,
+    settings: TrainSettings,
+    device: str,
+    world: World,
+    mixer: OnlineMixer | None,
+    drawn: list[tuple[int, list[int]]],
+) -> tuple[list[Batch], int]:
     """This rank's micro-batches of the step and the step's supervised tokens over all ranks."""
-    chosen = step_rows(rows, step, settings.rows_per_step)[world.rank :: world.size]
+    if mixer:
+        mine = drawn[world.rank :: world.size]
+        made = [mixer.rows.domain_row(domain, number) for domain, numbers in mine for number in numbers]
+    else:
+        chosen = step_rows(rows, step, settings.rows_per_step)[world.rank :: world.size]
+        made = [rows.row(epoch, index) for epoch, index in chosen]
     size = settings.micro_tokens // settings.sequence_length
-    made = [rows.row(epoch, index) for epoch, index in chosen]
     batches = [Batch.stack(made[start : start + size], device) for start in range(0, len(made), size)]
     (supervised,) = sum_numbers([float(sum(batch.supervised for batch in batches))], world)
     return batches, int(supervised)
@@ -185,15 +215,18 @@ def _update(
     settings: TrainSettings,
     world: World,
     state: TrainState,
-) -> tuple[float, float]:
-    """Loss per supervised token and gradient norm; a step with a non-finite gradient changes no weight."""
-    total = 0.0
+) -> tuple[float, float, list[float]]:
+    """Loss per supervised token, gradient norm, and each own micro-batch's part of the loss.
+
+    A step with a non-finite gradient changes no weight.
+    """
+    losses = []
     for batch in batches:
         loss = objective(model, batch, gradient_of) / max(1, supervised)
         loss.backward()
-        total += float(loss.detach())
+        losses.append(float(loss.detach()))
     sum_gradients(model, world)
-    (total,) = sum_numbers([total], world)
+    (total,) = sum_numbers([sum(losses, 0.0)], world)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
     if math.isfinite(norm) and math.isfinite(total):
         optimizer.step()
@@ -207,7 +240,19 @@ def _update(
                 'or set dtype = "float32"; the last checkpoint is kept'
             )
     optimizer.zero_grad(set_to_none=True)
-    return total, norm
+    return total, norm, losses
+
+
+def _domain_losses(
+    count: int, domains: list[int], losses: list[float], batches: list[Batch], supervised: int, world: World
+) -> list[float | None]:
+    """Mean loss per supervised token of each domain in this step, over all ranks."""
+    sums, tokens = [0.0] * count, [0.0] * count
+    for domain, loss, batch in zip(domains, losses, batches, strict=True):
+        sums[domain] += loss * max(1, supervised)
+        tokens[domain] += batch.supervised
+    totals = sum_numbers([*sums, *tokens], world)
+    return [loss / seen if seen else None for loss, seen in zip(totals[:count], totals[count:], strict=True)]
 
 
 def _finite(figure: float) -> float | None:

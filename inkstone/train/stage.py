@@ -13,9 +13,11 @@ import torch
 from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.model.decoder import initialise
 from inkstone.progress import Progress
-from inkstone.tokenizer import Tokenizer, open_shards
-from inkstone.train.batches import PackedCorpus
+from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
+from inkstone.train.batches import PackedCorpus, Rows
 from inkstone.train.loop import train
+from inkstone.train.mixed import MixedCorpus, documents_of, read_mixture
+from inkstone.train.online import OnlineMixer
 from inkstone.train.settings import TrainSettings
 
 
@@ -27,12 +29,15 @@ def pretrain(
     output: Path,
     scratch: Path,
     progress: Progress,
+    mixture: Path | None = None,
 ) -> dict[str, object]:
-    """Train a new model on `tokens_dir` and write it to `output`; returns the run's figures."""
+    """Train a new model on `tokens_dir` and write it to `output`; returns the run's figures.
+
+    `mixture` is a mixture.json: rows are drawn by its weights, which change as it goes where it says "online".
+    """
     tokenizer = Tokenizer.load(tokenizer_dir)
-    rows = PackedCorpus(
-        open_shards(tokens_dir, "train", tokenizer.fingerprint), settings.sequence_length, settings.seed
-    )
+    shards = open_shards(tokens_dir, "train", tokenizer.fingerprint)
+    rows, mixer = _rows(shards, mixture, settings)
     held = open_shards(tokens_dir, "heldout", tokenizer.fingerprint)
     enough = int(held.lengths.sum()) >= settings.sequence_length
     heldout = PackedCorpus(held, settings.sequence_length, settings.seed) if enough else None
@@ -43,9 +48,20 @@ def pretrain(
         f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(rows.rows_per_epoch)} steps of "
         f"{settings.batch_tokens} tokens, {rows.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
-    result = train(model, rows, settings, scratch, progress, heldout=heldout)
+    result = train(model, rows, settings, scratch, progress, heldout=heldout, mixer=mixer)
     finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
-    return {**asdict(result), "parameters": model.config.num_parameters()}
+    weights = {"weights": dict(zip(mixer.names, mixer.state.weights, strict=True))} if mixer else {}
+    return {**asdict(result), "parameters": model.config.num_parameters(), **weights}
+
+
+def _rows(shards: TokenShards, path: Path | None, settings: TrainSettings) -> tuple[Rows, OnlineMixer | None]:
+    """Where rows come from: the corpus as it is, or its domains by the weights of a mixture."""
+    if path is None:
+        return PackedCorpus(shards, settings.sequence_length, settings.seed), None
+    mixture = read_mixture(path)
+    weights = list(mixture.weights.values())
+    rows = MixedCorpus(shards, documents_of(shards, mixture), weights, settings.sequence_length, settings.seed)
+    return rows, OnlineMixer(rows, list(mixture.weights), mixture.online) if mixture.online else None
 
 
 def new_model(shape: ModelSettings, vocab_size: int, seed: int) -> Decoder:

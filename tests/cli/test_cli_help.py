@@ -12,7 +12,11 @@ from inkstone.cli.commands import app
 
 COMMANDS = {
     "run": ["--set", "--dry-run", "--until"],
-    "curate": ["--set", "--dry-run"],
+    "curate": ["run", "audit"],
+    "curate run": ["--set", "--dry-run"],
+    "curate audit": ["--reason", "--source", "--lang", "--limit", "--json"],
+    "mixture": ["fit"],
+    "mixture fit": ["--set", "--dry-run"],
     "pretrain": ["--set", "--dry-run"],
     "tune": ["--set", "--dry-run"],
     "report": [],

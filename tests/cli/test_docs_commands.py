@@ -52,6 +52,8 @@ def parse(words: list[str]) -> dict[str, Any]:
     while words and words[0] in getattr(command, "commands", {}):
         path.append(words[0])
         command, words = command.commands[words[0]], words[1:]
+    if default := getattr(command, "default", None):  # `curate RECIPE` is `curate run RECIPE`
+        command = command.commands[default]
     assert not hasattr(command, "commands"), f"{' '.join(path)} has no command {' '.join(words)}"
     with command.make_context(" ".join(path), list(words)) as context:
         return dict(context.params)

@@ -15,7 +15,10 @@ HAN = [chr(point) for point in range(0x4E00, 0x4E00 + 3000)]
 
 def duplicates(texts: list[str], **settings: object) -> Duplicates:
     chosen = DedupSettings.model_validate(settings)
-    return find_duplicates(signatures(tokenize(flatten(pa.array(texts, pa.string()))), chosen), chosen)
+    found = find_duplicates(signatures(tokenize(flatten(pa.array(texts, pa.string()))), chosen), chosen)
+    of, similarity, near = np.full(len(texts), -1), np.zeros(len(texts)), np.zeros(len(texts), bool)
+    of[found.rank], similarity[found.rank], near[found.rank] = found.of, found.similarity, found.near
+    return Duplicates(np.arange(len(texts)), of, similarity, near)  # one entry per text, of = -1 where it stays
 
 
 def shingles(text: str, n: int = 5) -> set[str]:

@@ -20,8 +20,9 @@ from inkstone.corpus.kernel import (
     tokenize,
     window_positions,
 )
-from inkstone.corpus.measure import TOP_MIN_OCCURRENCES, measure
+from inkstone.corpus.measure import measure
 from inkstone.corpus.phrases import phrase_count
+from inkstone.corpus.repetition import TOP_MIN_OCCURRENCES
 
 documents = st.lists(st.text(st.sampled_from("水木火 ab1,。\n\t-"), max_size=40), min_size=1, max_size=5)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 import zstandard
 
 from inkstone.corpus import readers
-from inkstone.corpus.files import find_files
+from inkstone.corpus.files import find_files, url_states
 from inkstone.corpus.readers import Batch, read_batches
 from inkstone.errors import InkstoneError, InputError
 
@@ -190,3 +191,67 @@ def test_a_file_without_permission_is_an_error_not_an_empty_file(tmp_path: Path)
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(InkstoneError, match=r"a\.txt"):
         read(tmp_path)
+
+
+def test_files_are_read_through_urls_like_local_ones(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for name, data in (("raw/a.jsonl", JSONL), ("raw/b.jsonl.gz", gzip.compress(JSONL)), ("raw/sub/c.txt", b"ink")):
+        memory.pipe(f"/{name}", data)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "raw/d.parquet")
+    memory.pipe("/raw/d.parquet", (tmp_path / "raw/d.parquet").read_bytes())
+    local = read(tmp_path / "raw")
+    for url in ("memory://raw", (tmp_path / "raw").as_uri()):
+        remote = read(url)  # type: ignore[arg-type]
+        assert (remote.ids, remote.texts, remote.metas) == (local.ids, local.texts, local.metas)
+    assert len(find_files(["memory://raw/*.jsonl*"])) == 2
+    assert url_states("memory://raw/a.jsonl").keys() == {"memory:///raw/a.jsonl"}
+    with pytest.raises(InputError) as caught:
+        find_files(["memory://nowhere/x.jsonl", "memory://raw/*.csv", "nonsense://a/b.txt"])
+    assert len(caught.value.problems) == 3
+
+
+def test_an_endless_line_is_a_record_and_costs_no_memory(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=1) as stream:
+        stream.write(b'{"text": "first"}\n{"text": "')
+        for _ in range(200):
+            stream.write(b"x" * 1_000_000)
+        stream.write(b'"}\n{"text": "last"}\n')
+    tracemalloc.start()
+    batch = read(tmp_path / "a.jsonl.gz", max_mb=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert batch.texts == ["first", "last"]
+    assert [(record.id, record.rule) for record in batch.broken] == [("a:a.jsonl.gz:2", "too_large")]
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json", "a.parquet"])
+def test_an_empty_file_is_counted(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(b"[]" if name == "a.json" else b"")
+    batch = read(tmp_path / name)
+    assert not batch.texts and [record.rule for record in batch.broken] == ["empty_file"]
+
+
+def test_a_parquet_file_without_its_footer_is_a_record(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-30])
+    assert [record.rule for record in read(tmp_path / "a.parquet").broken] == ["damaged_file"]
+
+
+def test_raw_control_characters_and_nul_bytes_do_not_break_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\tb\x00c"}\n{"text": "d\\u0000e"}\n')
+    (tmp_path / "b.csv").write_bytes(b"text\nf\x00g\n")
+    batch = read(tmp_path)
+    assert batch.texts == ["a\tb\x00c", "d\x00e", "f\x00g"] and not batch.broken
+
+
+def test_rows_with_one_id_are_documents_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"id": "7", "text": "one"}\n{"id": "7", "text": "two"}\n')
+    batch = read(tmp_path / "a.jsonl")
+    assert batch.ids == ["a:a.jsonl:1", "a:a.jsonl:2"] and batch.texts == ["one", "two"]

@@ -34,7 +34,8 @@ def lines(*names: str, limit: int | None = None) -> Iterator[str]:
     def of(name: str) -> Iterator[str]:
         with zstandard.open(SHARED / "pretrain" / f"{name}.jsonl.zst", "rb") as stream:
             for row in io.TextIOWrapper(stream, encoding="utf-8"):
-                yield from json.loads(row)["text"].split("\n")
+                content = json.loads(row)
+                yield from (content.get("text") or f"{content['classical']}\n{content['modern']}").split("\n")
 
     columns = itertools.zip_longest(*map(of, names))
     return itertools.islice((line for row in columns for line in row if line is not None), limit)

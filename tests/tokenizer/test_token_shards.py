@@ -11,7 +11,14 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 from inkstone.storage import read_manifest
-from inkstone.tokenizer import Tokenizer, TokensSettings, encode_corpus, open_shards, read_heldout_documents
+from inkstone.tokenizer import (
+    Tokenizer,
+    TokenShards,
+    TokensSettings,
+    encode_corpus,
+    open_shards,
+    read_heldout_documents,
+)
 from inkstone.tokenizer.shards import ShardWriter, token_dtype
 
 
@@ -50,10 +57,25 @@ def test_shards_stay_below_their_size_and_their_files_agree(tokens_dir: Path) ->
     assert [f"train-{number:05d}" for number in range(len(shards.names))] == shards.names
 
 
+def test_shards_tell_the_language_and_source_of_every_document(tokens_dir: Path) -> None:
+    held = open_shards(tokens_dir, "heldout")
+    rows = read_heldout_documents(tokens_dir)
+    assert [held.groups[group] for group in held.group_of] == [(row.lang, row.source) for row in rows]
+    train, manifest = open_shards(tokens_dir, "train"), read_manifest(tokens_dir)
+    assert len(train.group_of) == len(train) and list(train.groups) == sorted(set(train.groups))
+    for source, counts in manifest["sources"].items():
+        lengths = [shards.lengths[np.isin(shards.group_of, of_source(shards, source))] for shards in (train, held)]
+        assert counts["tokens"] == sum(int(length.sum()) for length in lengths)
+
+
+def of_source(shards: TokenShards, source: str) -> list[int]:
+    return [index for index, (_, name) in enumerate(shards.groups) if name == source]
+
+
 def test_a_document_longer_than_a_shard_gets_one_of_its_own(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "train", token_dtype(100), max_tokens=4)
     for length in (2, 9, 1, 3):
-        writer.add(range(length))
+        writer.add(np.arange(length), np.array([length]), [("zh", f"source-{length}")])
     writer.close()
     sizes = [np.fromfile(tmp_path / f"{name}.tokens.bin", dtype="<u2").size for name in writer.shards]
     assert sizes == [2, 9, 4]

@@ -1,0 +1,105 @@
+"""Time and memory of curation as text grows, under a memory limit that ends the run when it is passed.
+
+    python benchmarks/curate_growth.py --data DATA --mb 200 --mb 1000                  # sizes in MB of text
+    python benchmarks/curate_growth.py --data DATA --mb 5000 --limit-gb 2 --scratch DIR
+    python benchmarks/curate_growth.py --data DATA --mb 200 --ray                      # one local Ray node, then two
+
+The text is real passages with a third of their words replaced (`mixed_corpus.scrambled`), plain JSONL in 16 files.
+Memory is what the process and all its workers hold beside shared pages (files that are mapped count as the system's
+cache, which can be taken back at any time). Disk is the most that input aside lay in the output's folder.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from curate import measure
+from mixed_corpus import scrambled, write
+
+
+def child(corpus: Path, output: Path, processes: int, ray_nodes: int) -> None:
+    """Runs in a process of its own; prints what the table needs as JSON."""
+    from inkstone.corpus import CorpusSettings, Workers, curate
+    from inkstone.progress import Silent
+
+    output.mkdir()
+    seen = {"disk": 0}
+    threading.Thread(target=_watch_disk, args=(output, seen), daemon=True).start()
+    workers, cluster = Workers(processes), None
+    if ray_nodes:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(ray_nodes - 1):
+            cluster.add_node(num_cpus=1)
+        workers = Workers(ray=cluster.address)
+    started = time.perf_counter()
+    result = curate(CorpusSettings(inputs=[str(corpus)]), [corpus], output, Silent(), workers=workers)
+    wall = time.perf_counter() - started
+    manifest = json.loads((output / "manifest.json").read_text())["content"]
+    if cluster:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+    print(json.dumps({"wall": wall, "disk": seen["disk"] / 1e9, "read": result["documents_in"],
+                      "kept": result["documents_out"], "content": manifest}))  # fmt: skip
+
+
+def _watch_disk(folder: Path, seen: dict[str, int]) -> None:
+    while True:
+        held = 0
+        for at, _, names in os.walk(folder):
+            for name in names:
+                try:
+                    held += os.stat(os.path.join(at, name)).st_size  # noqa: PTH116, PTH118
+                except FileNotFoundError:
+                    continue
+        seen["disk"] = max(seen["disk"], held)
+        time.sleep(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with zh/ and en/ of .jsonl.zst")
+    parser.add_argument("--mb", type=float, action="append", default=[])
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--limit-gb", type=float, default=2)
+    parser.add_argument("--scratch", type=Path, help="where text and corpus are written; default: the system's")
+    parser.add_argument("--ray", action="store_true", help="on one local Ray node, then on two, instead of processes")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        corpus, output, processes, nodes = asked.child
+        return child(Path(corpus), Path(output), int(processes), int(nodes))
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{asked.processes} processes, limit {asked.limit_gb} GB for all of them together, load {load}")
+    print("| text MB | workers | documents | kept | wall s | CPU s | MB/s | peak GB | disk GB | content |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for megabytes in asked.mb or [200]:
+        with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
+            corpus = Path(folder) / "text"
+            size = write(scrambled(asked.data, megabytes), corpus, files=8) / 1e6
+            for nodes in (1, 2) if asked.ray else (0,):
+                output = Path(folder) / "corpus"
+                command = [sys.executable, __file__, "--child", str(corpus), str(output)]
+                row = measure([*command, str(asked.processes), str(nodes)], None if asked.ray else asked.limit_gb)
+                shutil.rmtree(output)
+                name = f"{nodes} Ray nodes" if nodes else f"{asked.processes} processes"
+                print(
+                    f"| {size:.0f} | {name} | {row['read']} | {row['kept']} | {row['wall']:.1f} "
+                    f"| {row['cpu_of_all']:.1f} | {size / row['wall']:.2f} | {row['peak']:.2f} | {row['disk']:.2f} "
+                    f"| {str(row['content'])[:12]} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`inkstone mixture fit`: run a recipe up to its mixture, then print the weights and the evidence for them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Choose what share of the training tokens each domain gives.")
+
+
+@app.callback()
+def _group() -> None:
+    """A group of one verb: without this Typer would drop the verb's name."""
+
+
+@app.command()
+def fit(
+    recipe: Annotated[Path, typer.Argument(help="TOML recipe with a [mixture] section", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set mixture.kind=natural"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")] = False,
+) -> None:
+    """Fit the mixture's weights: proxy runs, the law, the optimum. A killed fit continues with the next proxy."""
+    from inkstone.cli.run import run_recipe
+    from inkstone.recipe import read_recipe
+
+    run_recipe(recipe, overrides or [], dry_run=dry_run, until="mixture")
+    if not dry_run:
+        folder = read_recipe(recipe, overrides or []).run_dir / "mixture"
+        show(json.loads((folder / "mixture.json").read_text(encoding="utf-8")))
+        typer.echo(f"weights: {folder / 'mixture.json'}")
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The weights of every mix, the comparison, the check of the law and the transfer table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from inkstone.mixture import comparison
+
+    console = Console(highlight=False, emoji=False)
+    mixes, domains = facts["mixes"], facts["domains"]
+    compared = facts.get("compared", {})
+    table = Table(
+        "domain", "tokens", *mixes, "cap", title="weights (held-out loss, nats per token)", title_justify="left"
+    )
+    for name, domain in domains.items():
+        cells = [_cell(mix[name], compared.get(kind, {}).get("losses", {}).get(name)) for kind, mix in mixes.items()]
+        table.add_row(name, f"{domain['tokens']:,}", *cells, f"{domain['cap']:.3f}")
+    console.print(table)
+    for line in comparison(facts):
+        console.print(line)
+    if "law" not in facts:
+        return
+    names = list(domains)
+    title = "transfer: what a token of the column's domain is worth for the row's domain"
+    table = Table("", *(str(place + 1) for place in range(len(names))), title=title, title_justify="left")
+    for place, name in enumerate(names):
+        worth = facts["law"][name]["transfer"]
+        table.add_row(f"{place + 1} {name}", *(f"{worth[other]:.2f}" for other in names))
+    console.print(table)
+
+
+def _cell(weight: float, loss: float | None) -> str:
+    return f"{weight:.3f}" if loss is None else f"{weight:.3f} ({loss:.3f})"

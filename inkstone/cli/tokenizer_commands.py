@@ -1,0 +1,114 @@
+"""The tokenizer's verbs: train, encode, extend."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+tokenizer_app = typer.Typer(
+    no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one."
+)
+
+CorpusPaths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="curated corpus directory, or text: files, folders (.txt, .md, .jsonl, .parquet, .csv, compressed too)"
+    ),
+]
+Invalid = Annotated[
+    Literal["refuse", "replace"],
+    typer.Option(help="what to do with text that is not UTF-8: refuse it, or replace bad bytes"),
+]
+
+
+@tokenizer_app.command("train")
+def train(
+    corpus: CorpusPaths,
+    output: Annotated[Path, typer.Option("--output", "-o", help="tokenizer directory to write")],
+    vocab_size: Annotated[int, typer.Option(min=273, help="tokens in the whole vocabulary")] = 8192,
+    character_coverage: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of characters with a token of their own")
+    ] = 0.9995,
+    sample_mb: Annotated[float, typer.Option(min=0.01, help="train on a sample of about this many MB of text")] = 100.0,
+    weights: Annotated[
+        Path | None, typer.Option(help='JSON {"weights": {domain: number}}, e.g. mixture.json; a domain is lang/source')
+    ] = None,
+    invalid_utf8: Invalid = "refuse",
+) -> None:
+    """Train a BPE tokenizer with byte fallback on a curated corpus or on files of text."""
+    from inkstone.cli.commands import refuse_existing
+    from inkstone.cli.progress import show_progress
+    from inkstone.storage import atomic_directory
+    from inkstone.tokenizer import TokenizerSettings, train_tokenizer
+
+    settings = TokenizerSettings(
+        vocab_size=vocab_size, character_coverage=character_coverage, sample_mb=sample_mb, invalid_utf8=invalid_utf8
+    )
+    refuse_existing(output)
+    with show_progress("tokenizer") as progress, atomic_directory(output) as draft:
+        train_tokenizer(settings, _corpus(corpus), draft, progress, weights)
+    typer.echo(output)
+
+
+@tokenizer_app.command("encode")
+def encode(
+    paths: Annotated[list[Path], typer.Argument(help="corpus directory or text, and last the tokenizer directory")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory for the token shards")],
+    processes: Annotated[int, typer.Option(min=0, help="processes that encode; 0 is one per core")] = 0,
+    part_mb: Annotated[float, typer.Option(min=0.1, help="text that one process encodes at a time, in MB")] = 64.0,
+    invalid_utf8: Invalid = "refuse",
+) -> None:
+    """Encode a corpus into token shards. Parts that are already encoded, in OUTPUT's store, are not encoded again."""
+    from inkstone.cli.progress import show_progress
+    from inkstone.errors import InputError
+    from inkstone.storage import atomic_directory
+    from inkstone.tokenizer import TokensSettings, encode_corpus
+
+    if len(paths) < 2:
+        raise InputError("give the corpus and then the tokenizer directory")
+    if output.exists() and not (output / "manifest.json").is_file():
+        raise InputError(f"{output} exists and holds no token shards: give a new directory, or remove it first")
+    settings = TokensSettings(processes=processes, part_mb=part_mb, invalid_utf8=invalid_utf8)
+    store = output.with_name(f".{output.name}.parts")
+    with show_progress("tokens") as progress, atomic_directory(output) as draft:
+        encode_corpus(settings, _corpus(paths[:-1]), paths[-1], draft, progress, store)
+    typer.echo(output)
+
+
+@tokenizer_app.command("extend")
+def extend(
+    paths: Annotated[
+        list[Path], typer.Argument(help="model (or tokenizer) directory, then the corpus directory or files of text")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model (or tokenizer) directory to write")],
+    add: Annotated[int, typer.Option(min=1, help="tokens to add; with --choose the most that are tried")] = 25_000,
+    choose: Annotated[
+        Literal["alp"] | None, typer.Option(help="alp: as many as the knee of the ALP curve says")
+    ] = None,
+    characters: Annotated[
+        str,
+        typer.Option(
+            help="numbers of single characters to try, e.g. 4451,5435,6414,7434; default: 99.95 % of the text"
+        ),
+    ] = "",
+    pad_to: Annotated[int, typer.Option(min=1, help="round the number of embedding rows up to a multiple")] = 1,
+    chart: Annotated[bool, typer.Option(help="draw the ALP curve as alp.svg (needs inkstone[report])")] = True,
+    invalid_utf8: Invalid = "refuse",
+) -> None:
+    """Extend a vocabulary with Chinese pieces, and a model's embedding and head with it."""
+    from inkstone.cli.extend import extend_directory
+    from inkstone.errors import InputError
+    from inkstone.tokenizer import ExtendSettings
+
+    numbers = [number.strip() for number in characters.split(",") if number.strip()]
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) == 0]
+    if wrong:
+        raise InputError(f"--characters {characters}: {', '.join(wrong)} is no number of characters")
+    if len(paths) < 2:
+        raise InputError("give the base directory and then the corpus")
+    settings = ExtendSettings(add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8)
+    extend_directory(paths[0], _corpus(paths[1:]), output, settings, pad_to, chart)
+
+
+def _corpus(paths: list[Path]) -> Path | list[Path]:
+    return paths[0] if len(paths) == 1 else paths

@@ -1,0 +1,52 @@
+"""Curated corpora that a new one is compared with: their documents count as earlier ones and are not read again.
+
+A corpus directory keeps the signatures of its documents in `signatures/`, so adding a crawl costs the new crawl only.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from inkstone.corpus.settings import DedupSettings
+from inkstone.errors import InputError
+
+SIGNATURES = "signatures"
+_DECIDING = ("shingle_tokens", "bands", "rows", "seed")
+
+
+@dataclass(frozen=True)
+class KnownCorpus:
+    """A part of a known corpus: its name for the audit, and where its signatures are."""
+
+    name: str
+    signatures: Path
+
+
+def describe(settings: DedupSettings) -> dict[str, int]:
+    """What must be equal for two signatures to be comparable."""
+    return {name: getattr(settings, name) for name in _DECIDING}
+
+
+def open_known(settings: DedupSettings) -> tuple[KnownCorpus, ...]:
+    """The parts of all known corpora. Raises InputError naming every one that cannot be compared."""
+    problems, found = [], []
+    for given in settings.known:
+        folder = Path(given).expanduser() / SIGNATURES
+        try:
+            written = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            problems.append(
+                f"[corpus] dedup.known {given}: no curated corpus with signatures is there; name a corpus directory"
+            )
+            continue
+        if written != describe(settings):
+            ours = describe(settings)
+            other = ", ".join(f"{name} = {written.get(name)}" for name in _DECIDING if written.get(name) != ours[name])
+            problems.append(
+                f"[corpus] dedup.known {given} was made with other signatures ({other}): set [corpus.dedup] alike"
+            )
+            continue
+        found += [KnownCorpus(given, part) for part in sorted(folder.iterdir()) if part.is_dir()]
+    if problems:
+        raise InputError(problems)
+    return tuple(found)

@@ -1,0 +1,208 @@
+"""Proxy runs: a tiny model trained by our own trainer on a mixture, and its held-out loss in every domain.
+
+Each finished run is a directory of its own, named by everything its losses depend on, so a killed fit continues and a
+fit with other caps or targets reuses them. A proxy sees each domain cut down by proxy tokens / budget tokens: a domain
+that the real run would repeat five times is repeated five times here too.
+"""
+
+import json
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inkstone.errors import InputError
+from inkstone.mixture.law import Array
+from inkstone.mixture.optimum import capped
+from inkstone.mixture.settings import ProxySettings
+from inkstone.model import ModelSettings
+from inkstone.progress import Progress, Silent
+from inkstone.storage import atomic_directory, fingerprint, settle
+from inkstone.storage.manifest import read_manifest
+from inkstone.tokenizer import TokenShards, open_shards
+from inkstone.train import (
+    MixedCorpus,
+    Mixture,
+    OnlineMixer,
+    OnlineSettings,
+    PackedCorpus,
+    TrainSettings,
+    documents_of,
+    heldout_loss,
+    new_model,
+    train,
+)
+
+_MEASURED = ("hidden_size", "num_layers", "num_heads", "sequence_length", "batch_tokens", "steps", "learning_rate",
+             "heldout_rows", "dtype")  # fmt: skip
+"""The settings that a proxy's losses depend on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A mixture to try: what it is for, its weights in the order of the domains, the seed, and online reweighting."""
+
+    name: str
+    weights: tuple[float, ...]
+    seed: int
+    online: OnlineSettings | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials share. `share` is the part of each domain that a proxy may see."""
+
+    tokens_dir: Path
+    domains: Mixture
+    settings: ProxySettings
+    share: float
+
+    def key(self, trial: Trial) -> str:
+        """Names the trial's result."""
+        covers = {
+            "tokens": fingerprint(read_manifest(self.tokens_dir)["files"]),
+            "domains": self.domains.groups,
+            "proxy": self.settings.model_dump(include=set(_MEASURED)),
+            "share": self.share,
+            "weights": trial.weights,
+            "seed": trial.seed,
+            **({"online": trial.online.model_dump()} if trial.online else {}),
+        }
+        return fingerprint(covers)[:20]
+
+
+def draw_mixtures(natural_K: Array, caps_K: Array, count: int, seed: int) -> Array:
+    """`count` mixtures [count, K] under the caps: natural, stratified, then Dirichlet draws around flatter ones."""
+    draws = np.random.default_rng((seed, len(natural_K)))
+    flat = natural_K**0.5 / (natural_K**0.5).sum()
+    domains = len(natural_K)
+    mixtures = [natural_K, np.full(domains, 1 / domains)]
+    while len(mixtures) < count:
+        strength = domains * math.exp(draws.uniform(math.log(0.5), math.log(4.0)))
+        drawn = draws.dirichlet(strength * (0.5 * flat + 0.5 / domains))
+        mixtures.append(np.maximum(drawn, 1e-3))
+    return np.stack([capped(mixture, caps_K) for mixture in mixtures[:count]])
+
+
+def check_heldout(bench: Bench) -> None:
+    """Raises InputError naming the domains with less than one held-out row to measure on."""
+    held = open_shards(bench.tokens_dir, "heldout")
+    length = bench.settings.sequence_length
+    short = [
+        f'[mixture] domain "{name}" has {int(held.lengths[documents].sum())} held-out tokens, fewer than one row of '
+        f"{length}: raise [corpus] heldout_fraction, or merge the domain (groups, min_domain_share)"
+        for name, documents in zip(bench.domains.weights, documents_of(held, bench.domains, strict=False), strict=True)
+        if held.lengths[documents].sum() < length
+    ]
+    if short:
+        raise InputError(short)
+
+
+def run_trials(bench: Bench, trials: list[Trial], folder: Path, progress: Progress, label: str) -> Array:
+    """Losses [trials, domains]; those that `folder` already has are not run again."""
+    paths = [folder / bench.key(trial) for trial in trials]
+    waiting = {path: trial for path, trial in zip(paths, trials, strict=True) if _finished(path) is None}
+    folder.mkdir(parents=True, exist_ok=True)
+    done = len(trials) - len(waiting)
+    progress.note(f"{label}: {len(trials)} proxies, {done} of them finished before", proxies=len(trials))
+    for path, seconds in _work(bench, waiting):
+        done += 1
+        name = waiting[path].name
+        progress.advance(done, len(trials), "proxies", mixture=name, seconds=round(seconds, 1))
+    return np.array([_finished(path) for path in paths])
+
+
+def _work(bench: Bench, waiting: dict[Path, Trial]) -> Iterator[tuple[Path, float]]:
+    """Run what is waiting, here or in worker processes; yields each finished directory."""
+    if bench.settings.workers == 1:
+        for path, trial in waiting.items():
+            yield path, run_trial(bench, trial, path)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(bench.settings.workers, mp_context=context) as pool:
+        running = {pool.submit(run_trial, bench, trial, path): path for path, trial in waiting.items()}
+        for future in as_completed(running):
+            yield running[future], future.result()
+
+
+def run_trial(bench: Bench, trial: Trial, path: Path) -> float:
+    """Train one proxy, measure it and write `path`/proxy.json; returns the seconds it took."""
+    started, settings = time.perf_counter(), bench.settings
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the result depends neither on the machine's cores nor on `workers`
+    try:
+        losses = _train_and_measure(bench, trial)
+    finally:
+        torch.set_num_threads(threads)
+    seconds = time.perf_counter() - started
+    record = {
+        "mixture": trial.name,
+        "weights": dict(zip(bench.domains.weights, trial.weights, strict=True)),
+        "seed": trial.seed,
+        "proxy": settings.model_dump(include=set(_MEASURED)),
+        "losses": losses,
+        "seconds": round(seconds, 2),
+    }
+    with atomic_directory(path) as draft:
+        (draft / "proxy.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return seconds
+
+
+def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
+    settings, shards = bench.settings, open_shards(bench.tokens_dir, "train")
+    length = settings.sequence_length
+    training = TrainSettings(
+        sequence_length=length, batch_tokens=settings.batch_tokens, max_steps=settings.steps,
+        epochs=1e9, learning_rate=settings.learning_rate, seed=trial.seed, dtype=settings.dtype, compile="off",
+        log_steps=settings.steps, checkpoint_steps=settings.steps,
+        # Online reweighting draws whole micro-batches: up to eight domains have their turn in a step.
+        micro_batch_tokens=max(settings.batch_tokens // 8 // length, 1) * length if trial.online else None,
+    )  # fmt: skip
+    shape = ModelSettings(
+        hidden_size=settings.hidden_size, num_layers=settings.num_layers, num_heads=settings.num_heads,
+        max_positions=length,
+    )  # fmt: skip
+    documents = [
+        _part(shards, mine, bench.share, length, (trial.seed, place))
+        for place, mine in enumerate(documents_of(shards, bench.domains))
+    ]
+    rows = MixedCorpus(shards, documents, trial.weights, length, trial.seed)
+    mixer = OnlineMixer(rows, list(bench.domains.weights), trial.online) if trial.online else None
+    model = new_model(shape, shards.vocab_size, trial.seed)
+    with tempfile.TemporaryDirectory(prefix="inkstone-proxy-") as scratch:
+        train(model, rows, training, Path(scratch), Silent(), mixer=mixer)
+    held = open_shards(bench.tokens_dir, "heldout")
+    return [
+        heldout_loss(model, PackedCorpus(held, length, 0, mine), training, limit=settings.heldout_rows)
+        for mine in documents_of(held, bench.domains, strict=False)
+    ]
+
+
+def _part(
+    shards: TokenShards, documents: NDArray[np.int64], share: float, row_tokens: int, seed: tuple[int, int]
+) -> NDArray[np.int64]:
+    """About `share` of a domain's tokens in whole documents, and no less than a few rows."""
+    if share >= 1:
+        return documents
+    shuffled = np.random.default_rng(seed).permutation(documents)
+    ends = np.cumsum(shards.lengths[shuffled])
+    wanted = max(share * ends[-1], min(4 * row_tokens, ends[-1]))
+    return np.sort(shuffled[: int(np.searchsorted(ends, wanted)) + 1])
+
+
+def _finished(path: Path) -> list[float] | None:
+    """The losses of a finished trial."""
+    settle(path)
+    try:
+        losses = json.loads((path / "proxy.json").read_text(encoding="utf-8"))["losses"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return [float(loss) for loss in losses]

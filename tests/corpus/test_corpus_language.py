@@ -1,0 +1,52 @@
+"""Language by script and function words: French, German and others do not pass as English, short or odd text does."""
+
+import pyarrow as pa
+import pytest
+
+from inkstone.corpus.kernel import flatten, tokenize
+from inkstone.corpus.language import languages
+from inkstone.corpus.measure import measure
+
+FOREIGN = {
+    "fr": "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bougie éteinte, mes yeux se fermaient si "
+    "vite que je n'avais pas le temps de me dire : je m'endors.",
+    "de": "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett zu einem "
+    "ungeheueren Ungeziefer verwandelt. Er lag auf seinem panzerartig harten Rücken.",
+    "es": "En un lugar de la Mancha, de cuyo nombre no quiero acordarme, no ha mucho tiempo que vivía un hidalgo de "
+    "los de lanza en astillero, adarga antigua, rocín flaco y galgo corredor.",
+    "it": "Nel mezzo del cammin di nostra vita mi ritrovai per una selva oscura, che la diritta via era smarrita. Ahi "
+    "quanto a dir qual era è cosa dura esta selva selvaggia e aspra e forte.",
+    "pt": "Algum tempo hesitei se devia abrir estas memórias pelo princípio ou pelo fim, isto é, se poria em primeiro "
+    "lugar o meu nascimento ou a minha morte.",
+    "nl": "Ik ben makelaar in koffi, en woon op de Lauriergracht. Het is mijn gewoonte niet, romans te schrijven, of "
+    "zulke dingen, en het heeft dan ook lang geduurd, voor ik er toe overging.",
+    "pl": "Litwo! Ojczyzno moja! ty jesteś jak zdrowie. Ile cię trzeba cenić, ten tylko się dowie, kto cię stracił. "
+    "Dziś piękność twą w całej ozdobie widzę i opisuję, bo tęsknię po tobie.",
+    "vi": "Trăm năm trong cõi người ta, chữ tài chữ mệnh khéo là ghét nhau. Trải qua một cuộc bể dâu, những điều trông "
+    "thấy mà đau đớn lòng.",
+    "id": "Semua orang dilahirkan merdeka dan mempunyai martabat dan hak yang sama. Mereka dikaruniai akal dan hati "
+    "nurani dan hendaknya bergaul satu sama lain dalam persaudaraan.",
+}
+ENGLISH = [
+    "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, I thought "
+    "I would sail about a little and see the watery part of the world.",
+    "carbon->C\nLes Demoiselles d'Avignon->Picasso\nKazakhstan->tenge\nPoland->Warsaw\nsilicon->Si\nsodium->Na",
+    "def main(argv):\n    for value in argv:\n        print(value)\n    return len(argv)\n\nmain(sys.argv)\nexit(0)",
+    "The café's résumé named Zoë and José, who came from São Paulo to work with the naïve Brontë scholars of the city.",
+    "Where is the river?",
+]
+
+
+def lang(text: str) -> str:
+    flat = flatten(pa.array([text]))
+    return str(languages(measure(flat, tokenize(flat)))[0])
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_other_languages_in_latin_script_are_not_english(text: str) -> None:
+    assert lang(text) == "other"
+
+
+@pytest.mark.parametrize("text", ENGLISH)
+def test_english_names_lists_and_code_are_english(text: str) -> None:
+    assert lang(text) == "en"
