@@ -23,6 +23,19 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
+class FullDisk(InkstoneError):
+    """There is no space left for what was to become `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: the disk is full; nothing was changed there. Free some space and run the same command again."
+        )
+
+    def __reduce__(self) -> tuple[type["FullDisk"], tuple[Path]]:
+        return FullDisk, (self.path,)  # it may come from another process
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty draft directory that becomes `path` when the block ends without an exception.
@@ -38,8 +51,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         _replace_directory(draft, path)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if _is_full_disk(error):
-            raise _full_disk(path) from error
+        if _is_full_disk(error) or (isinstance(error, FullDisk) and draft in error.path.parents):
+            raise FullDisk(path) from error
         raise
     shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
 
@@ -57,7 +70,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         draft.unlink(missing_ok=True)
         if _is_full_disk(error):
-            raise _full_disk(path) from error
+            raise FullDisk(path) from error
         raise
 
 
@@ -114,9 +127,3 @@ def _is_full_disk(error: BaseException) -> bool:
     """Whether that is what went wrong, whichever library noticed it."""
     by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return by_number or "No space left on device" in str(error)
-
-
-def _full_disk(path: Path) -> InkstoneError:
-    return InkstoneError(
-        f"{path}: the disk is full; nothing was changed there. Free some space and run the same command again."
-    )
