@@ -27,7 +27,11 @@ COMMANDS = {
     "template list": [],
     "template show": ["--model"],
     "template attach": [],
-    "tokenizer": ["train", "encode"],
+    "convert": [],
+    "inspect": [],
+    "tokenizer": ["train", "extend", "measure", "encode"],
+    "tokenizer extend": [],
+    "tokenizer measure": [],
     "tokenizer train": ["--output", "--vocab-size", "--character-coverage"],
     "tokenizer encode": ["--output"],
 }
