@@ -89,13 +89,43 @@ def _measure(task: str, work: Path, vocab_size: int, timeout: float) -> dict[str
     command = [sys.executable, __file__, "--task", task, "--work", str(work), "--vocab-size", str(vocab_size)]
     threads = "1" if task.startswith("encode") else str(CORES)
     environment = {**os.environ, "RAYON_NUM_THREADS": threads, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-    except subprocess.TimeoutExpired:
-        return f"more than {timeout:.0f} s"
-    if done.returncode:
-        return f"failed: {done.stderr.strip().splitlines()[-1][:100] if done.stderr.strip() else done.returncode}"
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True, env=environment) as process,
+    ):
+        cpu, mib = _watch(process, timeout)
+        said.seek(0)
+        lines = said.read().splitlines()
+    if process.returncode:
+        return f"failed: {lines[-1][:100]}" if process.returncode > 0 else f"more than {timeout:.0f} s"
+    found = dict(json.loads(lines[-1]))
+    return {**found, "cpu": cpu, "mib": mib} if task.startswith("stage") else found
+
+
+def _watch(process: "subprocess.Popen[str]", timeout: float) -> tuple[float, float]:
+    """CPU-seconds and peak MiB of a process and all that it starts, interpreter and imports included.
+
+    Processes that are not waited for, as a fork server's, do not appear in the parent's own account.
+    """
+    import psutil
+
+    seconds: dict[int, float] = {}
+    peak, end = 0.0, time.monotonic() + timeout
+    root = psutil.Process(process.pid)
+    while process.poll() is None:
+        total = 0.0
+        for one in [root, *root.children(recursive=True)] if root.is_running() else []:
+            try:
+                times = one.cpu_times()
+                seconds[one.pid] = times.user + times.system
+                total += one.memory_info().rss
+            except psutil.Error:
+                continue
+        peak = max(peak, total / 1024**2)
+        if time.monotonic() > end:
+            process.kill()
+        time.sleep(0.05)
+    return sum(seconds.values()), peak
 
 
 def _run_task(task: str, work: Path, vocab_size: int) -> None:
