@@ -197,6 +197,8 @@ def _rewrites(corpus: Path, lines: Sequence[Removal]) -> list[Rewrite]:
     lost: dict[str, list[Removal]] = defaultdict(list)
     for line in lines:
         lost[line.id].append(line)
+    if not lost:
+        return []
     chosen = sorted(lost, key=lambda name: (-len({line.rule for line in lost[name]}), -len(lost[name]), name))
     wanted = chosen[: 4 * REWRITES]
     table = _dataset(corpus / "train").to_table(columns=["id", "text"], filter=ds.field("id").isin(wanted))

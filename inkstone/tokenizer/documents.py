@@ -25,6 +25,7 @@ Invalid = Literal["refuse", "replace"]
 Columns = dict[str, list[str]]
 _NEEDED = ["id", "text", "source", "lang"]
 _TEXT_FIELDS = ["text", "content"]
+_MAX_DOCUMENT_MB = 1024
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _from_arrow(batch: pa.RecordBatch, part: Part, first: int, invalid: Invalid)
 
 def _read_raw(file: InputFile, invalid: Invalid) -> Iterator[Documents]:
     """Documents of a raw file; with `replace` a record that is only badly encoded is read with the bytes replaced."""
-    for batch in read_batches([file], _TEXT_FIELDS, float("inf")):
+    for batch in read_batches([file], _TEXT_FIELDS, _MAX_DOCUMENT_MB):
         ids, texts, sources = list(batch.ids), list(batch.texts), list(batch.sources)
         langs = [_lang(meta) for meta in batch.metas]
         repaired = []

@@ -14,7 +14,7 @@ _TEXT = (
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    trained, _ = train(TokenizerSettings(vocab_size=420), lambda: [_TEXT] * 3)
+    trained, _ = train(TokenizerSettings(vocab_size=420), [([_TEXT] * 3, 1.0)])
     return trained
 
 

@@ -139,7 +139,7 @@ def test_a_jinja_template_that_is_none_of_ours_is_neither_run_nor_guessed(tmp_pa
 
 
 def test_our_own_base_model_has_no_template_although_it_has_the_tokens(tmp_path: Path) -> None:
-    tokenizer, _ = train(TokenizerSettings(vocab_size=330), lambda: ["你好，世界！Hello 12"] * 3)
+    tokenizer, _ = train(TokenizerSettings(vocab_size=330), [(["你好，世界！Hello 12"] * 3, 1.0)])
     with pytest.raises(InputError, match="is a base model without a chat template"):
         find_template(checkpoint(tmp_path, {"model_type": "llama"}, tokenizer))
 

@@ -34,8 +34,6 @@ COMMANDS = {
     "tokenizer extend": ["--output", "--add", "--choose", "--characters", "--pad-to"],
     "tokenizer measure": ["--text", "--chars", "--chart", "--json"],
     "tokenizer train": ["--output", "--vocab-size", "--character-coverage", "--weights", "--sample-mb"],
-    "convert": ["--dtype", "--family", "--shard-size"],
-    "inspect": ["--model", "--json"],
     "tokenizer encode": ["--output"],
 }
 

@@ -21,7 +21,9 @@ SHORT = SamplingSettings(temperature=2.0, max_new_tokens=24)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    trained, _ = train(TokenizerSettings(vocab_size=330), lambda: ["system\nuser\nassistant\n你好，世界！Hello 12"] * 3)
+    trained, _ = train(
+        TokenizerSettings(vocab_size=330), [(["system\nuser\nassistant\n你好，世界！Hello 12"] * 3, 1.0)]
+    )
     return trained
 
 

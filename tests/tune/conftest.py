@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    trained, _ = train(TokenizerSettings(vocab_size=340), lambda: [_TEXT] * 3)
+    trained, _ = train(TokenizerSettings(vocab_size=340), [([_TEXT] * 3, 1.0)])
     return trained
 
 
