@@ -115,9 +115,7 @@ def mixture_facts(facts: dict[str, Any] | None) -> dict[str, Any] | None:
     if facts is None:
         return None
     law = facts.get("law", {})
-    table = [
-        (name, [(worth, min(50, round(50 * worth))) for worth in law[name]["transfer"].values()]) for name in law
-    ]
+    table = [(name, [(worth, min(50, round(50 * worth))) for worth in law[name]["transfer"].values()]) for name in law]
     return {"kind": facts["kind"], "sentences": comparison(facts), "transfer": table}
 
 

@@ -120,15 +120,18 @@ def test_without_near_copies_nothing_is_renamed() -> None:
 
 
 def write_corpus(folder: Path) -> dict[str, str]:
-    """Thirty documents that each have an edited copy of one sentence; returns their texts by name."""
+    """Thirty documents that each have an edited copy of one sentence, and one that is nothing else; texts by name."""
     rng = random.Random(6)
     said = rng.sample(WORDS, 20)
     texts = {}
     for number in range(30):
         lines = [sentence(rng.sample(WORDS, 12)).capitalize() for _ in range(8)]
-        lines[4] = f"{lines[4]} The {sentence(edited(said, number % 2, rng))} {lines[5]}"
+        copy = f"The {sentence(edited(said, number % 2, rng))}"
+        lines[4] = f"{lines[4]} {copy} {lines[5]}"
         texts[f"{number:02d}"] = "\n".join(lines)
-        (folder / f"{number:02d}.txt").write_text(texts[f"{number:02d}"])
+    texts["99"] = copy
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
     return texts
 
 
@@ -156,14 +159,16 @@ def test_a_curated_corpus_and_its_audit_hold_every_character_whatever_the_partit
     assert len([row for row in audit if row["level"] == "sentence"]) > len(exact_audit)
     assert "corpus.sentences.max_documents = 4" in str(gone[0]["detail"]) and "nearly equal" in str(gone[0]["detail"])
     assert sorted(exact) == sorted(near) and len(near) == len(texts)
+    assert texts["99"] in near.values()  # it would be empty, so it keeps its only sentence
+    assert texts["99"] in {str(row["text"]).strip() for row in gone}
     for name, text in near.items():
         for row in [row for row in audit if row["id"] == name]:
             place = row["position"]
             assert isinstance(place, int)
             text = text[:place] + str(row["text"]) + text[place:]
         assert text in texts.values()
-    monkeypatch.setattr(stage, "PARTITION_BYTES", 4_000)
-    monkeypatch.setattr(stage, "GROUP_BYTES", 3_000)
-    other, other_audit = run(folder, tmp_path / "many", near=True)
+    monkeypatch.setattr(stage, "PARTITION_BYTES", sum(map(len, texts.values())) / 5)
+    monkeypatch.setattr(stage, "GROUP_BYTES", 6_000)
+    other, other_audit = run(folder, tmp_path / "many", near=True, workers=2)
     assert other == near
     assert sorted(map(str, other_audit)) == sorted(map(str, audit))
