@@ -28,12 +28,14 @@ from inkstone.corpus.files import InputFile
 from inkstone.corpus.kernel import I64, U64, Mask, flatten, tokenize
 from inkstone.corpus.known import KnownCorpus
 from inkstone.corpus.models import open_models, prepare_models
+from inkstone.corpus.near import describe
 from inkstone.corpus.readers import read_batches
 from inkstone.corpus.rules import key_of, rules_for
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.corpus.shards import DOCUMENT, Shards
 from inkstone.corpus.spans import (
     DROP,
+    ROW,
     RULES,
     SENTENCE,
     Removed,
@@ -43,7 +45,7 @@ from inkstone.corpus.spans import (
     remove,
     tokens_left,
 )
-from inkstone.corpus.tables import KEY, Tables, TaskWriter, key_rows, partition_of
+from inkstone.corpus.tables import KEY, Tables, TaskWriter, key_rows, partition_of, read_rows
 
 GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near", "u1")])
 
@@ -94,6 +96,8 @@ def read(task: ReadTask, draft: Path) -> None:
             stays = np.flatnonzero(cleaned.keep)
             place = np.cumsum(cleaned.keep) - 1 + out.documents
             spans = find_spans(cleaned.flat, cleaned.tokens, settings.lines, settings.sentences)
+            if settings.sentences.near:
+                out.add_sentences(describe(spans, cleaned.tokens, cleaned.keep))
             rows = spans.rows(cleaned.flat, 0)[cleaned.keep[spans.documents]]
             rows["rank"] = place[rows["rank"]]
             out.add_spans(rows)
@@ -155,19 +159,26 @@ def load_matches(places: list[Path]) -> Matches:
 
 @dataclass(frozen=True)
 class CountTask:
-    """Count one partition of the spans. `gone` holds the equal documents, `copies` the ranks of close copies."""
+    """Count one partition of the spans. `gone` holds the equal documents, `copies` the ranks of close copies.
+
+    `regrouped` are the places of spans under the keys that they count as, where nearly equal sentences count as one.
+    """
 
     places: tuple[Path, ...]
     settings: CorpusSettings
     partition: int
     gone: Path
     copies: Path
+    regrouped: tuple[Path, ...] = ()
 
 
 def count(task: CountTask, draft: Path) -> None:
     """Which lines and sentences of the documents that are left go, and why."""
     tables = Tables.open(list(task.places), task.settings.dedup)
-    rows = tables.partition("spans", task.partition)
+    if task.regrouped:
+        rows = read_rows(task.regrouped, "spans", task.partition, ROW)
+    else:
+        rows = tables.partition("spans", task.partition)
     rows = rows[~np.isin(rows["rank"], np.load(task.gone)["rank"])]
     counted = ~np.isin(rows["rank"], np.load(task.copies))
     np.save(draft / "drop.npy", decide(rows, counted, limits(task.settings.lines, task.settings.sentences)))
@@ -240,8 +251,8 @@ def _drop_spans(
     )
     for n in np.flatnonzero(~emptied).tolist():
         parts = [(span, _span_entry(touched, n, span, settings)) for span in removed[n]]
-        out.audit.add("line", [entry for span, entry in parts if span.kind != SENTENCE])
-        out.audit.add("sentence", [entry for span, entry in parts if span.kind == SENTENCE])
+        out.audit.add("line", [entry for span, entry in parts if span.kind < SENTENCE])
+        out.audit.add("sentence", [entry for span, entry in parts if span.kind >= SENTENCE])
         if parts and len(out.figures.rewrites) < EXAMPLES:
             id, before = touched["id"][n].as_py(), touched["text"][n].as_py()
             change = {"before": shortened(before), "after": shortened(texts[n])}
@@ -266,7 +277,7 @@ def _without(
     done = remove(rows["text"], drops, place, settings.lines, settings.sentences)
     short = tokens_left([text for text, _ in done]) < least
     if short.any():
-        lines_only = drops["kind"] != SENTENCE
+        lines_only = drops["kind"] < SENTENCE
         again = remove(rows["text"], drops[lines_only], place[lines_only], settings.lines, settings.sentences)
         done = [again[n] if short[n] else one for n, one in enumerate(done)]
     texts = [text for text, _ in done]
@@ -404,7 +415,9 @@ def _batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 def _span_entry(rows: pa.RecordBatch, row: int, span: Removed, settings: CorpusSettings) -> Entry:
     rule, limit = RULES[span.kind], limits(settings.lines, settings.sentences)[span.kind]
-    detail = f"in {span.documents} documents; {key_of(rule, '')} = {limit}"
+    setting = key_of(RULES[min(span.kind, SENTENCE)], "")
+    near = ", counted with the sentences that are nearly equal to it" if span.kind > SENTENCE else ""
+    detail = f"in {span.documents} documents{near}; {setting} = {limit}"
     entry = _entry(rows, row, rule, float(span.documents), float(limit), detail)
     entry.text, entry.position = span.text, span.position
     return entry

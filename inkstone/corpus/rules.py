@@ -52,6 +52,7 @@ OTHER_KEYS = {
     "boilerplate_line": "lines.max_line_documents",
     "menu_line": "lines.max_menu_documents",
     "repeated_sentence": "sentences.max_documents",
+    "near_repeated_sentence": "sentences.min_similarity",
     "contaminated": "decontaminate",
     "private_data": "pii.drop",
     "low_score": "quality.min_score",

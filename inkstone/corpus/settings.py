@@ -45,6 +45,13 @@ class SentenceRules(BaseModel):
         description="a sentence stays in its first so many documents and goes from the later ones; 0 = off",
     )
     min_tokens: int = Field(default=10, ge=1, description="shorter sentences are not counted")
+    near: bool = Field(
+        default=False,
+        description="count nearly equal sentences as one; facts in a fixed form (dates, figures) can look alike",
+    )
+    min_similarity: float = Field(
+        default=0.6, gt=0, le=1, description="`near`: estimated Jaccard similarity of the pairs of neighbouring tokens"
+    )
 
 
 class DedupSettings(BaseModel):

@@ -16,8 +16,10 @@ from inkstone.corpus.measure import line_hashes, line_spans
 from inkstone.corpus.phrases import MENU_PHRASES, opens_with
 from inkstone.corpus.settings import LineRules, SentenceRules
 
-LINE, MENU, SENTENCE = 0, 1, 2  # the two lowest bits of a key
-RULES = {LINE: "boilerplate_line", MENU: "menu_line", SENTENCE: "repeated_sentence"}
+# The two lowest bits of a key. NEAR: a sentence that counts as the one whose key has the same other bits (near.py).
+LINE, MENU, SENTENCE, NEAR = 0, 1, 2, 3
+RULES = {LINE: "boilerplate_line", MENU: "menu_line", SENTENCE: "repeated_sentence", NEAR: "near_repeated_sentence"}
+NEAR_BANDS = 8  # band keys of a sentence: more find more
 ROW = np.dtype([("key", "<u8"), ("rank", "<i8"), ("start", "<u4")])
 DROP = np.dtype([("rank", "<i8"), ("start", "<u4"), ("kind", "u1"), ("documents", "<u4")])
 _SEPARATORS = "|｜>»›·•→"
@@ -97,17 +99,21 @@ def _separators(flat: Flat, starts: I64, ends: I64) -> I64:
 
 def limits(lines: LineRules, sentences: SentenceRules) -> dict[int, int]:
     """Most documents of each kind; 0 = off."""
-    return {LINE: lines.max_line_documents, MENU: lines.max_menu_documents, SENTENCE: sentences.max_documents}
+    most = sentences.max_documents
+    return {LINE: lines.max_line_documents, MENU: lines.max_menu_documents, SENTENCE: most, NEAR: most}
 
 
 def decide(rows: np.ndarray, counted: Mask, most: dict[int, int]) -> np.ndarray:
     """Which spans go, as DROP rows. `rows` are all spans with certain keys; `counted` excludes those in copies.
 
-    A line of more than `most` documents goes everywhere; a sentence goes from the documents after the first `most`.
+    A line of more than `most` documents goes everywhere; a sentence, together with those that are nearly equal to it,
+    goes from the documents after the first `most`.
     """
-    order = np.lexsort((rows["start"], rows["rank"], rows["key"]))
-    rows, counted = rows[order], counted[order]
-    key, rank = rows["key"], rows["rank"]
+    kind = rows["key"] & np.uint64(3)
+    key = rows["key"] ^ (kind == NEAR)  # counted under the key of its sentence
+    order = np.lexsort((rows["start"], rows["rank"], key))
+    rows, counted, key, kind = rows[order], counted[order], key[order], kind[order].astype(np.uint8)
+    rank = rows["rank"]
     new_key = np.ones(len(rows), bool)
     new_key[1:] = key[1:] != key[:-1]
     new_document = new_key.copy()
@@ -117,9 +123,8 @@ def decide(rows: np.ndarray, counted: Mask, most: dict[int, int]) -> np.ndarray:
     heads = np.flatnonzero(new_key)
     before = (place[heads] - (new_document & counted)[heads])[group] if len(rows) else place
     total = np.bincount(group, weights=new_document & counted).astype(np.int64)[group] if len(rows) else place
-    kind = (key & np.uint64(3)).astype(np.uint8)
-    limit = np.array([most[LINE], most[MENU], most[SENTENCE], 0])[kind]
-    goes = (limit > 0) & np.where(kind == SENTENCE, counted & (place - before > limit), total > limit)
+    limit = np.array([most[LINE], most[MENU], most[SENTENCE], most[NEAR]])[kind]
+    goes = (limit > 0) & np.where(kind >= SENTENCE, counted & (place - before > limit), total > limit)
     drop = np.empty(int(goes.sum()), DROP)
     drop["rank"], drop["start"], drop["kind"], drop["documents"] = (
         rank[goes],
@@ -185,7 +190,7 @@ def remove(
     asked: dict[int, list[tuple[int, int, int, int]]] = {}
     for row, drop in zip(rows.tolist(), drops.tolist(), strict=True):
         _, start, kind, documents = drop
-        asked.setdefault(row, []).append((start, ends[row, start, kind], kind, documents))
+        asked.setdefault(row, []).append((start, ends[row, start, min(kind, SENTENCE)], kind, documents))
     return [without_spans(text, asked.get(row, [])) for row, text in enumerate(texts.to_pylist())]
 
 

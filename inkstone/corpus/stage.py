@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from inkstone.corpus import passes
+from inkstone.corpus import near, passes
 from inkstone.corpus.dedup import EQUAL, Duplicates, Matches, resolve
 from inkstone.corpus.engine import Work, Workers, default_processes, run_tasks
 from inkstone.corpus.figures import Figures
@@ -22,6 +22,7 @@ from inkstone.corpus.known import SIGNATURES, KnownCorpus, describe, open_known
 from inkstone.corpus.report import clusters, report
 from inkstone.corpus.rules import key_of
 from inkstone.corpus.settings import CorpusSettings
+from inkstone.corpus.spans import NEAR_BANDS
 from inkstone.corpus.tables import Tables
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
@@ -63,7 +64,8 @@ def curate(
     close = _matches(run, "close", read, known, partitions, max(settings.dedup.min_similarity, _CLOSE_COPY))
     gone = run.keep("equal", _rows(resolve(close.only(close.agreement == EQUAL))))
     copies = run.keep("copies", resolve(close).rank)
-    counted = run("count", passes.count, [passes.CountTask(tuple(read), settings, part, gone, copies)
+    regrouped = _regrouped_sentences(run, tuple(read), partitions)
+    counted = run("count", passes.count, [passes.CountTask(tuple(read), settings, part, gone, copies, regrouped)
                                           for part in range(partitions)])  # fmt: skip
     rewritten = run("rewrite", passes.rewrite, [
         passes.RewriteTask(tuple(read), n, settings, known, gone, tuple(counted), partitions) for n in range(len(read))
@@ -151,6 +153,18 @@ def _matches(
     before = len(Tables.open([part.signatures for part in known], settings.dedup))
     own = found.later >= before
     return Matches(found.later[own] - before, found.earlier[own] - before, found.agreement[own])
+
+
+def _regrouped_sentences(run: _Runner, read: tuple[Path, ...], partitions: int) -> tuple[Path, ...]:
+    """Spans under the key that each counts as; nothing where only equal sentences count as one."""
+    settings = run.settings.sentences
+    if not (settings.near and settings.max_documents):
+        return ()
+    found = run("sentences", near.compare, [near.CompareTask(read, settings.min_similarity, part)
+                                            for part in range(partitions * NEAR_BANDS)])  # fmt: skip
+    names = run.keep("names", near.renamed(resolve(passes.load_matches(found))))
+    return tuple(run("regroup", near.regroup, [near.RegroupTask(read, run.settings, part, partitions, names)
+                                               for part in range(partitions)]))  # fmt: skip
 
 
 def _rows(gone: Duplicates) -> np.ndarray:

@@ -6,6 +6,7 @@
     equal-00003.bin            hashes of documents that fall into partition 3
     bands-00003.bin            their band keys
     spans-00003.bin            keys of their lines and sentences
+    sentences-00003.bin        band keys of their sentences, where nearly equal ones are looked for
 
 Everything is appended as batches come, so memory holds one batch and a bounded buffer; the task that works on a
 partition reads that partition of every task, and nothing else. A document is known by its rank: its place in the order
@@ -24,7 +25,7 @@ from inkstone.corpus.figures import Figures
 from inkstone.corpus.kernel import F64, I64, U32, U64
 from inkstone.corpus.settings import DedupSettings
 from inkstone.corpus.shards import DOCUMENT
-from inkstone.corpus.spans import ROW
+from inkstone.corpus.spans import NEAR_BANDS, ROW
 
 KEY = np.dtype([("key", "<u8"), ("rank", "<i8")])
 _BUFFER_BYTES = 16_000_000
@@ -68,6 +69,7 @@ class TaskWriter:
         self._equal, self._bands, self._spans = (
             PartitionWriter(directory / stem, partitions) for stem in ("equal", "bands", "spans")
         )
+        self._sentences = PartitionWriter(directory / "sentences", partitions * NEAR_BANDS)
         self.figures = Figures()
         self.audit = Audit(directory / "audit.arrow", self.figures)
         self.documents = 0
@@ -80,7 +82,7 @@ class TaskWriter:
         self._rows.close()
         self.audit.close()
         if kind is None:
-            for part in (self._equal, self._bands, self._spans):
+            for part in (self._equal, self._bands, self._spans, self._sentences):
                 part.flush()
             self.figures.save(self.directory / "figures.json")
 
@@ -102,6 +104,10 @@ class TaskWriter:
     def add_spans(self, rows: np.ndarray) -> None:
         """Append span rows."""
         self._spans.add(rows)
+
+    def add_sentences(self, rows: np.ndarray) -> None:
+        """Append the band keys of sentences."""
+        self._sentences.add(rows)
 
 
 def key_rows(keys: U64, ranks: I64) -> np.ndarray:
@@ -186,6 +192,11 @@ class Tables:
             values = self.rows(number)[column].take(pa.array(here - self.offsets[number])).to_pylist()
             found.update(zip(here.tolist(), values, strict=True))
         return found
+
+
+def read_rows(places: tuple[Path, ...], stem: str, partition: int, dtype: np.dtype) -> np.ndarray:
+    """Rows of a partition as they were written, from all of `places`."""
+    return np.concatenate([np.zeros(0, dtype), *(_map(partition_file(p / stem, partition), dtype) for p in places)])
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
