@@ -2,7 +2,7 @@
 
 from inkstone.chat.datasets import ChatDataset, PreferenceDataset, Problem, read_chats, read_preferences
 from inkstone.chat.export import attach_template, load_template, save_template
-from inkstone.chat.fit import encode_to_fit, prompt_to_fit, training_sequences
+from inkstone.chat.fit import encode_to_fit, prompt_to_fit, training_sequences, without_rounds
 from inkstone.chat.jinja import to_jinja
 from inkstone.chat.library import CHATML, TEMPLATES, TemplateChoice, choose_template, find_template, template_named
 from inkstone.chat.messages import Message, Preference, Role, Segment
@@ -36,4 +36,5 @@ __all__ = [
     "template_named",
     "to_jinja",
     "training_sequences",
+    "without_rounds",
 ]

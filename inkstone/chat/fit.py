@@ -25,6 +25,11 @@ def encode_to_fit(
     return None
 
 
+def without_rounds(messages: Sequence[Message], dropped: int) -> list[Message]:
+    """The conversation without its `dropped` oldest rounds, as `encode_to_fit` counts them."""
+    return _shorter_and_shorter(messages)[dropped]
+
+
 def prompt_to_fit(
     messages: Sequence[Message], template: Template, tokenizer: Tokenizer, positions: int, max_new_tokens: int
 ) -> list[int] | None:

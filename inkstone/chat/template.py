@@ -7,9 +7,11 @@ Ids and loss weights come out of one pass, so nothing is ever searched for in re
 build their ids with the same object. The Jinja file for other programs is derived (`jinja`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from inkstone.chat.messages import Message, Role, Segment
 from inkstone.errors import InputError
@@ -179,11 +181,19 @@ class Template:
         return self.input_separator.join(parts)
 
 
-def encode_segments(segments: Sequence[Segment], tokenizer: Tokenizer) -> tuple[list[int], list[float]]:
-    """Ids, and the loss weight of each."""
-    texts = [segment for segment in segments if segment.kind == "text"]
-    fresh = iter(tokenizer.encode_batch([segment.value for segment in texts if not segment.continued]))
-    continued = iter(tokenizer.encode_batch([segment.value for segment in texts if segment.continued], continued=True))
+def encode_segments(
+    segments: Sequence[Segment], tokenizer: Tokenizer, dropout: float = 0.0, draws: np.random.Generator | None = None
+) -> tuple[list[int], list[float]]:
+    """Ids, and the loss weight of each. `dropout` passes over merges inside texts (BPE-dropout, arXiv 1910.13267)."""
+
+    def encode(continued: bool) -> Iterator[list[int]]:
+        texts = [one.value for one in segments if one.kind == "text" and one.continued == continued]
+        if not dropout:
+            return iter(tokenizer.encode_batch(texts, continued))
+        ids, ends = tokenizer.encode_flat(texts, dropout, draws, continued)
+        return iter([part.tolist() for part in np.split(ids, ends[:-1])] if texts else [])
+
+    fresh, continued = encode(False), encode(True)
     ids: list[int] = []
     weights: list[float] = []
     for segment in segments:

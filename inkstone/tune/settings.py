@@ -23,6 +23,12 @@ class SFTSettings(TrainSettings):
     )
     epochs: float = Field(2.0, gt=0, description="passes over the conversations")
     learning_rate: float = Field(3e-4, gt=0, description="peak of the schedule")
+    bpe_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="chance that a merge is passed over in training texts, drawn anew in every epoch (Huozi 3.5: 0.1)",
+    )
     heldout_fraction: float = Field(0.02, ge=0, lt=1, description="conversations kept out for the held-out loss")
 
     @field_validator("template")

@@ -10,18 +10,20 @@ from inkstone.chat import (
     Message,
     Template,
     attach_template,
+    encode_segments,
     encode_to_fit,
     find_template,
     read_chats,
     require_tokens,
     training_sequences,
+    without_rounds,
 )
 from inkstone.errors import InputError
 from inkstone.model import load_model
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import finish, train
-from inkstone.tune.packing import EncodedChat, PackedChats
+from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
 from inkstone.tune.settings import SFTSettings
 
 
@@ -40,9 +42,10 @@ def sft(
         )
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     _check_roles(dataset.chats, template)
-    encoded, counts = _encode(dataset.chats, template, settings.sequence_length, tokenizer)
+    encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
-    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id)
+    redraw = _redraw(training, tokenizer, settings.bpe_dropout)
+    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id, redraw)
     heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
     progress.note(
         f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
@@ -77,22 +80,36 @@ def _check_roles(chats: list[list[Message]], template: Template) -> None:
 
 
 def _encode(
-    chats: list[list[Message]], template: Template, length: int, tokenizer: Tokenizer
+    chats: list[list[Message]], template: Template, settings: SFTSettings, tokenizer: Tokenizer
 ) -> tuple[list[list[EncodedChat]], dict[str, int]]:
     """The sequences of each conversation, and how many lost rounds or did not fit at all."""
     encoded, shortened, too_long = [], 0, 0
     for chat in chats:
         sequences = []
         for messages in training_sequences(chat, template):
-            fitted = encode_to_fit(messages, template, tokenizer, length)
+            fitted = encode_to_fit(messages, template, tokenizer, settings.sequence_length)
             if fitted is None:
                 too_long += 1
                 continue
             ids, weights, dropped = fitted
             shortened += dropped > 0
-            sequences.append(EncodedChat(ids, weights))
+            again = template.segments(without_rounds(messages, dropped)) if settings.bpe_dropout else []
+            sequences.append(EncodedChat(ids, weights, again))
         encoded += [sequences] if sequences else []
     return encoded, {"shortened_conversations": shortened, "too_long_conversations": too_long}
+
+
+def _redraw(chats: list[EncodedChat], tokenizer: Tokenizer, dropout: float) -> Redraw | None:
+    """Encodes a conversation with BPE-dropout: of the training texts only, never of control tokens, never kept."""
+    if not dropout:
+        return None
+    if tokenizer.encoder() is None:
+        raise InputError(
+            "[sft] bpe_dropout needs a BPE tokenizer with byte fallback, which the base has not: set it to 0"
+        )
+    return lambda number, draws: EncodedChat(
+        *encode_segments(chats[number].segments, tokenizer, dropout, draws), chats[number].segments
+    )
 
 
 def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inkstone.chat import CHATML, Message, encode_chat, encode_to_fit
+from inkstone.chat import CHATML, Message, encode_chat, encode_segments, encode_to_fit
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats
@@ -123,3 +123,33 @@ def test_a_round_keeps_its_tool_turns_together(tokenizer: Tokenizer) -> None:
     whole = len(encode_chat(messages, CHATML, tokenizer)[0])
     fitted = encode_to_fit(messages, CHATML, tokenizer, whole - 1)
     assert fitted == (*encode_chat(messages[2:], CHATML, tokenizer), 1)
+
+
+def test_dropout_encodes_the_same_texts_anew_in_every_epoch_and_never_a_control_token(tokenizer: Tokenizer) -> None:
+    """Decoding gives the texts again, stops stay learned, and rows are a function of seed, epoch and index."""
+    asked = [Message("user", "what is 你好 + hello world?"), Message("assistant", "你好，世界！Hello, what is it?")]
+    segments = CHATML.segments(asked)
+    plain = EncodedChat(*encode_segments(segments, tokenizer), segments)
+    many = [plain] * 8
+
+    def redraw(number: int, draws: np.random.Generator) -> EncodedChat:
+        return EncodedChat(*encode_segments(many[number].segments, tokenizer, 0.5, draws), segments)
+
+    def rows() -> PackedChats:
+        return PackedChats(many, 200, seed=3, pad_id=tokenizer.pad_id, redraw=redraw)
+
+    one, seen, longer = rows(), set(), 0
+    for epoch in range(3):
+        for index in range(one.rows_per_epoch):
+            row, again = one.row(epoch, index), rows().row(epoch, index)
+            assert all(np.array_equal(getattr(row, name), getattr(again, name)) for name in ("tokens", "weights"))
+            for number in set(row.document_ids.tolist()) - {len(many)}:
+                where = row.document_ids == number
+                ids, weights = row.tokens[where].tolist(), row.weights[where]
+                assert tokenizer.decode(ids) == tokenizer.decode(plain.ids)
+                control = [token for token in ids if token in tokenizer.control_ids]
+                assert control == [token for token in plain.ids if token in tokenizer.control_ids]
+                assert weights[ids.index(tokenizer.token_id("<|im_end|>"), len(ids) - 3)] == 1
+                longer += len(ids) > len(plain.ids)
+                seen.add(tuple(ids))
+    assert longer > 12 and len(seen) > 12

@@ -144,6 +144,24 @@ def test_a_tuning_run_that_is_stopped_continues_to_the_same_bytes(
     assert saved[0].read_bytes() == saved[1].read_bytes()
 
 
+def test_a_run_with_dropout_that_is_stopped_continues_to_the_same_bytes(base_dir: Path, tmp_path: Path) -> None:
+    class Stop(Silent):
+        def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
+            if done == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+    settings = tiny_settings(bpe_dropout=0.3, max_steps=10)
+    for name in ("stopped", "whole", "plain"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "stopped", base_dir, settings, progress=Stop())
+    stage(tmp_path / "stopped", base_dir, settings)
+    stage(tmp_path / "whole", base_dir, settings)
+    stage(tmp_path / "plain", base_dir, tiny_settings(max_steps=10))
+    saved = [(tmp_path / name / "output/model.safetensors").read_bytes() for name in ("stopped", "whole", "plain")]
+    assert saved[0] == saved[1] != saved[2]
+
+
 def test_a_template_that_closes_only_the_last_answer_learns_every_answer_in_a_sequence_of_its_own(
     base_dir: Path, tmp_path: Path
 ) -> None:
