@@ -198,7 +198,8 @@ tokenizer = Tokenizer.load(Path(sys.argv[1]))
 tokenizer.encode_flat(["warm"])
 text = sys.argv[2] * (100_000_000 // len(sys.argv[2].encode()))
 ids, ends = tokenizer.encode_flat([text])
-assert tokenizer.decode(ids[:1000].tolist()) == text[: len(tokenizer.decode(ids[:1000].tolist()))]
+begin = tokenizer.decode(ids[:1000].tolist())[:-4]  # the cut may go through a character
+assert begin and text.startswith(begin)
 print(len(ids), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -208,7 +209,7 @@ print(len(ids), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 def test_a_line_of_100_mb_takes_bounded_memory(tokenizer_dir: Path, unit: str) -> None:
     command = [sys.executable, "-c", _LINE, str(tokenizer_dir), unit]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    assert int(done.stdout.split()[1]) < 2500  # MiB: the text itself, its code points and its ids
+    assert int(done.stdout.split()[1]) < 3000  # MiB, about 28 bytes a character: text, code points, words, ids
 
 
 def test_a_word_without_end_is_cut_and_still_decodes(tokenizer: Tokenizer) -> None:
