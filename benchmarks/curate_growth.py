@@ -84,6 +84,8 @@ def main() -> None:
     print("| text MB | workers | documents | kept | wall s | CPU s | MB/s | peak GB | disk GB | content |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for megabytes in asked.mb or [200]:
+        if asked.scratch:
+            Path(asked.scratch).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
             corpus = Path(folder) / "text"
             size = write(scrambled(asked.data, megabytes), corpus, files=8) / 1e6
