@@ -7,6 +7,7 @@
     match      a partition of the band keys: which documents are alike
     count      a partition of the spans: which lines and sentences go
 
+Nearly equal sentences have two passes of their own, in `near.py`.
 A task of `read`, `rewrite` or `write` holds one batch in memory, a task of `match` or `count` one partition.
 """
 
@@ -106,7 +107,7 @@ def read(task: ReadTask, draft: Path) -> None:
 
 @dataclass(frozen=True)
 class MatchTask:
-    """Compare the documents whose keys fall into one of `partitions`. `equal_only` leaves MinHash aside."""
+    """Compare the documents whose keys fall into one of `partitions`, to at least `minimum` agreement."""
 
     places: tuple[Path, ...]
     known: tuple[KnownCorpus, ...]
