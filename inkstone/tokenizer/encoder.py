@@ -34,6 +34,7 @@ class Encoder:
     def __init__(self, content: dict[str, object], by_pattern: bool) -> None:
         """`content` is a tokenizer.json of a known kind."""
         self._by_pattern = by_pattern
+        self._space = ord(_META if content["normalizer"] else " ")
         bare = {**content, "normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(bare))
         model = content["model"]
@@ -49,7 +50,7 @@ class Encoder:
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> "Encoder | None":
-        """The encoder of a BPE with byte fallback that cuts by `PATTERN`, or by nothing as SentencePiece does."""
+        """The encoder of a BPE with byte fallback that cuts by nothing as SentencePiece does, or by `PATTERN`."""
         content = json.loads(backend.to_str())
         model, cutter, normalizer = content["model"], content["pre_tokenizer"], content["normalizer"]
         plain = model.get("type") == "BPE" and not model.get("dropout") and not model.get("ignore_merges")
@@ -60,7 +61,9 @@ class Encoder:
         if cutter == {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}:
             return cls(content, by_pattern=True) if normalizer is None else None
         steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-        if cutter is not None or steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]:
+        if cutter is not None or (
+            normalizer is not None and steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]
+        ):
             return None
         return cls(content, by_pattern=False)
 
@@ -119,7 +122,8 @@ class Encoder:
         if self._by_pattern:
             begins = cut(points, starts)
         else:
-            points = np.where(points == ord(" "), np.uint32(ord(_META)), points)
+            if self._space != ord(" "):
+                points = np.where(points == ord(" "), np.uint32(self._space), points)
             begins = np.zeros(len(points), dtype=bool)
             begins[starts[:-1][starts[:-1] < len(points)]] = True
         if len(points):
