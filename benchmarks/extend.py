@@ -142,8 +142,8 @@ def losses(directory: Path, options: argparse.Namespace) -> str:
     text = next(iter(read_text(options.data / "pretrain/zh/novels_public_domain.jsonl.zst", 300_000)))
     tokens, _ = Tokenizer.load(directory).encode_flat(text.documents)
     settings = TrainSettings(
-        sequence_length=LENGTH, batch_tokens=8 * LENGTH, max_steps=options.steps, warmup_steps=10, learning_rate=2e-3,
-        device="cpu", dtype="float32", compile="off",
+        sequence_length=LENGTH, batch_tokens=8 * LENGTH, max_steps=options.steps, log_steps=1, warmup_steps=10,
+        learning_rate=2e-3, device="cpu", dtype="float32", compile="off",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         train(load_model(directory, torch.float32), Rows(tokens), settings, Path(scratch), Silent())
