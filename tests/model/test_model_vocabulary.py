@@ -120,8 +120,8 @@ def trained(directory: Path, text: str, steps: int, length: int) -> list[float]:
     """Losses of continued training of a directory by our own trainer; some tokens of the text are new ones."""
     ids = np.array(Tokenizer.load(directory).encode(text))
     settings = TrainSettings(
-        sequence_length=length, batch_tokens=8 * length, max_steps=steps, log_steps=1, warmup_steps=2, learning_rate=3e-3,
-        device="cpu", dtype="float32", compile="off",
+        sequence_length=length, batch_tokens=8 * length, max_steps=steps, log_steps=1, warmup_steps=2,
+        learning_rate=3e-3, device="cpu", dtype="float32", compile="off",
     )  # fmt: skip
     scratch = directory.with_name(f"{directory.name}-training")
     train(load_model(directory, torch.float32), Rows(ids, length), settings, scratch, Silent())
