@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where models are written and removed again")
     parser.add_argument("--add", default="25000")
     parser.add_argument("--characters", default="6414")
-    parser.add_argument("--steps", type=int, default=150, help="of continued training")
+    parser.add_argument("--steps", type=int, default=50, help="of continued training")
     parser.add_argument("--growth", default="", help="sizes in GB: measure the memory of rewriting weights instead")
     parser.add_argument("--probe", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -98,6 +98,17 @@ def test_llama_cpp_opens_it_with_the_same_ids(ours: Path, tmp_path: Path) -> Non
         assert Tokenizer.load(path).encode_batch(texts) == tokenizer.encode_batch(texts)
 
 
+def test_llama_cpps_converter_reads_the_directory_as_it_is_meant(ours: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    pieces = read_model(ours / "tokenizer.model")
+    read = list(gguf.vocab.SentencePieceVocab(ours).all_tokens())
+    assert [(name.decode(), score, int(kind)) for name, score, kind in read] == list(
+        zip(pieces.names, pieces.scores, pieces.kinds, strict=True)
+    )
+    special = gguf.SpecialVocab(ours)
+    assert special.special_token_ids == {"bos": 0, "eos": 1, "pad": 2} and not any(special.add_special_token.values())
+
+
 def test_transformers_opens_the_directory_with_the_same_ids_and_tokens(ours: Path) -> None:
     transformers = pytest.importorskip("transformers")
     peer, tokenizer = transformers.AutoTokenizer.from_pretrained(ours), Tokenizer.load(ours)

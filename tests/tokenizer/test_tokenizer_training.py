@@ -15,7 +15,7 @@ from inkstone.progress import Silent
 from inkstone.tokenizer import CONTROL_TOKENS, Tokenizer, TokenizerSettings, train_tokenizer
 from inkstone.tokenizer.measure import measure
 from inkstone.tokenizer.pattern import PATTERN
-from inkstone.tokenizer.train import BYTE_TOKENS, choose_alphabet, count_characters
+from inkstone.tokenizer.train import BYTE_TOKENS, choose_alphabet, count_characters, count_words
 from inkstone.tokenizer.words import Counter, code_points, cut, words_of
 
 _TRAIN = """
@@ -116,6 +116,21 @@ def test_the_alphabet_takes_the_most_frequent_characters_up_to_the_coverage() ->
 def test_equally_frequent_characters_are_chosen_by_code_point() -> None:
     counts = counted(["丁丙乙甲" * 5])
     assert choose_alphabet(counts, 8192, 0.5).characters == sorted("丁丙乙甲")[:2]
+
+
+def test_a_weight_below_one_is_not_rounded_up() -> None:
+    words, counts, one = count_words([(["甲乙"] * 3, 1.0), (["丙丁"], 0.1)])
+    found = dict(zip(words.texts(np.arange(2)), (counts / one).tolist(), strict=True))
+    assert found == {"甲乙": pytest.approx(3), "丙丁": pytest.approx(0.1)}
+
+
+def test_a_power_below_one_lifts_rare_words_and_keeps_the_weight_of_the_whole() -> None:
+    texts = [(["甲乙"] * 16 + ["丙丁"], 1.0), (["戊己"], 0.5)]
+    for power, ratio in ((1.0, 16), (0.5, 4), (0.0, 1)):
+        words, counts, one = count_words(texts, power)
+        found = dict(zip(words.texts(np.arange(3)), (counts / one).tolist(), strict=True))
+        assert found["甲乙"] / found["丙丁"] == pytest.approx(ratio, rel=0.05)
+        assert found["甲乙"] + found["丙丁"] == pytest.approx(17, rel=0.01) and found["戊己"] == pytest.approx(0.5)
 
 
 def test_characters_beyond_the_first_plane_are_counted_once() -> None:
