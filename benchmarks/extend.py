@@ -36,7 +36,7 @@ SMALL = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 128, "num_
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}  # fmt: skip
 LEFT_OUT = "classical_modern_bitext"
 ENGLISH = ("wiki_demo", "books_public_domain", "python_docs_en")  # its ids must not change
-LENGTH = 128
+LENGTH = 64
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def losses(directory: Path, options: argparse.Namespace) -> str:
     text = next(iter(read_text(options.data / "pretrain/zh/novels_public_domain.jsonl.zst", 300_000)))
     tokens, _ = Tokenizer.load(directory).encode_flat(text.documents)
     settings = TrainSettings(
-        sequence_length=LENGTH, batch_tokens=8 * LENGTH, max_steps=options.steps, log_steps=1, warmup_steps=10,
+        sequence_length=LENGTH, batch_tokens=4 * LENGTH, max_steps=options.steps, log_steps=1, warmup_steps=10,
         learning_rate=2e-3, device="cpu", dtype="float32", compile="off",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
