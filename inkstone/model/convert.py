@@ -62,7 +62,7 @@ def _make_tokenizer_fast(target: Path, progress: Progress) -> None:
     if (target / "tokenizer.json").is_file() and not asks_for_code:
         return
     try:
-        Tokenizer.load(target).save(target)
+        Tokenizer.load(target).save(target, with_model=False)
     except InkstoneError as error:
         progress.note(f"The weights are converted; there is no tokenizer.json beside them: {error}")
 

@@ -36,6 +36,7 @@ class Encoder:
     def __init__(self, spec: Spec, by_pattern: bool) -> None:
         """`spec` is a tokenizer.json of a known kind."""
         self._by_pattern = by_pattern
+        self._space = ord(_META if spec["normalizer"] else " ")
         model = spec["model"]
         self._model = json.dumps(model, ensure_ascii=False)
         self._library: tokenizers.Tokenizer | None = None
@@ -45,7 +46,7 @@ class Encoder:
 
     @classmethod
     def of(cls, content: Spec) -> "Encoder | None":
-        """The encoder of a BPE with byte fallback that cuts by `PATTERN`, or by nothing as SentencePiece does."""
+        """The encoder of a BPE with byte fallback that cuts by nothing as SentencePiece does, or by `PATTERN`."""
         model, cutter, normalizer = content["model"], content["pre_tokenizer"], content["normalizer"]
         plain = model.get("type") == "BPE" and not model.get("dropout") and not model.get("ignore_merges")
         plain = plain and not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
@@ -55,7 +56,9 @@ class Encoder:
         if cutter == {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}:
             return cls(content, by_pattern=True) if normalizer is None else None
         steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-        if cutter is not None or steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]:
+        if cutter is not None or (
+            normalizer is not None and steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]
+        ):
             return None
         return cls(content, by_pattern=False)
 
@@ -124,7 +127,8 @@ class Encoder:
         if self._by_pattern:
             begins = cut(points, starts)
         else:
-            points = np.where(points == ord(" "), np.uint32(ord(_META)), points)
+            if self._space != ord(" "):
+                points = np.where(points == ord(" "), np.uint32(self._space), points)
             begins = np.zeros(len(points), dtype=bool)
             begins[starts[:-1][starts[:-1] < len(points)]] = True
         if len(points):

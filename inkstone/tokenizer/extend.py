@@ -9,7 +9,7 @@ the curve of ALP (average log probability) over a grid of both, as Chinese-Mixtr
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,19 @@ def _appended(base: Tokenizer, added: Sequence[str]) -> Tokenizer:
     known = dict.fromkeys(vocabulary, 0.0)
     pairs = [pair for name in names for pair in splits(name, known)]
     joined = bool(model["merges"]) and isinstance(model["merges"][0], str)
+    if base.model_file is not None:
+        model["merges"] = _with_new_splits(model["merges"], set(names), known)
     model["merges"] += [" ".join(pair) if joined else list(pair) for pair in pairs]
     return base.respecified(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+
+
+def _with_new_splits(merges: list[list[str]], new: set[str], known: dict[str, float]) -> list[list[str]]:
+    """Old merges, and where an old piece can now be split into a new one and a rest, that too, as in SentencePiece."""
+    result: list[list[str]] = []
+    for name, group in groupby(merges, key="".join):
+        fresh = any(name[:cut] in new or name[cut:] in new for cut in range(1, len(name)))
+        result += map(list, splits(name, known)) if fresh else group
+    return result
 
 
 def _speller(base: Tokenizer) -> Any:

@@ -1,7 +1,7 @@
 """The few bytes of Protocol Buffers that a SentencePiece `.model` needs: a message as (field number, value) pairs.
 
 Reading the wire format takes less code than guarding two optional packages would, so a `.model` opens with the core
-install; the tests compare the result with the protobuf package, field by field.
+install; the tests compare the result with the protobuf package, field by field. `field` writes one.
 """
 
 import struct
@@ -30,6 +30,16 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError(f"it ends inside a field of {size} bytes that begins at byte {at}")
         yield key >> 3, message[at : at + size]
         at += size
+
+
+def field(number: int, value: int | float | str | bytes) -> bytes:
+    """One field as bytes: an int as a varint, a float as 32 bits, a text or a message with its length."""
+    if isinstance(value, float):
+        return _written_varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return _written_varint(number << 3) + _written_varint(value & (1 << 64) - 1)
+    content = value.encode("utf-8") if isinstance(value, str) else value
+    return _written_varint(number << 3 | 2) + _written_varint(len(content)) + content
 
 
 def float32(value: int | bytes) -> float:
@@ -65,3 +75,12 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         if not message[at - 1] & 0x80:
             return value, at
     raise ValueError(f"byte {at} is inside a number that does not end")
+
+
+def _written_varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

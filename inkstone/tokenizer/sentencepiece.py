@@ -67,18 +67,14 @@ def read_model(path: Path) -> Pieces:
 
 def pipeline(model: Pieces, source: Path) -> Spec:
     """The model as the JSON of a `tokenizers.Tokenizer`. Raises InputError naming what would change an id."""
-    _refuse_what_differs(model, source)
+    refuse_what_differs(model, source)
     vocabulary = {name: number for number, name in enumerate(model.names)}
     unknown = next((name for name, kind in zip(model.names, model.kinds, strict=True) if kind == UNKNOWN), None)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added_tokens(model),
-        "normalizer": _normalizer(model),
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": _decoder(model),
+        **around(model),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -91,6 +87,17 @@ def pipeline(model: Pieces, source: Path) -> Spec:
             "vocab": vocabulary,
             "merges": [list(pair) for pair in merges(model)],
         },
+    }
+
+
+def around(model: Pieces) -> Spec:
+    """The parts of a pipeline that stand around its merges."""
+    return {
+        "added_tokens": _added_tokens(model),
+        "normalizer": _normalizer(model),
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": _decoder(model),
     }
 
 
@@ -117,7 +124,7 @@ def _added_tokens(model: Pieces) -> list[Spec]:
 
     A user-defined piece of one character needs no cutting: it is a symbol already, and no merge has it as a part.
     """
-    known = _normal(model)
+    known = normal_pieces(model)
     found = []
     for number, (name, kind) in enumerate(zip(model.names, model.kinds, strict=True)):
         hidden = kind == NORMAL and names_control(name) and not splits(name, known)
@@ -127,14 +134,15 @@ def _added_tokens(model: Pieces) -> list[Spec]:
     return found
 
 
-def _normal(model: Pieces) -> dict[str, float]:
+def normal_pieces(model: Pieces) -> dict[str, float]:
+    """The pieces that merging makes, with their scores."""
     pieces = zip(model.names, model.scores, model.kinds, strict=True)
     return {name: score for name, score, kind in pieces if kind == NORMAL}
 
 
 def merges(model: Pieces) -> list[tuple[str, str]]:
     """Every merge in the order in which SentencePiece would prefer it."""
-    known = _normal(model)
+    known = normal_pieces(model)
     ranked = sorted((name for name in known if len(name) > 1), key=lambda name: -known[name])  # stable: ties by id
     return [pair for name in ranked for pair in splits(name, known)]
 
@@ -237,7 +245,7 @@ def _user_defined(model: Pieces) -> list[str]:
     ]
 
 
-def _refuse_what_differs(model: Pieces, source: Path) -> None:
+def refuse_what_differs(model: Pieces, source: Path) -> None:
     """Name what a list of merges cannot express."""
     problems = []
     twice = [name for name, count in Counter(model.names).items() if count > 1]

@@ -10,6 +10,7 @@ Control tokens enter only by name, through `token_id`; that is how a user who ty
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import tokenizers
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
 from inkstone.tokenizer.encoder import Encoder
+from inkstone.tokenizer.model_file import model_content
 from inkstone.tokenizer.prefix import take_prefix
 from inkstone.tokenizer.sentencepiece import Spec
 from inkstone.tokenizer.source import ROLES, read_source
@@ -78,6 +80,11 @@ class Tokenizer:
         """The tokenizer as the JSON of a `tokenizer.json`, its dummy prefix included."""
         return dict(json.loads(self._backend.to_str())) | (self._prefix.parts if self._prefix else {})
 
+    @cached_property
+    def model_file(self) -> bytes | None:
+        """A SentencePiece `.model` with the same ids on every text without "▁"; None where there is none."""
+        return model_content(self.spec(), self._special)
+
     def respecified(self, backend: tokenizers.Tokenizer) -> "Tokenizer":
         """Another tokenizer with this one's begin, end and padding tokens."""
         return Tokenizer(backend, *(self._special[role] for role in ROLES))
@@ -86,10 +93,16 @@ class Tokenizer:
         """Every token's name and id."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
-    def save(self, directory: Path) -> None:
-        """Write the two files that `load` and transformers' AutoTokenizer read."""
+    def save(self, directory: Path, with_model: bool = True) -> None:
+        """Write the two files that `load` and transformers' AutoTokenizer read.
+
+        `with_model`: and a SentencePiece `tokenizer.model` with the same ids, where there is one.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         spec = self.spec()
+        content = self.model_file
+        if content is not None and with_model:
+            (directory / "tokenizer.model").write_bytes(content)
         text = json.dumps(spec, ensure_ascii=False, indent=2)
         (directory / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
         config = {
@@ -97,6 +110,8 @@ class Tokenizer:
             **{role: name for role, name in self._special.items() if name is not None},
             "add_bos_token": False,
             "add_eos_token": False,
+            # llama.cpp's converter reads this one; without it a space would go before every text
+            **({} if content is None else {"add_prefix_space": self.has_prefix}),
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000_000,
         }

@@ -1,9 +1,10 @@
 """Learn a BPE vocabulary from documents and assemble the tokenizer around it.
 
-Ids: 0-15 control tokens, 16-271 the bytes, then single characters, then merges in the order they were learned. Text is
-never rewritten (no normalizer, no metaspace), so decoding gives back exactly what was encoded. A merge never crosses
-the borders of `PATTERN`: digits stay single, newlines stay apart from words, and no text can ever spell the name of a
-control or byte token, because each of these names contains such a border.
+Ids: 0-15 control tokens, 16-271 the bytes, then single characters, then pieces in the order they were learned. Text is
+never rewritten (no normalizer, no metaspace), so decoding gives back exactly what was encoded. Words are cut by
+`PATTERN` for learning only, and no piece crosses its borders: digits stay single, newlines stay apart from words, and
+no text can ever spell the name of a control or byte token, because each of these names contains such a border.
+Encoding needs no cuts then: it is SentencePiece's, and a `.model` with the same ids can be written (`model_file.py`).
 """
 
 import re
@@ -17,7 +18,8 @@ from tokenizers import AddedToken, decoders, models
 from inkstone.errors import InputError
 from inkstone.tokenizer.encoder import LONGEST_WORD
 from inkstone.tokenizer.merges import Bounds, learn_merges
-from inkstone.tokenizer.pattern import UNICODE, pre_tokenizer
+from inkstone.tokenizer.pattern import LETTER, UNICODE, WHITE, classes
+from inkstone.tokenizer.sentencepiece import SPACE, splits
 from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.tokenizer import CONTROL_TOKENS, Tokenizer
 from inkstone.tokenizer.words import Counter, Words, blocks, code_points, cut, words_of
@@ -50,7 +52,10 @@ def train(settings: TokenizerSettings, texts: Iterable[tuple[list[str], float]])
             points, starts = code_points(block)
             counter.add(words_of(points, cut(points, starts, LONGEST_WORD), starts), weight)
     words, counts = counter.result()
-    alphabet = choose_alphabet(count_characters(words, counts), settings.vocab_size, settings.character_coverage)
+    found = count_characters(words, counts)
+    found[ord(SPACE)] = 0  # SentencePiece takes it for a space: as bytes it is told apart
+    alphabet = choose_alphabet(found, settings.vocab_size, settings.character_coverage)
+    alphabet = Alphabet(sorted({" ", *alphabet.characters}), alphabet.coverage)
     room = settings.vocab_size - FIXED_TOKENS - len(alphabet.characters)
     bounds = Bounds(
         pieces=room,
@@ -93,16 +98,32 @@ def choose_alphabet(counts: np.ndarray, vocab_size: int, coverage: float) -> Alp
     return Alphabet(sorted(map(chr, kept.tolist())), float(covered[len(kept) - 1]))
 
 
-def assemble(characters: list[str], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
-    """The tokenizer with our order of ids, byte fallback, and control tokens that text cannot produce."""
-    pieces = [*CONTROL_TOKENS, *BYTE_TOKENS, *characters, *dict.fromkeys(left + right for left, right in merges)]
+def assemble(characters: list[str], learned: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """The tokenizer with our order of ids, byte fallback, and control tokens that text cannot produce.
+
+    Any two neighbours that make a piece may be joined, also in another way than it was learned.
+    """
+    made = list(dict.fromkeys(left + right for left, right in learned))
+    pieces = [*CONTROL_TOKENS, *BYTE_TOKENS, *characters, *made]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     assert len(vocabulary) == len(pieces), "a learned piece has the name of a control or byte token"
+    known = dict.fromkeys([*characters, *made], 0.0)
+    merges = [pair for piece in sorted(made, key=_goes_last) for pair in splits(piece, known)]
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizer()
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL_TOKENS])
     return backend
+
+
+def _goes_last(piece: str) -> int:
+    """Pieces that stand elsewhere than in the words they were learned from take what the others leave.
+
+    Runs of spaces leave the last space to the word behind them, and 's and 't leave a quoted 'such to itself.
+    """
+    first, last = (int(classes()[ord(piece[end])]) & 7 for end in (0, -1))
+    if first == WHITE and last == WHITE:
+        return 2
+    return int(piece[0] in "'’" and last == LETTER)
 
 
 def _characters_for(covered: np.ndarray, share: float) -> int:

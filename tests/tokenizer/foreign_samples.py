@@ -3,13 +3,14 @@
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from inkstone.tokenizer.gguf import read_metadata
+from inkstone.tokenizer.sentencepiece import Pieces
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = SHARED / "tokenizers"
@@ -69,3 +70,23 @@ def train_model(directory: Path, **options: object) -> Path:
     prefix = directory / "small"
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(said), model_prefix=str(prefix), **settings)
     return prefix.with_suffix(".model")
+
+
+def llama_cpp(pieces: Pieces, path: Path) -> Callable[[str], list[int]]:
+    """llama.cpp's own tokenizer for a SentencePiece vocabulary, written as a GGUF without weights."""
+    import gguf
+    from llama_cpp import Llama
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([name.encode() for name in pieces.names])
+    writer.add_token_scores(pieces.scores)
+    writer.add_token_types(pieces.kinds)
+    writer.add_bos_token_id(pieces.bos)
+    writer.add_eos_token_id(pieces.eos)
+    writer.add_add_space_prefix(pieces.dummy_prefix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    opened = Llama(str(path), vocab_only=True, verbose=False)
+    return lambda text: list(opened.tokenize(text.encode(), add_bos=False, special=False)) if text else []

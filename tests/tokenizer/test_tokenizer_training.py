@@ -101,7 +101,7 @@ def test_a_vocabulary_too_small_for_the_characters_names_the_minimum_that_works(
     write_split(tmp_path, "heldout", [])
     with pytest.raises(InputError, match=r"vocab_size = 1024 is too small .* at least (2072)\."):
         learn(tmp_path, tmp_path / "small", vocab_size=1024)
-    assert learn(tmp_path, tmp_path / "enough", vocab_size=2072)["characters"] == 900
+    assert learn(tmp_path, tmp_path / "enough", vocab_size=2072)["characters"] == 901  # and the space
 
 
 def test_the_alphabet_takes_the_most_frequent_characters_up_to_the_coverage() -> None:
