@@ -30,6 +30,9 @@ def train(
         float, typer.Option(min=0.01, max=1, help="share of characters with a token of their own")
     ] = 0.9995,
     sample_mb: Annotated[float, typer.Option(min=0.01, help="train on a sample of about this many MB of text")] = 100.0,
+    count_power: Annotated[
+        float, typer.Option(min=0, max=1, help="a word met n times counts like n to this power; below 1 for new text")
+    ] = 1.0,
     weights: Annotated[
         Path | None, typer.Option(help='JSON {"weights": {domain: number}}, e.g. mixture.json; a domain is lang/source')
     ] = None,
@@ -42,7 +45,11 @@ def train(
     from inkstone.tokenizer import TokenizerSettings, train_tokenizer
 
     settings = TokenizerSettings(
-        vocab_size=vocab_size, character_coverage=character_coverage, sample_mb=sample_mb, invalid_utf8=invalid_utf8
+        vocab_size=vocab_size,
+        character_coverage=character_coverage,
+        sample_mb=sample_mb,
+        count_power=count_power,
+        invalid_utf8=invalid_utf8,
     )
     refuse_existing(output)
     with show_progress("tokenizer") as progress, atomic_directory(output) as draft:

@@ -30,6 +30,13 @@ class TokenizerSettings(BaseModel):
         4, ge=1, description="Longest piece of Chinese characters; keeps stock phrases from filling the vocabulary."
     )
     min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
+    count_power: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="A word that occurs n times counts like n to this power. Below 1 the vocabulary suits other texts "
+        "than the ones it is trained on better, and these less.",
+    )
     measure_mb: float = Field(
         20.0, gt=0, description="Measure compression on about this many MB of held-out text at most."
     )

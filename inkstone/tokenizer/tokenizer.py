@@ -19,6 +19,7 @@ import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
+from inkstone.tokenizer.dropout import WordMerger
 from inkstone.tokenizer.encoder import Encoder
 from inkstone.tokenizer.model_file import model_content
 from inkstone.tokenizer.prefix import take_prefix
@@ -177,6 +178,15 @@ class Tokenizer:
             self._encoder = Encoder.of(json.loads(self._backend.to_str()))
         return self._encoder if isinstance(self._encoder, Encoder) else None
 
+    @cached_property
+    def _word_merger(self) -> WordMerger:
+        return WordMerger(self._backend)
+
+    def require_dropout(self) -> None:
+        """Raises InputError where BPE-dropout has no meaning for this kind of tokenizer."""
+        if self.encoder() is None:
+            _ = self._word_merger
+
     def encode_flat(
         self,
         texts: Sequence[str],
@@ -186,12 +196,14 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts, int32, one after the other, and where each text's end: the ids of `encode_batch`, faster.
 
-        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout); it needs an `encoder`.
+        `dropout` passes over merges by chance, as `draws` decides (BPE-dropout).
         """
         encoder = self.encoder()
         if encoder is None:
             if dropout:
-                raise InputError("BPE-dropout needs a BPE tokenizer with byte fallback; set bpe_dropout = 0.")
+                return self._word_merger.encode(
+                    self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws
+                )
             encoded = self.encode_batch(texts, continued)
             ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
             return np.fromiter(chain.from_iterable(encoded), dtype=np.int32), ends

@@ -7,6 +7,7 @@ no text can ever spell the name of a control or byte token, because each of thes
 Encoding needs no cuts then: it is SentencePiece's, and a `.model` with the same ids can be written (`model_file.py`).
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _HAN = re.compile(
 )
 # Below this share of covered characters most of the text would be bytes; such a vocabulary is refused.
 _LOWEST_COVERAGE = 0.9
+_RESOLUTION = 16  # what an occurrence in the text of least weight counts, since counts are whole numbers
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,7 @@ def train(settings: TokenizerSettings, texts: Iterable[tuple[list[str], float]])
 
     The vocabulary is smaller than `settings.vocab_size` when the text has too few pairs to merge.
     """
-    counter = Counter()
-    for documents, weight in texts:
-        for block in blocks(documents):
-            points, starts = code_points(block)
-            counter.add(words_of(points, cut(points, starts, LONGEST_WORD), starts), weight)
-    words, counts = counter.result()
+    words, counts, one = count_words(texts, settings.count_power)
     found = count_characters(words, counts)
     found[ord(SPACE)] = 0  # SentencePiece takes it for a space: as bytes it is told apart
     alphabet = choose_alphabet(found, settings.vocab_size, settings.character_coverage)
@@ -60,11 +57,34 @@ def train(settings: TokenizerSettings, texts: Iterable[tuple[list[str], float]])
     bounds = Bounds(
         pieces=room,
         longest=settings.max_piece_characters,
-        min_frequency=settings.min_frequency,
+        min_frequency=settings.min_frequency * one,
         unwanted=lambda piece: len(piece) > settings.max_han_characters and _HAN.match(piece) is not None,
     )
     merges = learn_merges(*split_at_rare(words, counts, alphabet.characters), alphabet.characters, bounds)
     return Tokenizer(assemble(alphabet.characters, merges)), alphabet
+
+
+def count_words(texts: Iterable[tuple[list[str], float]], power: float = 1.0) -> tuple[Words, np.ndarray, int]:
+    """The different words, what each counts, and what one plain occurrence counts in this scale.
+
+    A word that occurs n times in texts of one weight counts like n ** `power`, scaled so that these texts weigh as much
+    as before: rare words, of which new text has others, then shape the pieces more than the repetitions of a few.
+    """
+    counters: dict[float, Counter] = {}
+    for documents, weight in texts:
+        counter = counters.setdefault(weight, Counter())
+        for block in blocks(documents):
+            points, starts = code_points(block)
+            counter.add(words_of(points, cut(points, starts, LONGEST_WORD), starts))
+    if power == 1 and len(counters) <= 1:
+        return *next(iter(counters.values()), Counter()).result(), 1
+    one = math.ceil(_RESOLUTION / min(counters, default=1.0))
+    total = Counter()
+    for weight, counter in counters.items():
+        words, counts = counter.result()
+        lengths, damped = np.diff(words.starts), counts.astype(np.float64) ** power
+        total.add(words, damped * (one * weight * float(counts @ lengths) / max(float(damped @ lengths), 1.0)))
+    return *total.result(), one
 
 
 def count_characters(words: Words, counts: np.ndarray) -> np.ndarray:

@@ -103,10 +103,7 @@ def _redraw(chats: list[EncodedChat], tokenizer: Tokenizer, dropout: float) -> R
     """Encodes a conversation with BPE-dropout: of the training texts only, never of control tokens, never kept."""
     if not dropout:
         return None
-    if tokenizer.encoder() is None:
-        raise InputError(
-            "[sft] bpe_dropout needs a BPE tokenizer with byte fallback, which the base has not: set it to 0"
-        )
+    tokenizer.require_dropout()
     return lambda number, draws: EncodedChat(
         *encode_segments(chats[number].segments, tokenizer, dropout, draws), chats[number].segments
     )

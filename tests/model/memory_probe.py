@@ -2,8 +2,9 @@
 
     python memory_probe.py DIRECTORY TARGET
 
-Converts the checkpoint to bfloat16, loads a quarter of it and loads all of it; prints as JSON, for each job, the peak
-of resident MiB above its start and, at its end, the MiB of private memory (not mapped file pages).
+Converts the checkpoint to bfloat16, extends its vocabulary, loads a quarter of it and loads all of it; prints as JSON,
+for each job, the peak of resident MiB above its start and, at its end, the MiB of private memory (not mapped file
+pages).
 """
 
 import json
@@ -16,6 +17,10 @@ import torch
 from inkstone.model import load_model
 from inkstone.model.convert import convert_model
 from inkstone.model.slices import load_slices
+from inkstone.model.vocabulary import extend_model
+from inkstone.tokenizer import Extension, Tokenizer
+from inkstone.tokenizer.extend import append
+from inkstone.tokenizer.train import assemble
 
 
 def status(key: str) -> float:
@@ -33,11 +38,22 @@ def measure(job: Callable[[], object]) -> tuple[int, int]:
     return result
 
 
+def extend_vocabulary(source: Path, target: Path) -> object:
+    """Give the model 100 tokens more, each made of two old ones."""
+    characters = [chr(point) for point in range(0x4E00, 0x4E00 + 200)]
+    base = Tokenizer(assemble(characters, []))
+    pieces = [first + second for first, second in zip(characters[::2], characters[1::2], strict=True)]
+    tokenizer, added = append(base, pieces, 100)
+    target.mkdir()
+    return extend_model(source, base, Extension(tokenizer, added, {}), target, max_shard_bytes=30_000_000)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     source, target = map(Path, sys.argv[1:])
     jobs: dict[str, Callable[[], object]] = {
         "convert": lambda: convert_model(source, target, dtype=torch.bfloat16, max_shard_bytes=30_000_000),
+        "extend": lambda: extend_vocabulary(source, target.with_name("extended")),
         "slice": lambda: load_slices(source, 1, 4, torch.bfloat16),
         "load": lambda: load_model(source, torch.bfloat16),
     }

@@ -1,4 +1,4 @@
-"""The fast paths give exactly what the library gives: cuts, merges learned, ids; and what only they do, dropout."""
+"""The fast paths give exactly what the library gives: cuts, merges learned, ids."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_samples import CHINESE, ENGLISH, make_rows, write_split
+from tokenizer_samples import make_rows, write_split
 from tokenizers import models, trainers
 
 from inkstone.errors import InputError
@@ -173,25 +173,6 @@ def test_words_are_taken_out_with_their_own_characters() -> None:
     words = Words(np.arange(10, dtype=np.uint32), np.array([0, 3, 4, 10]), np.array([0, 3]))
     points, lengths = words.chosen(np.array([2, 0]))
     assert points.tolist() == [4, 5, 6, 7, 8, 9, 0, 1, 2] and lengths.tolist() == [6, 3]
-
-
-def test_dropout_keeps_the_text_splits_it_finer_and_follows_the_seed(tokenizer: Tokenizer) -> None:
-    batch = [*CHINESE, *ENGLISH, "<|im_end|> 龘"] * 20
-    plain = tokenizer.encode_flat(batch)[0]
-    draws = [tokenizer.encode_flat(batch, 0.3, np.random.default_rng(seed)) for seed in (1, 1, 2)]
-    assert np.array_equal(draws[0][0], draws[1][0]) and not np.array_equal(draws[0][0], draws[2][0])
-    assert [tokenizer.decode(ids) for ids in split(*draws[0])] == batch
-    assert len(draws[0][0]) > 1.1 * len(plain)
-    assert not tokenizer.control_ids.intersection(draws[0][0].tolist())
-    everything = tokenizer.encode_flat(batch, 1.0, np.random.default_rng(0))[0]
-    assert len(everything) >= sum(map(len, batch))
-    assert np.array_equal(tokenizer.encode_flat(batch)[0], plain)  # nothing was remembered
-
-
-def test_dropout_is_refused_where_it_cannot_be_done() -> None:
-    backend = tokenizers.Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2}, merges=[("a", "b")]))
-    with pytest.raises(InputError, match="BPE-dropout needs"):
-        Tokenizer(backend, None, "a", None).encode_flat(["ab"], 0.1, np.random.default_rng(0))
 
 
 _LINE = """
