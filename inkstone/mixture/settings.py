@@ -38,7 +38,8 @@ class MixtureSettings(BaseModel):
 
     kind: Kind = Field("learned", description="where the weights come from")
     keep: Literal["measured", "learned"] = Field(
-        "measured", description='kind = "learned": write the mix that measured best with fresh seeds, or always the learned'
+        "measured",
+        description='kind = "learned": write the mix that measured best with fresh seeds, or always the learned',
     )
     domain: Grain = Field("lang x source", description="documents that count as one domain")
     groups: dict[str, list[str]] = Field(

@@ -29,14 +29,14 @@ class Merger:
         self._slots = Slots(max(4, (4 * len(keys)).bit_length()))
         self._merges = np.full(self._slots.capacity, _NEVER, dtype=np.int64)  # rank and new id in one number
         self._merges[self._slots.insert(keys)] = (ranks << 32) | made[ranks]
-        self._single = np.full(UNICODE, -1, dtype=np.int32)  # id of every character that is a piece, or -1
+        self.single = np.full(UNICODE, -1, dtype=np.int32)  # id of every character that is a piece, or -1
         pieces = [piece for piece in vocabulary if len(piece) == 1]
-        self._single[np.array([ord(piece) for piece in pieces], dtype=np.int64)] = [vocabulary[one] for one in pieces]
-        self._bytes = np.array([vocabulary[f"<0x{value:02X}>"] for value in range(256)], dtype=np.int32)
+        self.single[np.array([ord(piece) for piece in pieces], dtype=np.int64)] = [vocabulary[one] for one in pieces]
+        self._bytes = np.array([vocabulary.get(f"<0x{value:02X}>", -1) for value in range(256)], dtype=np.int32)
 
     def symbols(self, points: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What merging begins with: an id for every character, or for its bytes; and how many each word has."""
-        ids = self._single[points]
+        """What merging begins with: an id for every character, or else for its bytes; and how many each word has."""
+        ids = self.single[points]
         unknown = ids < 0
         if not unknown.any():
             return ids, lengths
