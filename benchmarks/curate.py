@@ -281,16 +281,31 @@ def _cpu_seconds() -> float:
     )
 
 
-def measure(command: list[str], limit_gb: float | None = None) -> dict[str, float]:
+def measure(
+    command: list[str], limit_gb: float | None = None, seen: Callable[[int, float], None] = lambda held, used: None
+) -> dict[str, float]:
     """Run a process that prints JSON last; adds peak memory in GB and CPU seconds of all its processes.
 
-    Ends it where the memory passes the limit."""
+    Ends it where the memory passes the limit; `seen(bytes held, CPU seconds)` is called with every sample."""
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # Files, not pipes: nobody reads while it runs, and a process stops at a full pipe (datatrove logs more than 64 KB).
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=out, stderr=errors, text=True, env=os.environ | threads)
+        peak, cpu = _watch(process, limit_gb, seen)
+        out.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()[-3000:]}")
+        result: dict[str, float] = json.loads(out.read().strip().splitlines()[-1])
+    return {**result, "peak": peak / 1e9, "cpu_of_all": cpu}
+
+
+def _watch(
+    process: subprocess.Popen[str], limit_gb: float | None, seen: Callable[[int, float], None]
+) -> tuple[int, float]:
+    """Most bytes held and CPU seconds used by a process and its children, until it ends."""
     import psutil
 
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | threads
-    )
     watched, peak, used = psutil.Process(process.pid), 0, {}
     while process.poll() is None:
         held = 0
@@ -302,16 +317,13 @@ def measure(command: list[str], limit_gb: float | None = None) -> dict[str, floa
         except psutil.NoSuchProcess:
             pass
         peak = max(peak, held)
+        seen(held, sum(used.values()))
         if limit_gb and held > limit_gb * 1e9:
             for one in (*watched.children(recursive=True), watched):
                 one.kill()
-            raise SystemExit(f"held {held / 1e9:.2f} GB, more than the limit of {limit_gb} GB: {' '.join(command)}")
+            raise SystemExit(f"held {held / 1e9:.2f} GB, more than the limit of {limit_gb} GB: {process.args}")
         time.sleep(0.05)
-    out, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{errors[-3000:]}")
-    result: dict[str, float] = json.loads(out.strip().splitlines()[-1])
-    return {**result, "peak": peak / 1e9, "cpu_of_all": sum(used.values())}
+    return peak, sum(used.values())
 
 
 def score(samples: list[Sample], kept: set[str]) -> tuple[str, str]:

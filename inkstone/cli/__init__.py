@@ -13,4 +13,4 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from inkstone.cli.commands import app
 
-    app()
+    app(prog_name="inkstone")

@@ -20,7 +20,7 @@ from inkstone.corpus.dedup import Duplicates, Matches, band_keys, matches, signa
 from inkstone.corpus.kernel import F64, I64, Mask, Tokens
 from inkstone.corpus.settings import CorpusSettings, DedupSettings
 from inkstone.corpus.spans import NEAR, NEAR_BANDS, SENTENCE, Spans
-from inkstone.corpus.tables import PartitionWriter, Tables, read_rows
+from inkstone.corpus.tables import PartitionWriter, Tables, read_rows, save_matches
 
 _BANDING = DedupSettings(shingle_tokens=2, bands=NEAR_BANDS, rows=4)
 _WIDTH = _BANDING.bands * _BANDING.rows
@@ -59,9 +59,7 @@ class CompareTask:
 
 def compare(task: CompareTask, draft: Path) -> None:
     """Pairs of sentences that agree in at least `minimum`, by number."""
-    found = pairs(read_rows(task.places, "sentences", task.partition, SENTENCE_ROW), task.minimum)
-    for name in ("later", "earlier", "agreement"):
-        np.save(draft / f"{name}.npy", getattr(found, name))
+    save_matches(pairs(read_rows(task.places, "sentences", task.partition, SENTENCE_ROW), task.minimum), draft)
 
 
 def pairs(rows: np.ndarray, minimum: float) -> Matches:

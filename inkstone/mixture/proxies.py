@@ -2,7 +2,8 @@
 
 Each finished run is a directory of its own, named by everything its losses depend on, so a killed fit continues and a
 fit with other caps or targets reuses them. A proxy sees each domain cut down by proxy tokens / budget tokens: a domain
-that the real run would repeat five times is repeated five times here too.
+that the real run would repeat five times is repeated five times here too. Rows are taken from all over a domain: whole
+documents would leave a small domain with two or three of them, and seeds would differ by which.
 """
 
 import json
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from inkstone.errors import InputError
 from inkstone.mixture.law import Array
@@ -27,7 +27,7 @@ from inkstone.model import ModelSettings
 from inkstone.progress import Progress, Silent
 from inkstone.storage import atomic_directory, fingerprint, settle
 from inkstone.storage.manifest import read_manifest
-from inkstone.tokenizer import TokenShards, open_shards
+from inkstone.tokenizer import open_shards
 from inkstone.train import (
     MixedCorpus,
     Mixture,
@@ -117,7 +117,7 @@ def run_trials(bench: Bench, trials: list[Trial], folder: Path, progress: Progre
         done += 1
         name = waiting[path].name
         progress.advance(done, len(trials), "proxies", mixture=name, seconds=round(seconds, 1))
-    return np.array([_finished(path) for path in paths])
+    return np.array([_finished(path) for path in paths]).reshape(len(paths), len(bench.domains.weights))
 
 
 def _work(bench: Bench, waiting: dict[Path, Trial]) -> Iterator[tuple[Path, float]]:
@@ -162,7 +162,7 @@ def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
     training = TrainSettings(
         sequence_length=length, batch_tokens=settings.batch_tokens, max_steps=settings.steps,
         epochs=1e9, learning_rate=settings.learning_rate, seed=trial.seed, dtype=settings.dtype, compile="off",
-        log_steps=settings.steps, checkpoint_steps=settings.steps,
+        optimizer="muon", log_steps=settings.steps, checkpoint_steps=settings.steps,
         # Online reweighting draws whole micro-batches: up to eight domains have their turn in a step.
         micro_batch_tokens=max(settings.batch_tokens // 8 // length, 1) * length if trial.online else None,
     )  # fmt: skip
@@ -170,32 +170,17 @@ def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
         hidden_size=settings.hidden_size, num_layers=settings.num_layers, num_heads=settings.num_heads,
         max_positions=length,
     )  # fmt: skip
-    documents = [
-        _part(shards, mine, bench.share, length, (trial.seed, place))
-        for place, mine in enumerate(documents_of(shards, bench.domains))
-    ]
-    rows = MixedCorpus(shards, documents, trial.weights, length, trial.seed)
+    documents = documents_of(shards, bench.domains)
+    rows = MixedCorpus(shards, documents, trial.weights, length, trial.seed, bench.share)
     mixer = OnlineMixer(rows, list(bench.domains.weights), trial.online) if trial.online else None
     model = new_model(shape, shards.vocab_size, trial.seed)
     with tempfile.TemporaryDirectory(prefix="inkstone-proxy-") as scratch:
         train(model, rows, training, Path(scratch), Silent(), mixer=mixer)
-    held = open_shards(bench.tokens_dir, "heldout")
+    held, count = open_shards(bench.tokens_dir, "heldout"), settings.heldout_rows
     return [
-        heldout_loss(model, PackedCorpus(held, length, 0, mine), training, limit=settings.heldout_rows)
+        heldout_loss(model, PackedCorpus(held, length, 0, mine, count), training, limit=count)
         for mine in documents_of(held, bench.domains, strict=False)
     ]
-
-
-def _part(
-    shards: TokenShards, documents: NDArray[np.int64], share: float, row_tokens: int, seed: tuple[int, int]
-) -> NDArray[np.int64]:
-    """About `share` of a domain's tokens in whole documents, and no less than a few rows."""
-    if share >= 1:
-        return documents
-    shuffled = np.random.default_rng(seed).permutation(documents)
-    ends = np.cumsum(shards.lengths[shuffled])
-    wanted = max(share * ends[-1], min(4 * row_tokens, ends[-1]))
-    return np.sort(shuffled[: int(np.searchsorted(ends, wanted)) + 1])
 
 
 def _finished(path: Path) -> list[float] | None:

@@ -11,18 +11,19 @@ Grain = Literal["lang x source", "source", "lang"]
 
 
 class ProxySettings(BaseModel):
-    """`[mixture.proxy]`: the tiny models that mixtures are tried on; about 0.7 M parameters and 400 K tokens each."""
+    """`[mixture.proxy]`: the tiny models that mixtures are tried on; about 0.2 M parameters and 200 K tokens each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    count: int | None = Field(None, ge=8, description="mixtures to fit the law on; default: 4 x domains, at least 24")
+    count: int | None = Field(None, ge=8, description="mixtures to fit the law on; default: 3 x domains, at least 24")
     checks: int = Field(6, ge=0, description="further mixtures, only to compare the law's prediction with")
-    compare_seeds: int = Field(1, ge=0, description="runs of the learned, natural and stratified mix with fresh seeds")
-    hidden_size: int = Field(96, ge=8, description="width of the proxy")
+    refine: int = Field(8, ge=0, description="more of them afterwards, near the optimum of the law so far")
+    compare_seeds: int = Field(3, ge=0, description="runs of the learned, natural and stratified mix with fresh seeds")
+    hidden_size: int = Field(64, ge=8, description="width of the proxy")
     num_layers: int = Field(2, ge=1, description="its decoder blocks")
-    num_heads: int = Field(3, ge=1, description="its query heads")
+    num_heads: int = Field(2, ge=1, description="its query heads")
     sequence_length: int = Field(128, ge=8, description="tokens per row")
-    batch_tokens: int = Field(1024, ge=8, description="tokens per step")
+    batch_tokens: int = Field(512, ge=8, description="tokens per step")
     steps: int = Field(400, ge=1, description="optimizer steps of a proxy")
     learning_rate: float = Field(1e-2, gt=0, description="peak of the schedule")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic; never chosen by measuring")
@@ -36,6 +37,10 @@ class MixtureSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind = Field("learned", description="where the weights come from")
+    keep: Literal["measured", "learned"] = Field(
+        "measured",
+        description='kind = "learned": write the mix that measured best with fresh seeds, or always the learned',
+    )
     domain: Grain = Field("lang x source", description="documents that count as one domain")
     groups: dict[str, list[str]] = Field(
         {}, description='domains made of several: {"zh verse" = ["zh/poetry*"]}; patterns on "lang/source"'

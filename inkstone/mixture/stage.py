@@ -1,7 +1,8 @@
 """The mixture stage: token shards in, mixture.json out, which training (and tokenizer training) reads.
 
 For kind = "learned" the file also has the evidence: the law and its transfer table, predicted against measured losses
-on mixtures the fit has not seen, and the learned, natural and stratified mix trained with fresh seeds, side by side.
+on mixtures the fit has not seen, and the learned, natural and stratified mix trained with fresh seeds, side by side. Of
+these the one that measured best is what training gets: a law may be wrong, and then its weights do not go unnoticed.
 """
 
 import json
@@ -12,7 +13,7 @@ import numpy as np
 
 from inkstone.mixture.domains import Domain, find_domains
 from inkstone.mixture.law import Array, Laws, fit_laws, rank_correlation
-from inkstone.mixture.optimum import best_weights, capped, repetition_caps
+from inkstone.mixture.optimum import best_weights, capped, likely_optima, repetition_caps
 from inkstone.mixture.proxies import Bench, Trial, check_heldout, draw_mixtures, run_trials
 from inkstone.mixture.settings import MixtureSettings
 from inkstone.progress import Progress
@@ -20,7 +21,7 @@ from inkstone.storage import write_manifest
 from inkstone.tokenizer import open_shards
 from inkstone.train import Mixture
 
-_PROXIES_PER_DOMAIN, _FEWEST_PROXIES = 4, 24
+_PROXIES_PER_DOMAIN, _FEWEST_PROXIES = 3, 24
 _FRESH_SEED = 1000
 """Comparison runs use seeds from here on, which no proxy of the fit has used."""
 
@@ -46,8 +47,11 @@ def fit_mixture(
     natural = tokens / tokens.sum()
     mixes = {"natural": capped(natural, caps), "stratified": capped(np.full(len(domains), 1 / len(domains)), caps)}
     evidence: dict[str, object] = {}
+    chosen: str = settings.kind
     if settings.kind == "learned":
         mixes["learned"], evidence = _learn(settings, domains, mixes, caps, budget, tokens_dir, proxies, progress)
+        if settings.keep == "measured":
+            chosen = _best_measured(evidence["compared"], list(mixes)) or chosen
     elif settings.kind == "temperature":
         mixes["temperature"] = capped(natural**settings.temperature, caps)
     elif settings.kind == "fixed":
@@ -57,7 +61,8 @@ def fit_mixture(
             progress.note(f"fixed weights read some domains more than repetition_cap = {settings.repetition_cap} times")
     facts = {
         "kind": settings.kind,
-        "weights": _named(domains, mixes[settings.kind]),
+        "chosen": chosen,
+        "weights": _named(domains, mixes[chosen]),
         "domains": {
             domain.name: {
                 "groups": [list(group) for group in domain.groups],
@@ -74,12 +79,11 @@ def fit_mixture(
     }
     (output / "mixture.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_manifest(output, {"kind": "mixture"})
-    progress.note(
-        "weights: " + ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[settings.kind]).items())
-    )
-    for sentence in comparison(facts):
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[chosen]).items())
+    for sentence in [*comparison(facts), f"weights of the {chosen} mix: {shares}"]:
         progress.note(sentence)
-    return {"kind": settings.kind, "weights": facts["weights"], "budget_tokens": budget, **_verdict(facts)}
+    found = {"kind": settings.kind, "chosen": chosen, "weights": facts["weights"], "budget_tokens": budget}
+    return {**found, **_verdict(facts)}
 
 
 def _learn(
@@ -98,19 +102,18 @@ def _learn(
     bench = Bench(tokens_dir, Mixture(dict.fromkeys(names, 1.0), {d.name: d.groups for d in domains}), proxy, share)
     check_heldout(bench)
     count = proxy.count or max(_FEWEST_PROXIES, _PROXIES_PER_DOMAIN * len(domains))
-    drawn = draw_mixtures(mixes["natural"], caps, count + proxy.checks, settings.seed)
-    trials = [Trial(f"draw-{place:03d}", tuple(mix.tolist()), settings.seed) for place, mix in enumerate(drawn)]
-    losses = run_trials(bench, trials, folder, progress, "fit")
     targets = np.array([settings.targets.get(name, 1.0) for name in names])
-    laws = fit_laws(drawn[:count], losses[:count], seed=settings.seed)
-    baseline = fit_laws(drawn[:count], losses[:count], "exponential", seed=settings.seed)
-    check = {
-        "effective_data": _check(laws, drawn[count:], losses[count:], targets),
-        "exponential": _check(baseline, drawn[count:], losses[count:], targets),
-    }
-    if proxy.checks:  # checked, so the check's own measurements may help the law that decides
-        laws = fit_laws(drawn, losses, seed=settings.seed)
-    best = best_weights(laws, targets, mixes["natural"], settings.naturalness, caps)
+    aim = (targets, mixes["natural"], settings.naturalness, caps)
+    drawn = draw_mixtures(mixes["natural"], caps, count + proxy.checks, settings.seed)
+    losses = run_trials(bench, _trials("draw", drawn, settings.seed), folder, progress, "fit")
+    near = likely_optima(drawn[:count], losses[:count], *aim, proxy.refine, settings.seed)
+    near_losses = run_trials(bench, _trials("near", near, settings.seed + len(drawn)), folder, progress, "refine")
+    tried, found = np.concatenate([drawn[:count], near]), np.concatenate([losses[:count], near_losses])
+    check = _check(fit_laws(tried, found, seed=settings.seed), drawn[count:], losses[count:], targets)
+    # Checked, so the check's own measurements may help the law that decides.
+    tried, found = np.concatenate([tried, drawn[count:]]), np.concatenate([found, losses[count:]])
+    laws = fit_laws(tried, found, seed=settings.seed)
+    best = best_weights(laws, *aim)
     compared = _compare(bench, settings, {**mixes, "learned": best}, laws, folder, progress)
     evidence: dict[str, object] = {
         "targets": _named(domains, targets / targets.sum()),
@@ -123,10 +126,15 @@ def _learn(
         "compared": compared,
         "trials": [
             {"weights": _named(domains, mix), "losses": _named(domains, measured)}
-            for mix, measured in zip(drawn, losses, strict=True)
+            for mix, measured in zip(tried, found, strict=True)
         ],
     }
     return best, evidence
+
+
+def _trials(kind: str, mixtures: Array, seed: int) -> list[Trial]:
+    """Each with a seed of its own, so that a fit averages over what a seed does."""
+    return [Trial(f"{kind}-{place}", tuple(mix.tolist()), seed + place) for place, mix in enumerate(mixtures)]
 
 
 def _check(laws: Laws, mixtures: Array, measured: Array, targets: Array) -> dict[str, object]:
@@ -158,7 +166,7 @@ def _compare(
     trials += [
         Trial(name, tuple(mix.tolist()), seed, settings.online) for name, mix in starts.items() for seed in seeds
     ]
-    losses = run_trials(bench, trials, folder, progress, "compare") if trials else np.zeros((0, len(names)))
+    losses = run_trials(bench, trials, folder, progress, "compare")
     found: dict[str, object] = {}
     for place, (name, mix) in enumerate([*mixes.items(), *starts.items()]):
         mine = losses[place * len(seeds) : (place + 1) * len(seeds)]
@@ -181,18 +189,25 @@ def comparison(facts: dict[str, Any]) -> list[str]:
         foretold = facts["compared"][name]["predicted"]
         law = "" if foretold is None else f", predicted {foretold:.4f}"
         said.append(f"{name}: measured {np.mean(losses):.4f}{spread}{law} nats per token")
-    best = min(measured, key=lambda name: float(np.mean(measured[name])))
+    best = _best_measured(facts["compared"], list(facts["mixes"]))
     if best != "learned":
-        said.append(f"the learned mix does not win here: {best} measured better")
-    for law, check in facts["check"].items():
-        if check:
-            target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
-            ranks = "too few to rank" if target is None else f"rank correlation {target:.2f}, per domain {domains:.2f}"
-            said.append(
-                f"{law.replace('_', ' ')} law on {len(check['measured'])} mixtures it has not seen: {ranks}, "
-                f"mean error {check['mean_absolute_error']:.3f} nats"
-            )
+        said.append(
+            f"the learned mix does not win here: {best} measured better; kept are the weights of the {facts['chosen']} mix"
+        )
+    if check := facts["check"]:
+        target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
+        ranks = "too few to rank" if target is None else f"rank correlation {target:.2f}, per domain {domains:.2f}"
+        said.append(
+            f"the law on {len(check['measured'])} mixtures it has not seen: {ranks}, "
+            f"mean error {check['mean_absolute_error']:.3f} nats"
+        )
     return said
+
+
+def _best_measured(compared: Any, names: list[str]) -> str | None:
+    """The mix with the smallest mean loss over the fresh seeds; None where none was measured."""
+    means = {name: float(np.mean(compared[name]["measured"])) for name in names if compared[name]["measured"]}
+    return min(means, key=lambda name: means[name], default=None)
 
 
 def _verdict(facts: dict[str, object]) -> dict[str, object]:

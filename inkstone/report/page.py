@@ -116,7 +116,7 @@ def mixture_facts(facts: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     law = facts.get("law", {})
     table = [(name, [(worth, min(50, round(50 * worth))) for worth in law[name]["transfer"].values()]) for name in law]
-    return {"kind": facts["kind"], "sentences": comparison(facts), "transfer": table}
+    return {"chosen": facts["chosen"], "sentences": comparison(facts), "transfer": table}
 
 
 def continuations(samples: dict[str, Any] | None) -> list[dict[str, Any]]:

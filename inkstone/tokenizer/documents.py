@@ -9,17 +9,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inkstone.corpus.files import InputFile, find_files
-from inkstone.corpus.readers import read_batches
 from inkstone.errors import InkstoneError, InputError
 from inkstone.tokenizer.words import code_points
+
+if TYPE_CHECKING:  # the corpus room takes as long to import as this one; only raw files need it
+    from inkstone.corpus.files import InputFile
 
 Invalid = Literal["refuse", "replace"]
 Columns = dict[str, list[str]]
@@ -36,7 +37,7 @@ class Part:
     size: int
     first_group: int = 0
     last_group: int = 0
-    raw: InputFile | None = None
+    raw: "InputFile | None" = None
 
 
 @dataclass
@@ -74,16 +75,18 @@ def corpus_parts(corpus: Path | Sequence[Path], split: str, part_mb: float = flo
         raise InputError(
             [f"{path}: no such file or directory; give a curated corpus or text to read." for path in missing]
         )
+    from inkstone.corpus.files import find_files
+
     return [Part(Path(file.path), file.size, raw=file) for file in find_files(corpus)]
 
 
-def read_part(part: Part, invalid: Invalid = "refuse", batch_documents: int = 1024) -> Iterator[Documents]:
-    """The documents of a part. Raises InkstoneError naming what cannot be read."""
+def read_part(part: Part, invalid: Invalid = "refuse", batch_mb: float = 8.0) -> Iterator[Documents]:
+    """The documents of a part, about `batch_mb` at a time. Raises InkstoneError naming what cannot be read."""
     if part.raw is not None:
         yield from _read_raw(part.raw, invalid)
         return
     first = 0
-    for batch in _batches(part, _NEEDED, batch_documents):
+    for batch in _batches(part, _NEEDED, batch_mb):
         yield _from_arrow(batch, part, first, invalid)
         first += len(batch)
 
@@ -92,7 +95,7 @@ def count_bytes(parts: Sequence[Part]) -> int:
     """UTF-8 bytes of all texts; for raw files the size of the files."""
     total = sum(part.size for part in parts if part.raw)
     for part in parts:
-        for batch in _batches(part, ["text"], 4096) if part.raw is None else ():
+        for batch in _batches(part, ["text"], 8.0) if part.raw is None else ():
             total += pc.sum(pc.binary_length(batch.column(0))).as_py() or 0
     return total
 
@@ -118,15 +121,17 @@ def _row_groups(path: Path, part_mb: float) -> list[Part]:
     return parts
 
 
-def _batches(part: Part, columns: list[str], batch_documents: int) -> Iterator[pa.RecordBatch]:
+def _batches(part: Part, columns: list[str], batch_mb: float) -> Iterator[pa.RecordBatch]:
     path = part.path
     with _opened(path) as parquet:
         missing = [name for name in columns if name not in parquet.schema_arrow.names]
         if missing:
             raise InputError(f"{path} has no column {', '.join(missing)}: run the corpus stage again.")
         groups = list(range(part.first_group, part.last_group))
+        rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+        together = max(1, int(batch_mb * 1e6 * rows / max(1, part.size)))
         try:
-            for batch in parquet.iter_batches(batch_size=batch_documents, row_groups=groups, columns=columns):
+            for batch in parquet.iter_batches(batch_size=together, row_groups=groups, columns=columns):
                 nulls = [name for name in columns if batch.column(name).null_count]
                 if nulls:
                     raise InputError(f"{path} has rows without {', '.join(nulls)}: run the corpus stage again.")
@@ -156,8 +161,8 @@ def _from_arrow(batch: pa.RecordBatch, part: Part, first: int, invalid: Invalid)
     try:
         points = np.frombuffer(str(data, "utf-8").encode("utf-32-le"), dtype="<u4")
         raw = np.frombuffer(data, dtype=np.uint8)
-        leads = np.append(0, np.cumsum((raw & 0xC0) != 0x80))  # characters begun before each byte
-        starts = leads[offsets - offsets[0]]
+        characters = pc.utf8_length(batch.column("text").cast(pa.large_string()))
+        starts = np.append(0, np.cumsum(characters.to_numpy(), dtype=np.int64))
         inner = (offsets - offsets[0])[(offsets > offsets[0]) & (offsets < offsets[-1])]
         whole = not np.any((raw[inner] & 0xC0) == 0x80)  # no character is shared by two documents
     except UnicodeDecodeError:
@@ -175,8 +180,10 @@ def _from_arrow(batch: pa.RecordBatch, part: Part, first: int, invalid: Invalid)
     return Documents(points, starts, sizes, names["id"], names["source"], names["lang"], repaired)
 
 
-def _read_raw(file: InputFile, invalid: Invalid) -> Iterator[Documents]:
+def _read_raw(file: "InputFile", invalid: Invalid) -> Iterator[Documents]:
     """Documents of a raw file; with `replace` a record that is only badly encoded is read with the bytes replaced."""
+    from inkstone.corpus.readers import read_batches
+
     for batch in read_batches([file], _TEXT_FIELDS, _MAX_DOCUMENT_MB):
         ids, texts, sources = list(batch.ids), list(batch.texts), list(batch.sources)
         langs = [_lang(meta) for meta in batch.metas]

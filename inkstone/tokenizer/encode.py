@@ -9,11 +9,11 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from shutil import copyfile, rmtree
 
@@ -25,7 +25,7 @@ from inkstone.storage import atomic_directory, file_sha256, fingerprint, write_m
 from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_part
 from inkstone.tokenizer.encoder import Encoder
 from inkstone.tokenizer.settings import TokensSettings
-from inkstone.tokenizer.shards import HeldoutDocument, ShardWriter, token_dtype
+from inkstone.tokenizer.shards import Group, HeldoutDocument, ShardWriter, token_dtype
 from inkstone.tokenizer.tokenizer import Tokenizer
 
 _LAYOUT = 1  # grows when the same text would be written otherwise
@@ -42,9 +42,28 @@ class _Job:
     part: Part
     split: str
     key: str
-    tokenizer: Path
-    fingerprint: str
+
+
+@dataclass
+class _Tools:
+    """What every part needs, as it travels to a process: tables, so that a process need not open the tokenizer."""
+
     settings: TokensSettings
+    directory: Path
+    vocab_size: int
+    first_id: int
+    last_id: int
+    encoder: Encoder | None  # None where texts go through the tokenizer itself
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.directory)
+
+    def encode(self, documents: Documents) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the documents and where each one's end."""
+        if self.encoder is not None:
+            return self.encoder.encode_points(documents.points, documents.starts)
+        return self.tokenizer.encode_flat(documents.texts())
 
 
 def encode_corpus(
@@ -62,10 +81,10 @@ def encode_corpus(
     tokenizer = Tokenizer.load(tokenizer_dir)
     own = store is None
     store = store or output / ".parts"
-    jobs = _jobs(settings, corpus, tokenizer_dir, tokenizer)
+    jobs = _jobs(settings, corpus, tokenizer)
     encoded = sum(1 for job in jobs if not (store / job.key).is_dir())
     started = time.monotonic()
-    _encode_missing(settings, jobs, store, progress)
+    _encode_missing(settings, jobs, tokenizer, tokenizer_dir.absolute(), store, progress)
     seconds = time.monotonic() - started
     facts = _assemble(jobs, store, output, tokenizer)
     if own:
@@ -75,9 +94,7 @@ def encode_corpus(
     return {**facts, "parts": len(jobs), "parts_encoded_now": encoded}
 
 
-def _jobs(
-    settings: TokensSettings, corpus: Path | Sequence[Path], tokenizer_dir: Path, tokenizer: Tokenizer
-) -> list[_Job]:
+def _jobs(settings: TokensSettings, corpus: Path | Sequence[Path], tokenizer: Tokenizer) -> list[_Job]:
     hashes: dict[Path, str] = {}
     jobs = []
     for split in ("train", "heldout"):
@@ -99,30 +116,35 @@ def _jobs(
                     "invalid_utf8": settings.invalid_utf8,
                 }
             )
-            jobs.append(_Job(part, split, key, tokenizer_dir.absolute(), tokenizer.fingerprint, settings))
+            jobs.append(_Job(part, split, key))
     return jobs
 
 
-def _encode_missing(settings: TokensSettings, jobs: list[_Job], store: Path, progress: Progress) -> None:
+def _encode_missing(
+    settings: TokensSettings, jobs: list[_Job], tokenizer: Tokenizer, directory: Path, store: Path, progress: Progress
+) -> None:
     """Bring every part into the store; in this process where there is little to do."""
     store.mkdir(parents=True, exist_ok=True)
     todo = {job.key: job for job in jobs if not (store / job.key).is_dir()}
+    if not todo:
+        return
     total = sum(job.part.size for job in jobs) / 1e6
-    done = total - sum(job.part.size for job in todo.values()) / 1e6
+    left = sum(job.part.size for job in todo.values()) / 1e6
+    done = total - left
+    encoder = None if tokenizer.has_prefix else tokenizer.encoder()
+    tools = _Tools(settings, directory, tokenizer.vocab_size, tokenizer.first_id, tokenizer.last_id, encoder)
     processes = min(settings.processes or len(os.sched_getaffinity(0)), len(todo))
-    if processes <= 1 or sum(job.part.size for job in todo.values()) < _ALONE_MB * 1e6:
+    if processes <= 1 or left < _ALONE_MB:
         for job in todo.values():
-            _encode_part(job, store)
+            _encode_part(job, store, tools)
             done += job.part.size / 1e6
             progress.advance(done, total, "MB")
         return
-    waiting = iter(todo.values())
-    context = _context()
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, _context(), _take, (tools,)) as pool:
         running: dict[Future[None], _Job] = {}
         try:
-            for job in waiting:
-                running[pool.submit(_encode_part, job, store)] = job
+            for job in todo.values():
+                running[pool.submit(_encode_in_pool, job, store)] = job
                 if len(running) >= 2 * processes:
                     done = _collect(running, done, total, progress)
             while running:
@@ -130,7 +152,7 @@ def _encode_missing(settings: TokensSettings, jobs: list[_Job], store: Path, pro
         except BrokenProcessPool as error:
             raise InkstoneError(
                 "a process that encoded text was killed, perhaps for want of memory: run the same command again (parts "
-                "that were finished are kept), with a smaller processes or batch_documents if it happens again."
+                "that were finished are kept), with a smaller processes or batch_mb if it happens again."
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -155,57 +177,53 @@ def _collect(running: dict[Future[None], _Job], done: float, total: float, progr
     return done
 
 
-def _encode_part(job: _Job, store: Path) -> None:
+def _take(tools: _Tools) -> None:
+    """The first thing a process of the pool does."""
+    _taken.append(tools)
+
+
+def _encode_in_pool(job: _Job, store: Path) -> None:
+    _encode_part(job, store, _taken[0])
+
+
+_taken: list[_Tools] = []  # in a process of the pool: what it was given when it began
+
+
+def _encode_part(job: _Job, store: Path, tools: _Tools) -> None:
     """Encode one part into the store, where it appears whole or not at all."""
-    tokenizer, encoder = _opened(job.tokenizer, job.fingerprint)
-    by_source: Counts = {}
-    by_lang: Counts = {}
-    size = characters = 0
+    settings = tools.settings
+    groups: dict[Group, int] = {}
+    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # of every document: group, bytes, tokens
+    characters = 0
     repaired: list[str] = []
     with atomic_directory(store / job.key) as draft:
-        writer = ShardWriter(draft, job.split, token_dtype(tokenizer.vocab_size), job.settings.max_shard_tokens)
-        for documents in read_part(job.part, job.settings.invalid_utf8, job.settings.batch_documents):
-            tokens, lengths = _with_ends(tokenizer, *_encode(tokenizer, encoder, documents))
-            groups = list(zip(documents.langs, documents.sources, strict=True))
+        writer = ShardWriter(draft, job.split, token_dtype(tools.vocab_size), settings.max_shard_tokens)
+        for documents in read_part(job.part, settings.invalid_utf8, settings.batch_mb):
+            tokens, lengths = _with_ends(tools, *tools.encode(documents))
+            named = list(zip(documents.langs, documents.sources, strict=True))
             rows = _rows(documents, lengths) if job.split == "heldout" else []
-            writer.add(tokens, lengths, groups, rows)
-            for source, lang, text, count in zip(
-                documents.sources, documents.langs, documents.sizes.tolist(), lengths.tolist(), strict=True
-            ):
-                _count(by_source, source, text, count)
-                _count(by_lang, lang, text, count)
-            size += int(documents.sizes.sum())
+            writer.add(tokens, lengths, named, rows)
+            numbers = np.array([groups.setdefault(group, len(groups)) for group in named], dtype=np.int64)
+            columns.append((numbers, documents.sizes, lengths))
             characters += len(documents.points)
             repaired += documents.repaired
         writer.close()
+        counts = _counts(groups, columns)
         facts = {
             "shards": len(writer.shards),
             "documents": writer.documents,
             "tokens": writer.tokens,
-            "bytes": size,
+            "bytes": sum(entry["bytes"] for _, entry in counts),
             "characters": characters,
             "repaired": len(repaired),
             "repaired_first": repaired[:_MOST_NAMED],
-            "sources": by_source,
-            "langs": by_lang,
+            "sources": _sums((source, entry) for (_, source), entry in counts),
+            "langs": _sums((lang, entry) for (lang, _), entry in counts),
         }
         (draft / "part.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-@lru_cache(maxsize=2)
-def _opened(directory: Path, _: str) -> tuple[Tokenizer, Encoder | None]:
-    tokenizer = Tokenizer.load(directory)
-    return tokenizer, tokenizer.encoder()
-
-
-def _encode(tokenizer: Tokenizer, encoder: Encoder | None, documents: Documents) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the documents and where each one's end; by the library for a kind of tokenizer unknown to `Encoder`."""
-    if encoder is not None and not tokenizer.has_prefix:
-        return encoder.encode_points(documents.points, documents.starts)
-    return tokenizer.encode_flat(documents.texts())
-
-
-def _with_ends(tokenizer: Tokenizer, ids: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_ends(tools: _Tools, ids: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ids of every document between the tokens that begin and end one, and their numbers."""
     lengths = np.diff(ends, prepend=0) + 2
     lasts = np.cumsum(lengths) - 1
@@ -213,8 +231,8 @@ def _with_ends(tokenizer: Tokenizer, ids: np.ndarray, ends: np.ndarray) -> tuple
     inner = np.ones(len(tokens), dtype=bool)
     inner[lasts] = inner[lasts - lengths + 1] = False
     tokens[inner] = ids
-    tokens[lasts - lengths + 1] = tokenizer.first_id
-    tokens[lasts] = tokenizer.last_id
+    tokens[lasts - lengths + 1] = tools.first_id
+    tokens[lasts] = tools.last_id
     return tokens, lengths
 
 
@@ -226,8 +244,8 @@ def _rows(documents: Documents, lengths: np.ndarray) -> list[HeldoutDocument]:
 def _assemble(jobs: list[_Job], store: Path, output: Path, tokenizer: Tokenizer) -> dict[str, object]:
     """Link the parts' shards into `output` under running numbers and add up their counts; forget unused parts."""
     splits: dict[str, dict[str, object]] = {}
-    by_source: Counts = {}
-    by_lang: Counts = {}
+    by_source: list[tuple[str, dict[str, int]]] = []
+    by_lang: list[tuple[str, dict[str, int]]] = []
     repaired: list[str] = []
     for split in ("train", "heldout"):
         names: list[str] = []
@@ -243,8 +261,8 @@ def _assemble(jobs: list[_Job], store: Path, output: Path, tokenizer: Tokenizer)
             for name in sums:
                 sums[name] += facts[name]
             repaired += facts["repaired_first"]
-            _add(by_source, facts["sources"])
-            _add(by_lang, facts["langs"])
+            by_source += facts["sources"].items()
+            by_lang += facts["langs"].items()
         splits[split] = {
             "shards": names,
             **{name: count for name, count in sums.items() if name != "repaired" or count},
@@ -258,8 +276,8 @@ def _assemble(jobs: list[_Job], store: Path, output: Path, tokenizer: Tokenizer)
         "vocab_size": tokenizer.vocab_size,
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "splits": splits,
-        "sources": dict(sorted(by_source.items())),
-        "langs": dict(sorted(by_lang.items())),
+        "sources": dict(sorted(_sums(by_source).items())),
+        "langs": dict(sorted(_sums(by_lang).items())),
     }
     return {**facts, "repaired": repaired[:_MOST_NAMED]} if repaired else facts
 
@@ -277,15 +295,23 @@ def _link(source: Path, target: Path) -> None:
         copyfile(source, target)
 
 
-def _count(table: Counts, key: str, size: int, tokens: int) -> None:
-    entry = table.setdefault(key, {"documents": 0, "tokens": 0, "bytes": 0})
-    entry["documents"] += 1
-    entry["tokens"] += tokens
-    entry["bytes"] += size
+def _counts(
+    groups: dict[Group, int], columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> list[tuple[Group, dict[str, int]]]:
+    """Documents, bytes and tokens of every group."""
+    if not columns:
+        return []
+    numbers, sizes, lengths = (np.concatenate(column) for column in zip(*columns, strict=True))
+    sums = [np.bincount(numbers, weights, len(groups)).astype(np.int64).tolist() for weights in (None, lengths, sizes)]
+    names = ("documents", "tokens", "bytes")
+    return [(group, dict(zip(names, row, strict=True))) for group, *row in zip(groups, *sums, strict=True)]
 
 
-def _add(table: Counts, other: Counts) -> None:
-    for key, counts in other.items():
-        entry = table.setdefault(key, {"documents": 0, "tokens": 0, "bytes": 0})
+def _sums(entries: Iterable[tuple[str, dict[str, int]]]) -> Counts:
+    """Entries of the same name added up."""
+    table: Counts = {}
+    for key, counts in entries:
+        entry = table.setdefault(key, dict.fromkeys(counts, 0))
         for name, count in counts.items():
             entry[name] += count
+    return table

@@ -1,6 +1,6 @@
-"""Encode whole batches by looking words up: each distinct word is encoded once, by `tokenizers`, and remembered.
+"""Encode whole batches by looking words up: each distinct word is merged once and remembered.
 
-    encoder = Encoder.of(backend)                    # None where the tokenizer is of a kind that is not known here
+    encoder = Encoder.of(spec)                       # None where the tokenizer is of a kind that is not known here
     ids, ends = encoder.encode(["明月", "the river"])  # the same ids as the backend's, flat; text i ends at ends[i]
 
 Two facts make words short, so that they repeat. Text is cut at the pattern's borders; and it is cut between any two
@@ -11,47 +11,42 @@ table of bits without their names: where two pairs share a bit a cut is missed, 
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
 
 from inkstone.tokenizer.bpe import LONGEST, Merger
 from inkstone.tokenizer.pattern import PATTERN
-from inkstone.tokenizer.table import Slots
+from inkstone.tokenizer.remembered import Remembered
 from inkstone.tokenizer.words import BLOCK_CHARACTERS, Words, code_points, cut, words_of
 
+Spec = dict[str, Any]
 WINDOW = 1 << 20  # characters of one text that are looked at together
 LONGEST_WORD = 1 << 16  # characters; a longer run without any border is cut, so that memory stays bounded
 _UNSURE = 8  # words at the end of a window that the next window looks at again
+_TOGETHER = 1 << 20  # words of which the new ones are merged together
 _PAIR_BITS = 22
-_CAPACITY_BITS = 21  # half as many words are remembered
 _META = "\u2581"
 
 
 class Encoder:
-    """A table of pairs, the words met so far, and the merges."""
+    """A table of pairs, the merges, and the words met so far."""
 
-    def __init__(self, content: dict[str, object], by_pattern: bool) -> None:
-        """`content` is a tokenizer.json of a known kind."""
+    def __init__(self, spec: Spec, by_pattern: bool) -> None:
+        """`spec` is a tokenizer.json of a known kind."""
         self._by_pattern = by_pattern
-        self._space = ord(_META if content["normalizer"] else " ")
-        bare = {**content, "normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
-        self._backend = tokenizers.Tokenizer.from_str(json.dumps(bare))
-        model = content["model"]
-        assert isinstance(model, dict)
+        self._space = ord(_META if spec["normalizer"] else " ")
+        model = spec["model"]
+        self._model = json.dumps(model, ensure_ascii=False)
+        self._library: tokenizers.Tokenizer | None = None
         self._merger = Merger(model["vocab"], [_two(merge) for merge in model["merges"]])
         self._pairs = _pair_table(model["vocab"])
-        self._slots = Slots(_CAPACITY_BITS)
-        self._places = np.zeros(0, dtype=np.int64)
-        self._lengths = np.zeros(0, dtype=np.int64)
-        self._arena = np.zeros(0, dtype=np.int32)
-        self._filled = 0
-        self._forget()
+        self._remembered = Remembered()
 
     @classmethod
-    def of(cls, backend: tokenizers.Tokenizer) -> "Encoder | None":
+    def of(cls, content: Spec) -> "Encoder | None":
         """The encoder of a BPE with byte fallback that cuts by nothing as SentencePiece does, or by `PATTERN`."""
-        content = json.loads(backend.to_str())
         model, cutter, normalizer = content["model"], content["pre_tokenizer"], content["normalizer"]
         plain = model.get("type") == "BPE" and not model.get("dropout") and not model.get("ignore_merges")
         plain = plain and not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
@@ -87,6 +82,16 @@ class Encoder:
         """
         parts: list[np.ndarray] = []
         counts = np.zeros(len(starts) - 1, dtype=np.int64)
+        for blocks in _together(self._blocks(points, starts)):
+            words = [block for _, block in blocks]
+            for (first, block), (ids, lengths) in zip(blocks, self._ids(words, dropout, draws), strict=True):
+                parts.append(ids)
+                ends = np.append(0, np.cumsum(lengths))[block.documents]
+                counts[first : first + len(ends) - 1] += np.diff(ends)
+        return np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum(counts)
+
+    def _blocks(self, points: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, Words]]:
+        """The words of some texts, and the first one's number; a long text comes in windows."""
         for first, last in _documents(starts):
             at, end = int(starts[first]), int(starts[last])
             while at < end:
@@ -99,23 +104,23 @@ class Encoder:
                     words = Words(words.points, words.starts[:-_UNSURE], np.array([0, len(words.starts) - 1 - _UNSURE]))
                 else:
                     at = end
-                ids, ends = self._ids(words, dropout, draws)
-                parts.append(ids)
-                counts[first:last] += np.diff(ends, prepend=0)
-        return np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum(counts)
+                yield first, words
 
-    def _ids(self, words: Words, dropout: float, draws: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    def _ids(
+        self, blocks: list[Words], dropout: float, draws: np.random.Generator | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For every block its ids, and how many each word has."""
         if dropout:
-            ids, lengths = self._merge(words, np.arange(len(words.starts) - 1), dropout, draws)
-            return ids, np.append(0, np.cumsum(lengths))[words.documents[1:]]
-        slots = self._look_up(words)
-        lengths = self._lengths[slots]
-        lasts = np.cumsum(lengths)
-        total = int(lasts[-1]) if len(lasts) else 0
-        # word i's ids are arena[places[i]:places[i] + lengths[i]]
-        shift = self._places[slots] - (lasts - lengths)
-        ids = self._arena[np.repeat(shift, lengths) + np.arange(total)]
-        return ids, np.append(0, lasts)[words.documents[1:]]
+            for words in blocks:
+                yield self._merge(*words.chosen(np.arange(len(words))), dropout, draws)
+            return
+        found = self._remembered.find([words.hashes() for words in blocks])
+        if len(found.fresh):
+            chosen = [words.chosen(which) for words, which in zip(blocks, found.where, strict=True)]
+            points, lengths = (np.concatenate(column) for column in zip(*chosen, strict=True))
+            self._remembered.add(found, *self._merge(points, lengths))
+        for slots in found.slots:
+            yield self._remembered.ids(slots)
 
     def _words(self, points: np.ndarray, starts: np.ndarray) -> Words:
         """Cut by the pattern and where no merge can join."""
@@ -136,46 +141,18 @@ class Encoder:
             begins[words.starts[word] : words.starts[word + 1] : LONGEST_WORD] = True
         return words_of(points, begins, starts)
 
-    def _look_up(self, words: Words) -> np.ndarray:
-        """The slot of every word, after encoding those that were not met before."""
-        hashes = words.hashes() | np.uint64(1)
-        if self._slots.used + len(hashes) > self._slots.capacity // 2:
-            self._forget()
-        slots = self._slots.find(hashes)
-        missing = np.flatnonzero(self._slots.keys[slots] == 0)
-        if len(missing):
-            fresh, firsts = np.unique(hashes[missing], return_index=True)
-            self._learn(fresh, words, missing[firsts])
-            slots[missing] = self._slots.find(hashes[missing])
-        return slots
-
-    def _learn(self, hashes: np.ndarray, words: Words, which: np.ndarray) -> None:
-        """Encode these words and remember their ids."""
-        flat, lengths = self._merge(words, which)
-        slots = self._slots.insert(hashes)
-        self._places[slots] = self._filled + np.cumsum(lengths) - lengths
-        self._lengths[slots] = lengths
-        if self._filled + len(flat) > len(self._arena):
-            grown = np.zeros(len(self._arena) + 2 * len(flat), dtype=np.int32)
-            grown[: self._filled] = self._arena[: self._filled]
-            self._arena = grown
-        self._arena[self._filled : self._filled + len(flat)] = flat
-        self._filled += len(flat)
-
     def _merge(
-        self, words: Words, which: np.ndarray, dropout: float = 0.0, draws: np.random.Generator | None = None
+        self, points: np.ndarray, lengths: np.ndarray, dropout: float = 0.0, draws: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the chosen words, flat, and their numbers; long words and unknown characters go to the library."""
-        points, lengths = words.chosen(which)
-        symbols = self._merger.single[points]
-        known = np.add.reduceat(symbols < 0, np.cumsum(lengths) - lengths, dtype=np.int64) == 0
-        short = known & (lengths <= LONGEST)
-        flat, counts = self._merger.merge(symbols[np.repeat(short, lengths)], lengths[short], dropout, draws)
+        """Ids of words, flat, and their numbers; long words go to the library."""
+        symbols, sizes = self._merger.symbols(points, lengths)
+        short = sizes <= LONGEST
+        flat, counts = self._merger.merge(symbols[np.repeat(short, sizes)], sizes[short], dropout, draws)
         if short.all():
             return flat, counts
-        others = words.texts(which[~short])
-        encoded = [found.ids for found in self._backend.encode_batch_fast(others, add_special_tokens=False)]
-        all_counts = np.zeros(len(which), dtype=np.int64)
+        long = np.repeat(~short, lengths)
+        encoded = self._by_library(points[long], lengths[~short])
+        all_counts = np.zeros(len(lengths), dtype=np.int64)
         all_counts[short] = counts
         all_counts[~short] = [len(ids) for ids in encoded]
         result = np.zeros(int(all_counts.sum()), dtype=np.int32)
@@ -184,12 +161,30 @@ class Encoder:
         result[~mine] = np.concatenate([np.array(ids, dtype=np.int32) for ids in encoded])
         return result, all_counts
 
-    def _forget(self) -> None:
-        self._filled = 0
-        self._slots = Slots(_CAPACITY_BITS)
-        self._places = np.zeros(self._slots.capacity, dtype=np.int64)
-        self._lengths = np.zeros(self._slots.capacity, dtype=np.int64)
-        self._arena = np.zeros(1 << 20, dtype=np.int32)
+    def _by_library(self, points: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+        """Ids of every word; the library is opened where a long word needs it."""
+        if self._library is None:
+            bare = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"))
+            text = json.dumps({"version": "1.0", **bare, "added_tokens": []})
+            self._library = tokenizers.Tokenizer.from_str(f'{text[:-1]}, "model": {self._model}}}')
+        text = points.astype("<u4").tobytes().decode("utf-32-le")
+        ends = np.cumsum(lengths).tolist()
+        words = [text[first:last] for first, last in zip([0, *ends], ends, strict=False)]
+        return [found.ids for found in self._library.encode_batch_fast(words, add_special_tokens=False)]
+
+
+def _together(blocks: Iterator[tuple[int, Words]]) -> Iterator[list[tuple[int, Words]]]:
+    """Lists of blocks of about `_TOGETHER` words."""
+    pending: list[tuple[int, Words]] = []
+    size = 0
+    for block in blocks:
+        pending.append(block)
+        size += len(block[1])
+        if size >= _TOGETHER:
+            yield pending
+            pending, size = [], 0
+    if pending:
+        yield pending
 
 
 def _documents(starts: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -35,6 +35,20 @@ _CLASSES = (
     (WHITE, r"[^\S\r\n]"),
     (ODD, r"[[\p{Han}&&[^\p{L}\p{N}]]\x{17F}]"),  # symbols that are also Chinese; the long s, which equals s in (?i:s)
 )
+_PLANES = ((0, 0xD800), (0xE000, 0x20000), (0x20000, 0x34000), (0xE0000, 0xE1000))  # the rest is not assigned
+_RUNS = "|".join(
+    (  # runs in which all of these expressions, and letters, are the same for every character
+        r"[\p{Han}&&\p{L}]+",
+        r"[\p{Han}&&\p{N}]+",
+        r"[\p{Han}&&[^\p{L}\p{N}]]+",
+        r"[\p{N}&&[^\p{Han}]]+",
+        r"\x{17F}",
+        r"[\p{L}&&[^\p{Han}\x{17F}]]+",
+        r"[\p{M}&&[^\p{Han}]]+",
+        r"[\r\n]+",
+        r"[^\S\r\n]+",
+    )
+)
 _SPACE = ord(" ")
 _MARK = np.isin(np.arange(128), [ord(letter) for letter in "sStTdDmM"])
 
@@ -46,15 +60,18 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 @lru_cache(maxsize=1)
 def classes() -> np.ndarray:
-    """The class of every code point: uint8 [0x110000]."""
+    """The class of every code point, uint8 [0x110000]; the engine is asked about one of each run of equal ones."""
+    points = np.concatenate([np.arange(*plane) for plane in _PLANES])
+    text = points.astype("<u4").tobytes().decode("utf-32-le")
+    pieces = pre_tokenizers.Split(Regex(_RUNS), behavior="isolated").pre_tokenize_str(text)
+    starts = np.array([start for _, (start, _) in pieces])
+    first = "".join(text[start] for start in starts)
+    kinds = np.full(len(first), OTHER, dtype=np.uint8)
+    for number, expression in _CLASSES:
+        kinds[_matches(expression, first)] = number
+    kinds[_matches(r"\p{L}", first)] |= _IS_L
     table = np.full(UNICODE, OTHER, dtype=np.uint8)
-    letters = np.zeros(UNICODE, dtype=bool)
-    for start, end in ((0, 0xD800), (0xE000, 0x20000), (0x20000, 0x34000), (0xE0000, 0xE1000)):
-        text = "".join(map(chr, range(start, end)))
-        for number, expression in _CLASSES[:1] if start == 0x20000 else _CLASSES:  # there: Chinese or nothing
-            table[start:end][_matches(expression, text)] = number
-        letters[start:end] = _matches(r"\p{L}", text)
-    table[letters] |= _IS_L
+    table[points] = np.repeat(kinds, np.diff(starts, append=len(text)))
     table.setflags(write=False)
     return table
 

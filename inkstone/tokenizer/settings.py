@@ -61,7 +61,9 @@ class TokensSettings(BaseModel):
         "run keeps, and what is not encoded again when other text changes. Every part begins a new shard.",
     )
     processes: int = Field(0, ge=0, description="Processes that encode; 0 is one per core. The result is the same.")
-    batch_documents: int = Field(1024, ge=1, description="Documents encoded at once (bounds memory, not the result).")
+    batch_mb: float = Field(
+        8.0, gt=0, description="Text encoded at once, in MB (bounds memory; the result is the same)."
+    )
     invalid_utf8: Literal["refuse", "replace"] = Field(
         "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes and count them.'
     )

@@ -175,7 +175,7 @@ class Tokenizer:
     def encoder(self) -> Encoder | None:
         """A fast encoder with the ids of a `continued` text; None where this kind of tokenizer has none."""
         if self._encoder is _UNKNOWN:
-            self._encoder = Encoder.of(self._backend)
+            self._encoder = Encoder.of(json.loads(self._backend.to_str()))
         return self._encoder if isinstance(self._encoder, Encoder) else None
 
     @cached_property

@@ -39,7 +39,8 @@ class Words:
         up, down = _powers(1 << (len(values) - 1).bit_length())
         values *= up[: len(values)]
         begins = self.starts[:-1] - first
-        sums = np.add.reduceat(values, begins) * down[begins]
+        np.cumsum(values, out=values)  # wraps round, and so do the differences: nothing is lost
+        sums = np.diff(values[np.append(begins[1:], len(values)) - 1], prepend=np.uint64(0)) * down[begins]
         sums ^= sums >> np.uint64(29)
         sums *= _MIX
         return sums ^ (sums >> np.uint64(32))

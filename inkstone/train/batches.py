@@ -66,11 +66,17 @@ class PackedCorpus:
     """Documents in a new order each epoch, laid end to end and cut into rows of `sequence_length` tokens.
 
     Every token is used but the last part row of an epoch, which falls on other documents each time. A document that
-    is cut goes on in the next row, where it sees only its own part. `documents` restricts it to some of them.
+    is cut goes on in the next row, where it sees only its own part. `documents` restricts it to some of them, `rows`
+    to that many rows from anywhere in them, the same in the same order every epoch.
     """
 
     def __init__(
-        self, shards: TokenShards, sequence_length: int, seed: int, documents: NDArray[np.int64] | None = None
+        self,
+        shards: TokenShards,
+        sequence_length: int,
+        seed: int,
+        documents: NDArray[np.int64] | None = None,
+        rows: int | None = None,
     ) -> None:
         self.shards, self.sequence_length, self.seed, self.documents = shards, sequence_length, seed, documents
         tokens = int((shards.lengths if documents is None else shards.lengths[documents]).sum())
@@ -80,11 +86,17 @@ class PackedCorpus:
                 f"the corpus has {tokens} tokens, fewer than one row of sequence_length = {sequence_length}: "
                 "add text or set a smaller sequence_length"
             )
+        self._chosen: NDArray[np.int64] | None = None
+        if rows is not None and rows < self.rows_per_epoch:
+            self._chosen = np.random.default_rng((seed, 0, rows)).permutation(self.rows_per_epoch)[:rows]
+            self.rows_per_epoch = rows
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
 
     def row(self, epoch: int, index: int) -> Row:
+        if self._chosen is not None:
+            epoch, index = 0, int(self._chosen[index])
         self._lay_out(epoch)
         start, stop = index * self.sequence_length, (index + 1) * self.sequence_length
         tokens, positions, ids = (np.empty(self.sequence_length, np.int64) for _ in range(3))

@@ -81,7 +81,10 @@ def documents_of(shards: TokenShards, mixture: Mixture, strict: bool = True) -> 
 
 
 class MixedCorpus:
-    """Rows of `sequence_length` tokens from several domains; an epoch has as many tokens as the corpus."""
+    """Rows of `sequence_length` tokens from several domains; an epoch has as many tokens as the corpus.
+
+    With `part` below 1 each domain is cut down to that part of its rows.
+    """
 
     def __init__(
         self,
@@ -90,14 +93,15 @@ class MixedCorpus:
         weights: Sequence[float],
         sequence_length: int,
         seed: int,
+        part: float = 1.0,
     ) -> None:
         self.weights, self.seed = np.asarray(weights, np.float64), seed
+        rows = [int(shards.lengths[mine].sum()) // sequence_length for mine in documents]
         self.domains = [
-            PackedCorpus(shards, sequence_length, seed, mine) if weight > 0 else None
-            for mine, weight in zip(documents, weights, strict=True)
+            PackedCorpus(shards, sequence_length, seed, mine, max(1, math.ceil(part * has))) if weight > 0 else None
+            for mine, weight, has in zip(documents, weights, rows, strict=True)
         ]
-        tokens = sum(int(shards.lengths[mine].sum()) for mine in documents)
-        self.rows_per_epoch = max(1, tokens // sequence_length)
+        self.rows_per_epoch = max(1, sum(rows))
         self._quotas = quotas(self.weights, _BLOCK_ROWS)
         self._block = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)

@@ -1,4 +1,8 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with decay on matrices only, and the learning rate's schedule."""
+"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with decay on matrices only, Muon, and the learning rate's schedule.
+
+Muon (Jordan et al. 2024) updates the matrices inside the blocks by their orthogonalised momentum, scaled to the size of
+AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learning rate; all else stays with AdamW.
+"""
 
 import math
 
@@ -8,20 +12,47 @@ from torch import nn
 from inkstone.train.settings import TrainSettings
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """One fused AdamW; norms and other vectors are not decayed."""
-    weights = [p for p in model.parameters() if p.requires_grad]
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for some matrices and AdamW for the rest, behind the interface of one optimizer."""
+
+    def __init__(self, matrices: list[nn.Parameter], rest: torch.optim.AdamW, settings: TrainSettings) -> None:
+        self.adamw = rest
+        self.muon = torch.optim.Muon(
+            matrices,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.muon.state = self.state = rest.state  # one table of moments, as a checkpoint wants it
+        self.param_groups = [*rest.param_groups, *self.muon.param_groups]
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self.adamw.step()
+        self.muon.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.adamw.zero_grad(set_to_none)
+        self.muon.zero_grad(set_to_none)
+
+
+def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """What the settings ask for; norms and other vectors are not decayed."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    inner = [p for name, p in named.items() if settings.optimizer == "muon" and "layers." in name and p.dim() == 2]
+    taken = {id(p) for p in inner}
+    weights = [p for p in named.values() if id(p) not in taken]
     groups = [
         {"params": [p for p in weights if p.dim() >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=1e-8,
         fused=True,
     )
+    return MuonAdamW(inner, adamw, settings) if inner else adamw
 
 
 def move_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from inkstone.errors import InputError
 from inkstone.mixture import MixtureSettings, ProxySettings, comparison, fit_mixture
-from inkstone.mixture.proxies import Bench, Trial, _part, run_trials
+from inkstone.mixture.proxies import Bench, Trial, run_trials
+from inkstone.mixture.stage import _best_measured
 from inkstone.progress import Field, Silent
 from inkstone.storage import write_manifest
 from inkstone.tokenizer import open_shards
@@ -28,7 +29,7 @@ SOURCES = {
     ("en", "books"): (15, 40, 30),
     ("en", "web"): (30, 50, 20),
 }
-PROXY = {"count": 8, "checks": 3, "hidden_size": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 16,
+PROXY = {"count": 8, "checks": 3, "refine": 2, "compare_seeds": 1, "hidden_size": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 16,
          "batch_tokens": 64, "steps": 5, "heldout_rows": 4}  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def test_a_learned_mixture_brings_its_evidence_and_is_read_by_the_trainer(
         assert all(mix[name] <= facts["domains"][name]["cap"] * (1 + 1e-9) for name in domains)
     cap = facts["domains"]["zh/rest"]["cap"]
     assert cap == pytest.approx(4 * tokens["zh/rest"] / 4000) and cap < 0.25
-    assert len(facts["trials"]) == 11 and len(facts["check"]["effective_data"]["measured"]) == 3
+    assert len(facts["trials"]) == 13 and len(facts["check"]["measured"]) == 3
     assert all(facts["law"][name]["transfer"][name] == pytest.approx(1) for name in domains)
     assert comparison(facts)[0].startswith("natural: measured ")
     rows, mixer = _rows(
@@ -119,15 +120,38 @@ def test_other_caps_or_targets_reuse_the_finished_proxies_and_the_same_settings_
 ) -> None:
     tmp_path, first = fitted
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "proxies").glob("*/proxy.json")}
-    assert len(kept) >= 8 + 3 + 3
+    assert len(kept) >= 8 + 3 + 2 + 3
     progress = Notes()
     assert fit(tokens_dir, tmp_path, "again", progress) == first
     assert progress.notes[0] == "fit: 11 proxies, 11 of them finished before"
     heavier = fit(tokens_dir, tmp_path, "targets", targets={"en/web": 50.0})
-    assert heavier["weights"]["en/web"] > first["weights"]["en/web"]
+    assert heavier["mixes"]["learned"]["en/web"] > first["mixes"]["learned"]["en/web"]
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
-    # Natural and stratified are fitted on and compared; only the new learned mix is trained.
-    assert len(list((tmp_path / "proxies").iterdir())) == len(kept) + 1
+    # Drawn, natural and stratified mixes are known; two near the new optimum and the new learned mix are trained.
+    assert len(list((tmp_path / "proxies").iterdir())) == len(kept) + 3
+
+
+def test_training_gets_the_mix_that_measured_best_unless_the_learned_one_is_asked_for(
+    tokens_dir: Path, fitted: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, facts = fitted
+    losses = {name: one["measured"][0] for name, one in facts["compared"].items()}
+    assert facts["chosen"] == min(losses, key=lambda name: losses[name])
+    assert facts["weights"] == facts["mixes"][facts["chosen"]]
+    learned = fit(tokens_dir, folder, "learned", keep="learned")
+    assert learned["chosen"] == "learned" and learned["weights"] == facts["mixes"]["learned"]
+    unmeasured = fit(tokens_dir, folder, "unmeasured", proxy={**PROXY, "compare_seeds": 0})
+    assert unmeasured["chosen"] == "learned" and comparison(unmeasured) == []
+
+
+def test_a_learned_mix_that_loses_is_said_to_lose() -> None:
+    compared = {"natural": [5.0, 5.2], "stratified": [4.9, 5.4], "learned": [5.1, 5.3]}
+    mixes = {name: {"measured": found, "predicted": 5.0} for name, found in compared.items()}
+    assert _best_measured(mixes, list(mixes)) == "natural"
+    facts = {"compared": mixes, "mixes": dict.fromkeys(mixes), "chosen": "natural", "check": {}}
+    assert comparison(facts)[-1] == (
+        "the learned mix does not win here: natural measured better; kept are the weights of the natural mix"
+    )
 
 
 def test_two_workers_measure_the_same_losses_as_one(tokens_dir: Path, tmp_path: Path) -> None:
@@ -203,13 +227,3 @@ def test_what_cannot_be_fitted_is_refused_before_any_proxy(
         fit(tokens_dir, tmp_path, **changes)
     assert sentence in str(error.value)
     assert not (tmp_path / "proxies").exists()
-
-
-def test_a_domain_cut_down_for_a_proxy_keeps_its_share_of_the_tokens(tokens_dir: Path) -> None:
-    shards = open_shards(tokens_dir, "train")
-    documents = np.arange(60)
-    part = _part(shards, documents, 0.5, 4, (1, 0))
-    assert (
-        0.5 <= shards.lengths[part].sum() / shards.lengths[documents].sum() < 0.5 + 62 / shards.lengths[documents].sum()
-    )
-    assert (_part(shards, documents, 0.5, 4, (1, 0)) == part).all() and len(set(part)) == len(part)

@@ -126,7 +126,7 @@ def test_batch_size_and_flushing_do_not_change_a_byte(
 ) -> None:
     output = tmp_path / "other"
     output.mkdir()
-    settings = TokensSettings(max_shard_tokens=3000, batch_documents=7)
+    settings = TokensSettings(max_shard_tokens=3000, batch_mb=0.001)
     encode_corpus(settings, corpus_dir, tokenizer_dir, output, Silent())
     assert json.loads((output / "manifest.json").read_text()) == json.loads((tokens_dir / "manifest.json").read_text())
 

@@ -116,7 +116,7 @@ def test_a_killed_worker_ends_in_a_sentence_and_keeps_what_was_done(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "_ALONE_MB", 0.0)
-    monkeypatch.setattr(encode, "_encode_part", _die)
+    monkeypatch.setattr(encode, "_encode_in_pool", _die)
     with pytest.raises(InkstoneError, match="was killed, perhaps for want of memory: run the same command again"):
         run(TokensSettings(part_mb=0.01, processes=2), corpus, tokenizer_dir, tmp_path / "t", tmp_path / "store")
     assert not (tmp_path / "t" / "manifest.json").exists()

@@ -79,6 +79,17 @@ def test_order_is_a_function_of_seed_and_epoch_and_of_nothing_that_ran_before() 
     assert epoch_tokens(PackedCorpus(shards(lengths), 8, seed=2), 0) != first
 
 
+def test_a_cut_down_corpus_gives_rows_from_all_over_it_and_the_same_ones_in_every_epoch() -> None:
+    lengths = [5, 9, 13, 2, 30, 7, 4, 11, 6, 3] * 20
+    whole = {tuple(PackedCorpus(shards(lengths), 8, 1).row(0, index).tokens) for index in range(sum(lengths) // 8)}
+    part = PackedCorpus(shards(lengths), 8, 1, rows=30)
+    rows = [tuple(part.row(0, index).tokens) for index in range(part.rows_per_epoch)]
+    assert len(set(rows)) == part.rows_per_epoch == 30 and set(rows) <= whole
+    assert rows == [tuple(part.row(3, index).tokens) for index in range(30)]
+    assert len({max(row) * 4 // sum(lengths) for row in rows}) == 4, "rows of every quarter"
+    assert PackedCorpus(shards(lengths), 8, 1, rows=10**6).rows_per_epoch == sum(lengths) // 8
+
+
 def test_how_documents_lie_in_shards_does_not_matter() -> None:
     lengths = [5, 9, 13, 2, 30]
     rows = [PackedCorpus(shards(lengths, split), 8, seed=1) for split in range(5)]

@@ -73,6 +73,14 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits_and_the_same_metr
     assert metrics(tmp_path) == metrics(uninterrupted[1])
 
 
+def test_a_run_with_muon_continues_bit_for_bit(tmp_path: Path) -> None:
+    settings = tiny_settings(optimizer="muon")
+    whole, _ = run(tmp_path / "whole", settings)
+    stop_at(tmp_path / "parts", settings, 9)
+    parts, _ = run(tmp_path / "parts", settings)
+    assert same_bits(whole, parts) and not same_bits(whole, run(tmp_path / "adamw", tiny_settings())[0])
+
+
 def test_half_precision_runs_continue_bit_for_bit_in_the_arithmetic_they_began_with(tmp_path: Path) -> None:
     settings = tiny_settings(dtype="bfloat16", micro_batch_tokens=32)
     whole, _ = run(tmp_path / "whole", settings)
