@@ -37,6 +37,7 @@ from inkstone.corpus.kernel import (
     flatten,
     member,
     ngram_hashes,
+    run_heads,
     tokenize,
     window_positions,
 )
@@ -98,8 +99,7 @@ def find_anchors(tokens: Tokens, ranks: I64, size: int) -> tuple[np.ndarray, I64
     values = sliding_least(grams, reach)[window_positions(offsets, reach)]
     edges = np.zeros(len(offsets), np.int64)
     np.cumsum(np.maximum(np.diff(offsets) - (reach - 1), 0), out=edges[1:])
-    new = np.ones(len(values), bool)
-    new[1:] = values[1:] != values[:-1]
+    new = run_heads(values)
     new[edges[:-1][edges[:-1] < len(values)]] = True
     heads = np.flatnonzero(new)
     document = np.searchsorted(edges, heads, side="right") - 1
