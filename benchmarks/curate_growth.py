@@ -2,24 +2,25 @@
 
     python benchmarks/curate_growth.py --data DATA --mb 200 --mb 1000                  # sizes in MB of text
     python benchmarks/curate_growth.py --data DATA --mb 5000 --limit-gb 2 --scratch DIR
-    python benchmarks/curate_growth.py --data DATA --mb 200 --ray                      # one local Ray node, then two
+    python benchmarks/curate_growth.py --data DATA --mb 200 --ray 0 --ray 1 --ray 2  # local Ray nodes, processes
 
 The text is real passages with a third of their words replaced (`mixed_corpus.scrambled`), plain JSONL in 16 files.
+A second table tells time, memory and disk pass by pass.
 Memory is what the process and all its workers hold beside shared pages (files that are mapped count as the system's
 cache, which can be taken back at any time). Disk is the most that input aside lay in the output's folder.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from curate import measure
+from measured import measure
 from mixed_corpus import scrambled, write
 
 
@@ -29,8 +30,6 @@ def child(corpus: Path, output: Path, processes: int, ray_nodes: int) -> None:
     from inkstone.progress import Silent
 
     output.mkdir()
-    seen = {"disk": 0}
-    threading.Thread(target=_watch_disk, args=(output, seen), daemon=True).start()
     workers, cluster = Workers(processes), None
     if ray_nodes:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -49,21 +48,46 @@ def child(corpus: Path, output: Path, processes: int, ray_nodes: int) -> None:
 
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({"wall": wall, "disk": seen["disk"] / 1e9, "read": result["documents_in"],
+    print(json.dumps({"wall": wall, "read": result["documents_in"],
                       "kept": result["documents_out"], "content": manifest}))  # fmt: skip
 
 
-def _watch_disk(folder: Path, seen: dict[str, int]) -> None:
-    while True:
-        held = 0
-        for at, _, names in os.walk(folder):
-            for name in names:
-                try:
-                    held += os.stat(os.path.join(at, name)).st_size  # noqa: PTH116, PTH118
-                except FileNotFoundError:
-                    continue
-        seen["disk"] = max(seen["disk"], held)
-        time.sleep(1)
+class Passes:
+    """What each pass of a run takes, seen from outside: the newest folder of its scratch is the pass that runs."""
+
+    def __init__(self, output: Path) -> None:
+        self._output, self._drafts = output, output / "drafts"
+        self.rows: dict[str, dict[str, float]] = {}
+        self.disk, self._checked, self._used, self._at = 0, 0.0, 0.0, time.perf_counter()
+
+    def seen(self, held: int, used: float) -> None:
+        """Book a sample of memory and CPU seconds to the pass that runs."""
+        now = time.perf_counter()
+        if now - self._checked > 1:
+            self._checked = now
+            self._look()
+        if self.rows:
+            row = self.rows[next(reversed(self.rows))]
+            row["wall"] += now - self._at
+            row["cpu"] += max(used - self._used, 0)
+            row["peak"] = max(row["peak"], held)
+        self._used, self._at = max(used, self._used), now
+
+    def _look(self) -> None:
+        for folder in sorted(self._drafts.glob("*/"), key=lambda folder: folder.stat().st_ctime):
+            self.rows.setdefault(folder.name, {"wall": 0.0, "cpu": 0.0, "peak": 0.0, "disk": 0.0})
+        for name, row in self.rows.items():
+            row["disk"] = max(row["disk"], _size(self._drafts / name))
+        self.disk = max(self.disk, _size(self._output))
+
+
+def _size(folder: Path) -> int:
+    held = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                held += os.stat(os.path.join(at, name)).st_size  # noqa: PTH116, PTH118
+    return held
 
 
 def main() -> None:
@@ -73,7 +97,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit-gb", type=float, default=2)
     parser.add_argument("--scratch", type=Path, help="where text and corpus are written; default: the system's")
-    parser.add_argument("--ray", action="store_true", help="on one local Ray node, then on two, instead of processes")
+    parser.add_argument("--ray", type=int, action="append", help="on so many local Ray nodes of one core; 0: processes")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -87,20 +111,28 @@ def main() -> None:
         if asked.scratch:
             Path(asked.scratch).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
-            corpus = Path(folder) / "text"
+            corpus, tables = Path(folder) / "text", []
             size = write(scrambled(asked.data, megabytes), corpus, files=8) / 1e6
-            for nodes in (1, 2) if asked.ray else (0,):
+            for nodes in asked.ray or [0]:
                 output = Path(folder) / "corpus"
                 command = [sys.executable, __file__, "--child", str(corpus), str(output)]
-                row = measure([*command, str(asked.processes), str(nodes)], None if asked.ray else asked.limit_gb)
+                passes, limit = Passes(output), None if nodes else asked.limit_gb
+                row = measure([*command, str(asked.processes), str(nodes)], limit, passes.seen)
                 shutil.rmtree(output)
                 name = f"{nodes} Ray nodes" if nodes else f"{asked.processes} processes"
                 print(
                     f"| {size:.0f} | {name} | {row['read']} | {row['kept']} | {row['wall']:.1f} "
-                    f"| {row['cpu_of_all']:.1f} | {size / row['wall']:.2f} | {row['peak']:.2f} | {row['disk']:.2f} "
-                    f"| {str(row['content'])[:12]} |",
+                    f"| {row['cpu_of_all']:.1f} | {size / row['wall']:.2f} | {row['peak']:.2f} "
+                    f"| {passes.disk / 1e9:.2f} | {str(row['content'])[:12]} |",
                     flush=True,
                 )
+                tables.append((name, passes.rows))
+        for name, rows in tables:
+            print(f"\n{name}, {size:.0f} MB of text\n\n| pass | wall s | CPU s | peak GB | bytes left per MB of text |")
+            print("|---|---|---|---|---|")
+            for step, row in rows.items():
+                print(f"| {step} | {row['wall']:.1f} | {row['cpu']:.1f} | {row['peak'] / 1e9:.2f} "
+                      f"| {row['disk'] / size:,.0f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

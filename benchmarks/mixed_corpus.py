@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import zstandard
 
 CHARACTERS = {"zh": 700, "en": 2200}  # of a passage, about
@@ -26,6 +27,7 @@ BOILERPLATE = {
     "zh": "本站所有文章版权归原作者所有，未经许可不得转载；如有侵权请与我们联系，我们将在二十四小时之内删除相关内容。",
     "en": "All articles on this site are the property of their authors and may not be copied without consent.",
 }
+_BLOCK = 512  # passages scrambled at a time
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -111,26 +113,47 @@ def _with_notice(text: str, lang: str, draw: random.Random) -> str:
 
 
 def scrambled(data: Path, megabytes: float, seed: int = 1) -> Iterator[Sample]:
-    """Passages again and again, a third of their characters or words replaced each time."""
-    draw = random.Random(seed)
+    """Passages again and again, a third of their characters or words replaced each time.
+
+    Works on blocks of passages as arrays of numbers (code points, words), so gigabytes take minutes.
+    """
+    draw, order = np.random.default_rng(seed), random.Random(seed)
     texts = [(lang, text) for lang in ("zh", "en") for text in passages(data, lang)]
-    draw.shuffle(texts)
-    pools = {lang: pool_of((text for other, text in texts if other == lang), lang) for lang in ("zh", "en")}
-    for pool in pools.values():
-        draw.shuffle(pool)
-    size = 0
-    for number, (lang, text) in enumerate(itertools.cycle(texts)):
-        size += len(text.encode())
-        if size > megabytes * 1e6:
-            return
-        units = list(text) if lang == "zh" else text.split(" ")
-        pool, places = pools[lang], draw.sample(range(len(units)), len(units) // 3)
-        at = draw.randrange(len(pool) - len(units)) if len(pool) > len(units) else 0
-        for place, fresh in zip(places, pool[at : at + len(units)], strict=False):
-            if lang == "en" or HAN.match(units[place]):
-                units[place] = fresh
-        new = ("" if lang == "zh" else " ").join(units)
-        yield Sample(f"{lang}{number:09d}", new, lang)
+    order.shuffle(texts)
+    words = sorted({word for lang, text in texts if lang == "en" for word in text.split(" ")})
+    number_of = {word: number for number, word in enumerate(words)}
+    spelled = np.array(words, object)
+    units = [_numbers(text, number_of if lang == "en" else None) for lang, text in texts]
+    pools = {lang: _pool(lang, texts, units) for lang in ("zh", "en")}
+    size = number = 0
+    for first in itertools.cycle(range(0, len(texts), _BLOCK)):
+        langs = [lang for lang, _ in texts[first : first + _BLOCK]]
+        block = np.concatenate(units[first : first + _BLOCK])
+        ends = np.cumsum([len(part) for part in units[first : first + _BLOCK]]).tolist()
+        chinese = np.repeat([lang == "zh" for lang in langs], np.diff(ends, prepend=0))
+        chosen = draw.random(len(block)) < 1 / 3
+        for lang, here in (("zh", chosen & chinese & (block >= 0x4E00) & (block < 0xA000)), ("en", chosen & ~chinese)):
+            block[here] = draw.choice(pools[lang], int(here.sum()))
+        for lang, start, end in zip(langs, [0, *ends], ends, strict=False):
+            part = block[start:end]
+            new = part.tobytes().decode("utf-32-le") if lang == "zh" else " ".join(spelled[part].tolist())
+            size += len(new.encode())
+            if size > megabytes * 1e6:
+                return
+            yield Sample(f"{lang}{number:09d}", new, lang)
+            number += 1
+
+
+def _numbers(text: str, number_of: dict[str, int] | None) -> np.ndarray:
+    if number_of is None:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return np.array([number_of[word] for word in text.split(" ")], np.uint32)
+
+
+def _pool(lang: str, texts: list[tuple[str, str]], units: list[np.ndarray]) -> np.ndarray:
+    """Characters or words of a language, as often as they occur."""
+    found = np.concatenate([part for (other, _), part in zip(texts, units, strict=True) if other == lang][:2000])
+    return found[(found >= 0x4E00) & (found < 0xA000)] if lang == "zh" else found
 
 
 def write(samples: Iterable[Sample], folder: Path, files: int = 1) -> int:

@@ -12,10 +12,10 @@ from typing import Self
 
 import numpy as np
 
-from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, hash_spans, mix, ngram_hashes, run_heads
+from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, mix, ngram_hashes, run_heads
 from inkstone.corpus.settings import DedupSettings
 
-_CHUNK = 16_384  # shingles worked on at a time, so that they stay in the processor's cache
+_CHUNK = 8_192  # shingles worked on at a time, so that they stay in the processor's cache
 _MAX_ROUNDS = 64  # unlike representatives a bucket may have: keeps a bucket of boilerplate from being quadratic
 
 
@@ -34,38 +34,36 @@ class Signatures:
 
 def signatures(tokens: Tokens, settings: DedupSettings) -> Signatures:
     """Describe the documents of a batch."""
-    exact = hash_spans(tokens.hashes, tokens.offsets[:-1], tokens.offsets[1:])
+    exact = tokens.span_hashes(tokens.offsets[:-1], tokens.offsets[1:])
     has = np.diff(tokens.offsets) >= settings.shingle_tokens
     width = settings.bands * settings.rows
     minhash = np.zeros((len(exact), width), np.uint32)
     if settings.near and has.any():
         shingles, offsets = ngram_hashes(tokens, settings.shingle_tokens)
-        minhash[has] = _minhash(shingles, offsets[:-1][has], *_hash_functions(settings))
+        minhash[has] = _minhash(shingles, offsets[:-1][has], _hash_functions(settings))
     return Signatures(exact, minhash, has)
 
 
-def _hash_functions(settings: DedupSettings) -> tuple[U64, U64]:
-    """Odd factors and summands of x * a + b modulo 2^64."""
+def _hash_functions(settings: DedupSettings) -> U32:
+    """Odd factors of x * a modulo 2^32. A summand would add nothing: the shingles are mixed already."""
     draw = np.random.default_rng(settings.seed)
-    width = settings.bands * settings.rows
-    factors = draw.integers(0, 1 << 63, width, np.uint64) * np.uint64(2) + np.uint64(1)
-    return factors, draw.integers(0, 1 << 63, width, np.uint64)
+    return draw.integers(0, 1 << 31, settings.bands * settings.rows, np.uint32) * np.uint32(2) + np.uint32(1)
 
 
-def _minhash(shingles: U64, starts: I64, factors: U64, summands: U64) -> U32:
-    """Smallest value of every hash function over each document's shingles (the upper 32 bits)."""
+def _minhash(shingles: U64, starts: I64, factors: U32) -> U32:
+    """Smallest value of every hash function over each document's shingles (their upper 32 bits)."""
+    halves = (shingles >> np.uint64(32)).astype(np.uint32)
     result = np.empty((len(starts), len(factors)), np.uint32)
     ends = np.append(starts[1:], len(shingles))
     row = 0
     while row < len(starts):
         last = max(row + 1, int(np.searchsorted(ends, starts[row] + _CHUNK, side="right")))
-        values = shingles[starts[row] : ends[last - 1]]
+        values = halves[starts[row] : ends[last - 1]]
         local = starts[row:last] - starts[row]
         work = np.empty_like(values)
         for k in range(len(factors)):
             np.multiply(values, factors[k], out=work)
-            np.add(work, summands[k], out=work)
-            result[row:last, k] = np.minimum.reduceat(work, local) >> np.uint64(32)
+            result[row:last, k] = np.minimum.reduceat(work, local)
         row = last
     return result
 

@@ -36,7 +36,7 @@ class Figures:
         texts = rows["text"] if texts is None else texts
         columns = {"characters": pc.utf8_length(texts), "bytes": pc.binary_length(texts)}
         table = pa.table({"source": rows["source"], "lang": rows["lang"], **columns})
-        sums = table.group_by(["source", "lang"]).aggregate(
+        sums = table.group_by(["source", "lang"], use_threads=False).aggregate(
             [("source", "count"), ("characters", "sum"), ("bytes", "sum")]
         )
         for row in sums.to_pylist():

@@ -8,7 +8,7 @@ characters in Python and no word segmenter is needed for Chinese.
 
 import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -80,6 +80,14 @@ class Tokens:
         """The document of every token."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def span_hashes(self, first: I64, last: I64) -> U64:
+        """`hash_spans` over the tokens' hashes; the sums are made once for all callers."""
+        return _from_sums(self._sums, first, last)
+
+    @cached_property
+    def _sums(self) -> U64:
+        return _sums(self.hashes)
+
 
 def flatten(texts: pa.StringArray) -> Flat:
     """Decode an Arrow string array without nulls."""
@@ -134,10 +142,23 @@ def hash_spans(values: U64, starts: I64, ends: I64) -> U64:
 
     A polynomial in an odd base modulo 2^64 over prefix sums, shifted back by the base's inverse, then mixed.
     """
-    powers, inverses = _powers(1 << max(12, len(values).bit_length()))
-    prefix = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * powers[: len(values)], out=prefix[1:])
-    return mix((prefix[ends] - prefix[starts]) * inverses[starts] + (ends - starts).astype(np.uint64))
+    return _from_sums(_sums(values), starts, ends)
+
+
+def _sums(values: U64) -> U64:
+    """Sums of all values before each place, times the base to the power of their place."""
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values * _powers(_table_size(len(values)))[0][: len(values)], out=sums[1:])
+    return sums
+
+
+def _from_sums(sums: U64, starts: I64, ends: I64) -> U64:
+    _, inverses = _powers(_table_size(len(sums) - 1))
+    return mix((sums[ends] - sums[starts]) * inverses[starts] + (ends - starts).astype(np.uint64))
+
+
+def _table_size(length: int) -> int:
+    return 1 << max(12, length.bit_length())
 
 
 def ngram_hashes(tokens: Tokens, n: int) -> tuple[U64, I64]:

@@ -12,6 +12,7 @@ from inkstone.errors import InputError
 
 SIGNATURES = "signatures"
 _DECIDING = ("shingle_tokens", "bands", "rows", "seed")
+_HASHES = 2  # the hash functions; another number says that the same settings give other values
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class KnownCorpus:
 
 def describe(settings: DedupSettings) -> dict[str, int]:
     """What must be equal for two signatures to be comparable."""
-    return {name: getattr(settings, name) for name in _DECIDING}
+    return {**{name: getattr(settings, name) for name in _DECIDING}, "hashes": _HASHES}
 
 
 def open_known(settings: DedupSettings) -> tuple[KnownCorpus, ...]:
@@ -41,10 +42,9 @@ def open_known(settings: DedupSettings) -> tuple[KnownCorpus, ...]:
             continue
         if written != describe(settings):
             ours = describe(settings)
-            other = ", ".join(f"{name} = {written.get(name)}" for name in _DECIDING if written.get(name) != ours[name])
-            problems.append(
-                f"[corpus] dedup.known {given} was made with other signatures ({other}): set [corpus.dedup] alike"
-            )
+            other = ", ".join(f"{name} = {written.get(name)}" for name in ours if written.get(name) != ours[name])
+            advice = "set [corpus.dedup] alike" if written.get("hashes") == _HASHES else "curate it again"
+            problems.append(f"[corpus] dedup.known {given} was made with other signatures ({other}): {advice}")
             continue
         found += [KnownCorpus(given, part) for part in sorted(folder.iterdir()) if part.is_dir()]
     if problems:

@@ -27,7 +27,6 @@ from inkstone.corpus.kernel import (
     Mask,
     Tokens,
     code_points,
-    hash_spans,
     member,
     mix,
     segment_sums,
@@ -120,9 +119,14 @@ def line_spans(flat: Flat) -> tuple[I64, I64, I64]:
 
 def line_hashes(tokens: Tokens, starts: I64, ends: I64) -> tuple[U64, I64, I64]:
     """Hash of the tokens of every line, its first token and its number of tokens."""
+    first, count = line_tokens(tokens, starts, ends)
+    return tokens.span_hashes(first, first + count), first, count
+
+
+def line_tokens(tokens: Tokens, starts: I64, ends: I64) -> tuple[I64, I64]:
+    """First token of every line and its number of tokens."""
     first = np.searchsorted(tokens.starts, starts)
-    last = np.searchsorted(tokens.starts, ends)
-    return hash_spans(tokens.hashes, first, last), first, last - first
+    return first, np.searchsorted(tokens.starts, ends) - first
 
 
 def paragraph_spans(flat: Flat) -> tuple[I64, I64, I64]:

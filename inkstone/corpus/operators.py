@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from inkstone.corpus import web
 from inkstone.corpus.benchmarks import find_contamination
 from inkstone.corpus.kernel import F64, I64, Flat, Mask, Tokens, code_points, encode, flatten, member, tokenize, without
-from inkstone.corpus.measure import line_hashes, line_spans, measure
+from inkstone.corpus.measure import line_spans, line_tokens, measure
 from inkstone.corpus.models import Models
 from inkstone.corpus.phrases import WEB_PHRASES, phrase_cover, phrase_places
 from inkstone.corpus.private import mask
@@ -134,12 +134,20 @@ def _rewrites(ids: list[str], before: pa.StringArray, after: pa.StringArray) -> 
     shown: list[dict[str, object]] = []
     for row in changed:
         old, new = before[row].as_py(), after[row].as_py()
-        first = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        start = max(first - 40, 0)
+        start = max(_first_difference(old, new) - 40, 0)
         shown.append(
             {"id": ids[row], "rule": "rewritten", "before": old[start : start + 200], "after": new[start : start + 200]}
         )
     return shown
+
+
+def _first_difference(one: str, other: str) -> int:
+    """How many characters two texts have in common from the start."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 # --- lines -------------------------------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ def _line_rules(
 ) -> list[tuple[int, int, LineEntry]]:
     """Lines that go on their own account: notices of the web, and (where asked) lines of low quality."""
     starts, ends, offsets = line_spans(flat)
-    _, first, count = line_hashes(tokens, starts, ends)
+    first, count = line_tokens(tokens, starts, ends)
     document = np.repeat(np.arange(len(flat)), np.diff(offsets))
     found: list[tuple[int, int, LineEntry]] = []
 

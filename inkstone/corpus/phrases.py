@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.kernel import F64, I64, U64, Mask, Tokens, flatten, hash_spans, member, segment_sums, tokenize
+from inkstone.corpus.kernel import F64, I64, U64, Mask, Tokens, flatten, member, segment_sums, tokenize
 
 # fmt: off
 STOP_WORDS = (
@@ -110,7 +110,7 @@ def _check(tokens: Tokens, start: I64, last: I64, phrases: tuple[str, ...]) -> t
     starts, length = np.repeat(start, len(lengths)), np.tile(lengths, len(start))
     fits = starts + length <= np.repeat(last, len(lengths))
     starts, length = starts[fits], length[fits]
-    hit = member(hash_spans(tokens.hashes, starts, starts + length), phrase_hashes(phrases))
+    hit = member(tokens.span_hashes(starts, starts + length), phrase_hashes(phrases))
     return starts[hit], length[hit]
 
 
@@ -123,7 +123,7 @@ def _per_document(tokens: Tokens, places: I64) -> I64:
 def phrase_hashes(phrases: tuple[str, ...]) -> U64:
     """Sorted hashes of the phrases, one each (a phrase of one token has that token's span hash)."""
     tokens = _tokens(phrases)
-    return np.unique(hash_spans(tokens.hashes, tokens.offsets[:-1], tokens.offsets[1:]))
+    return np.unique(tokens.span_hashes(tokens.offsets[:-1], tokens.offsets[1:]))
 
 
 @cache

@@ -7,6 +7,7 @@ a URL query, found in the flat array; text without any of them, nearly all of it
 """
 
 import re
+import string
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +15,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.kernel import I64, U32, decode
+from inkstone.corpus.kernel import I64, U32, Mask, decode
 from inkstone.corpus.operator_settings import PrivateSettings
 
 KINDS = ("email", "ip", "phone", "id_number", "bank_card", "secret_url")
@@ -147,12 +148,14 @@ _VALID = {
 
 def _candidates(points: U32, starts: I64) -> list[tuple[int, list[tuple[int, int]]]]:
     """Documents with triggers, and the stretches around them as positions in the document."""
-    begins, ends = _triggers(points)
+    begins, ends, reach = _triggers(points)
     if not len(begins):
         return []
     row = np.searchsorted(starts, begins, side="right") - 1
-    first = np.maximum(begins - _REACH, starts[row])
-    last = np.maximum.accumulate(np.minimum(ends + _REACH, starts[row + 1] - 1))
+    first = np.maximum(begins - reach, starts[row])
+    order = np.argsort(first, kind="stable")
+    first, row = first[order], row[order]
+    last = np.maximum.accumulate(np.minimum((ends + reach)[order], starts[row + 1] - 1))
     fresh = np.ones(len(begins), bool)
     fresh[1:] = (row[1:] != row[:-1]) | (first[1:] > last[:-1])
     opening = np.flatnonzero(fresh)
@@ -164,33 +167,38 @@ def _candidates(points: U32, starts: I64) -> list[tuple[int, list[tuple[int, int
     return list(spans.items())
 
 
-def _triggers(points: U32) -> tuple[I64, I64]:
-    """Where private data can be, sorted: an @, a `://`, a dotted number, and stretches with seven digits or more.
+def _triggers(points: U32) -> tuple[I64, I64, I64]:
+    """Where private data can be: begin, end, and how far around it to look.
 
-    A stretch is what digits, spaces, hyphens, brackets and X make between two characters that no number contains.
+    An @ between characters of an address, a `://`, three dots between digits, and seven digits or more with at most two
+    separators between neighbours.
     """
-    kind = _trigger_table()[np.minimum(points, 128)]
-    digit = kind == 1
-    single = kind == 3
-    single[:-2] |= (points[:-2] == 58) & (points[1:-1] == 47) & (points[2:] == 47)
-    dots = np.flatnonzero((points[1:-1] == 46) & digit[:-2] & digit[2:]) + 1
-    if len(dots) >= 3:
-        single[dots[:-2][dots[2:] - dots[:-2] <= 8]] = True
-    digits = np.zeros(len(points) + 1, np.int32)
-    np.cumsum(digit, out=digits[1:])
-    other = np.concatenate([[-1], np.flatnonzero((kind == 0) | (kind == 3)), [len(points)]])
-    many = digits[other[1:]] - digits[other[:-1] + 1] >= 7
-    at = np.flatnonzero(single)
-    begins = np.concatenate([at, other[:-1][many] + 1])
-    order = np.argsort(begins, kind="stable")
-    return begins[order], np.concatenate([at, other[1:][many]])[order]
+    digit = points - np.uint32(48) <= 9
+    before, after, separator = _neighbours()
+    at = np.flatnonzero(points == ord("@"))
+    at = at[before[np.minimum(points[at - 1], 128)] & after[np.minimum(points[at + 1], 128)]]
+    url = np.flatnonzero(points == ord(":"))
+    url = url[(points[url + 1] == 47) & (points[np.minimum(url + 2, len(points) - 1)] == 47)]
+    dots = np.flatnonzero(points == ord("."))
+    dots = dots[digit[dots - 1] & digit[dots + 1]]
+    dots = dots[:-2][dots[2:] - dots[:-2] <= 8]
+    single = np.concatenate([at, url, dots])
+    digits = np.flatnonzero(digit)
+    gap = np.diff(digits)
+    linked = separator[np.minimum(points[digits[:-1] + 1], 128)] & separator[np.minimum(points[digits[1:] - 1], 128)]
+    breaks = np.flatnonzero((gap > 3) | ((gap > 1) & ~linked))
+    opening, closing = np.append(0, breaks + 1)[: len(digits)], np.append(breaks, len(digits) - 1)[: len(digits)]
+    many = closing - opening >= 6
+    begins = np.concatenate([single, digits[opening[many]]])
+    ends = np.concatenate([single, digits[closing[many]] + 1])
+    return begins, ends, np.where(np.arange(len(begins)) < len(single), _REACH, 1)
 
 
 @cache
-def _trigger_table() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """0 other, 1 digit, 2 may stand inside a number, 3 trigger."""
-    table = np.zeros(129, np.uint8)
-    table[48:58] = 1
-    table[[ord(char) for char in " -()+xX"]] = 2
-    table[ord("@")] = 3
-    return table
+def _neighbours() -> tuple[Mask, Mask, Mask]:
+    """What stands before and after the @ of an address, and between the digits of a number; 128 is all that follows."""
+    alone = string.ascii_letters + string.digits
+    tables = np.zeros((3, 129), bool)
+    for table, chars in zip(tables, (alone + "_.+%-", alone, " -()"), strict=True):
+        table[[ord(char) for char in chars]] = True
+    return tables[0], tables[1], tables[2]

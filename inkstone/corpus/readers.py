@@ -30,6 +30,10 @@ _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.Zst
 
 Row = dict[str, object]
 
+# One of each for all rows: making them costs as much as a short row.
+_DECODER = json.JSONDecoder(strict=False)  # raw control characters are for repair
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -109,7 +113,7 @@ def _document(
 
 
 def _plain(row: Row) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=str)
+    text = _ENCODER.encode(row)
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -191,7 +195,7 @@ def _json_row(file: InputFile, number: int, line: bytes) -> Row | Broken:
     if isinstance(text, Broken):
         return text
     try:
-        row = json.loads(text, strict=False)  # raw control characters are for repair
+        row = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return _broken(file, number, "json", f"not JSON ({error})", text)
     if not isinstance(row, dict):
@@ -207,7 +211,7 @@ def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | B
         yield 1, text
         return
     try:
-        content = json.loads(text, strict=False)
+        content = _DECODER.decode(text)
     except (ValueError, RecursionError):
         for number, line in enumerate(data.split(b"\n"), 1):
             if line.strip():

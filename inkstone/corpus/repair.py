@@ -55,9 +55,9 @@ def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
 
 def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> tuple[U32, I64]:
     """Repair the rows where letters that could open a UTF-8 sequence are many among what is not ASCII."""
-    leads = segment_sums((points >= 0xC2) & (points <= 0xF4), starts)
+    lead = (points - np.uint32(0xC2)) <= 0xF4 - 0xC2
     foreign = segment_sums(points > 0x7F, starts)
-    suspects = (leads > 0) & (leads * 10 > foreign)
+    suspects = (segment_sums(lead, starts) * 10 > foreign) & _has_sequence(points, starts, np.flatnonzero(lead))
     as_gbk = segment_sums(member(points, code_points(_GBK_SIGNS)), starts) * _GBK_SHARE > foreign
     as_gbk &= foreign > 0
     if not suspects.any() and not as_gbk.any():
@@ -65,6 +65,15 @@ def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) 
     _replace(rows, suspects, unlatin, "mojibake", done)
     _replace(rows, as_gbk, ungbk, "mojibake_gbk", done)
     return decode(pa.array(rows, pa.string()))
+
+
+def _has_sequence(points: U32, starts: I64, leads: I64) -> Mask:
+    """Where a letter that could open a UTF-8 sequence stands before one that could go on with it."""
+    follows = points[leads + 1]
+    opens = leads[((follows >= 0x80) & (follows < 0xC0)) | member(follows, code_points("".join(map(chr, _TO_BYTE))))]
+    found = np.zeros(len(starts) - 1, bool)
+    found[np.searchsorted(starts, opens, side="right") - 1] = True
+    return found
 
 
 def ungbk(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from inkstone.corpus.kernel import F64, I64, U64, Mask, Tokens, mix, ngram_base, window_positions
 
 TOP_MIN_OCCURRENCES = 5  # fewer say nothing: an aphorism or a summary has two
-_SLOT_BITS = 21
+_SLOT_BITS = 19
 
 
 def repetition(tokens: Tokens, top: Collection[int], repeated: Collection[int]) -> dict[str, F64]:

@@ -31,7 +31,7 @@ from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifes
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
-PARTITION_BYTES = 256_000_000
+PARTITION_BYTES = 128_000_000
 """Bytes of text per partition of keys: what one task of `match` or `count` holds in memory is a share of this."""
 MIN_DOCUMENTS_FOR_HELDOUT = 20
 _CLOSE_COPY = 0.9

@@ -20,6 +20,7 @@ from inkstone.errors import InputError
 
 # A page begins with its declaration or outermost tags; Markdown that opens with a <div> is not a page.
 _PAGE = r"(?is)^[\s\x{feff}]*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,400}?-->\s*)*<(?:!doctype\s+html|html|head|body)[\s>]"
+_MAYBE = r"^[\s\x{feff}]*<"
 _HEAD = 1024
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
 MISSING = "reading web pages needs more packages: pip install 'inkstone[web]'"
@@ -92,8 +93,9 @@ def decode_page(data: bytes, charset: str | None = None) -> str:
 
 def pages(texts: pa.StringArray) -> list[int]:
     """Which texts are HTML pages."""
-    heads = pc.utf8_slice_codeunits(texts, 0, _HEAD)
-    return [int(row) for row in pc.indices_nonzero(pc.match_substring_regex(heads, _PAGE)).to_pylist()]
+    maybe = pc.indices_nonzero(pc.match_substring_regex(texts, _MAYBE))
+    heads = pc.utf8_slice_codeunits(texts.take(maybe), 0, _HEAD)
+    return [int(row) for row in maybe.filter(pc.match_substring_regex(heads, _PAGE)).to_pylist()]
 
 
 def extractor_installed() -> bool:

@@ -99,7 +99,7 @@ def test_likeness_is_not_passed_on_along_a_chain() -> None:
     flat = flatten(pa.array([sentence(link) for link in chain], pa.string()))
     numbers = (find_spans(flat, tokenize(flat), NO_LINES, NEAR).keys >> np.uint64(2)).astype(np.int64).tolist()
     for later, stays in names.tolist():
-        assert abs(numbers.index(later) - numbers.index(stays)) <= 6  # of the 20 links between the ends
+        assert abs(numbers.index(later) - numbers.index(stays)) <= 8  # of the 20 links between the ends
 
 
 def test_partitions_and_the_order_of_documents_do_not_matter() -> None:
