@@ -59,6 +59,7 @@ class Texts:
 
     path: Path
     first: int  # rank
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def twice(rows: np.ndarray) -> np.ndarray:
 
 def windows(task: DescribeTask, draft: Path) -> None:
     """Write a row for every window whose anchor is shared."""
-    size, parts = task.settings.substrings.min_tokens, [map_rows(place) for place in task.shared]
+    size, texts = task.settings.substrings.min_tokens, task.texts
+    parts = map_rows(task.shared, texts.first, texts.first + texts.documents)
     out = PartitionWriter(draft / "windows", task.partitions)
     for ranks, tokens in _documents(task, lambda ranks: np.isin(ranks, _gather(parts, ranks)["rank"])):
         out.add(find_windows(tokens, ranks, size, _gather(parts, ranks)))
@@ -188,10 +190,10 @@ def _read(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
         start += len(rows)
 
 
-def _gather(parts: list[np.ndarray], ranks: I64) -> np.ndarray:
+def _gather(parts: list[np.ndarray], ranks: I64, dtype: np.dtype = ROW) -> np.ndarray:
     """The rows of neighbouring documents, from parts that are each in order."""
     found = [between(part, int(ranks[0]), int(ranks[-1]) + 1) for part in parts] if len(ranks) else []
-    return np.concatenate([np.zeros(0, parts[0].dtype), *found])
+    return np.concatenate([np.zeros(0, dtype), *found])
 
 
 def _places(rows: np.ndarray) -> I64:
@@ -208,7 +210,7 @@ def cut_out(
     names: Callable[[I64], dict[int, str]], out: TaskWriter,
 ) -> tuple[pa.RecordBatch, I64]:  # fmt: skip
     """The rows without their repeated passages, and which of them stay; `names` gives the ids of documents."""
-    found = _gather(parts, ranks)
+    found = _gather(parts, ranks, REPEAT)
     found = found[np.isin(found["rank"], ranks)]
     affected, place = np.unique(np.searchsorted(ranks, found["rank"]), return_inverse=True)
     touched = rows.take(pa.array(affected))
