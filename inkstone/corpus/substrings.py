@@ -1,9 +1,9 @@
 """Long passages that stand in an earlier document, or earlier in the same one, go from the later place.
 
-A window of `min_tokens` tokens goes if the same tokens stand before it, in the order of documents and without touching
-it. Neighbouring windows go as one, so what goes are the longest repeated runs of so many tokens or more, all of them
-and nothing else, as a suffix array would find them (Lee et al. 2021), and the first occurrence stays. Windows are
-compared by 64-bit hashes: of 10^9 different windows, two fall together by chance once in forty corpora.
+A window of `min_tokens` tokens goes if the same tokens stand before it, in the order of documents and without
+overlapping it. Neighbouring windows go as one, so what goes are the longest repeated runs of so many tokens or more,
+all of them and nothing else, as a suffix array would find them (Lee et al. 2021), and the first occurrence stays.
+Windows are compared by 64-bit hashes: of 10^9 different windows, two fall together by chance once in forty corpora.
 
 No machine needs to see all windows: only those that may repeat are grouped. A window's anchor is the least hash of the
 runs of half its length in it (winnowing). It depends on the window's tokens alone, so equal windows have equal anchors,
