@@ -179,10 +179,12 @@ def _repeated_substrings(
     if not settings.substrings.min_tokens:
         return ()
     old = [(path, pq.read_metadata(path).num_rows) for path in known_texts(settings.dedup)]
-    first = np.cumsum([0, *(size for _, size in old)]) - sum(size for _, size in old)
-    texts = [substrings.Texts(path, int(rank)) for (path, _), rank in zip(old, first, strict=False)]
-    texts += [substrings.Texts(place / "rows.arrow", int(rank))
-              for place, rank in zip(tables.places, tables.offsets, strict=False)]  # fmt: skip
+    files = [
+        *old,
+        *zip((place / "rows.arrow" for place in tables.places), np.diff(tables.offsets).tolist(), strict=True),
+    ]
+    first = np.cumsum([0, *(size for _, size in files)]) - sum(size for _, size in old)  # own documents begin at 0
+    texts = [substrings.Texts(path, int(rank), size) for (path, size), rank in zip(files, first, strict=False)]
     describe = partial(substrings.DescribeTask, settings=settings, gone=gone, least_quality=floors)
 
     def grouped(name: str, work: Work, places: list[Path], number: int) -> tuple[Path, ...]:
