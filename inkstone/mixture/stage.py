@@ -192,7 +192,8 @@ def comparison(facts: dict[str, Any]) -> list[str]:
     best = _best_measured(facts["compared"], list(facts["mixes"]))
     if best != "learned":
         said.append(
-            f"the learned mix does not win here: {best} measured better; kept are the weights of the {facts['chosen']} mix"
+            f"the learned mix does not win here: {best} measured better; kept are the weights of the "
+            f"{facts['chosen']} mix"
         )
     if check := facts["check"]:
         target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]

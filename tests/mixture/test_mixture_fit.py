@@ -29,7 +29,8 @@ SOURCES = {
     ("en", "books"): (15, 40, 30),
     ("en", "web"): (30, 50, 20),
 }
-PROXY = {"count": 8, "checks": 3, "refine": 2, "compare_seeds": 1, "hidden_size": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 16,
+PROXY = {"count": 8, "checks": 3, "refine": 2, "compare_seeds": 1, "hidden_size": 8, "num_layers": 1,
+         "num_heads": 1, "sequence_length": 16,
          "batch_tokens": 64, "steps": 5, "heldout_rows": 4}  # fmt: skip
 
 

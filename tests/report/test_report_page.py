@@ -109,7 +109,14 @@ def test_the_mixture_is_shown_with_its_transfer_table_and_its_online_weights(run
         "natural": {"measured": [5.5, 5.7], "predicted": 5.6},
         "learned": {"measured": [5.3, 5.4], "predicted": 5.3},
     }
-    facts = {"kind": "learned", "chosen": "learned", "domains": dict.fromkeys(names), "mixes": mixes, "law": law, "compared": compared}
+    facts = {
+        "kind": "learned",
+        "chosen": "learned",
+        "domains": dict.fromkeys(names),
+        "mixes": mixes,
+        "law": law,
+        "compared": compared,
+    }
     write(run_dir / "mixture" / "mixture.json", facts | {"check": check})
     rows = [{"step": n, "loss": 5.0, "weight zh/<verse>": 0.4 + n / 100} for n in range(1, 5)]
     write_rows(run_dir / "pretrain" / "metrics.jsonl", [*rows, {"step": 4, "heldout_loss": 4.0}])
