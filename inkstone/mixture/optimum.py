@@ -3,8 +3,8 @@
 The objective is convex in r (a decreasing power of a linear form, and the KL), so exponentiated gradient steps, each
 followed by the KL projection on the capped simplex, find its minimum; the step adapts until nothing moves.
 
-How sure an optimum is: fit the law again on proxies drawn with replacement. The optima of such fits lie where the proxies
-so far cannot tell which mixture is best, and that is where the next ones are run.
+How sure an optimum is: fit the law again on proxies drawn with replacement. The optima of such fits lie where the
+proxies so far cannot tell which mixture is best, and that is where the next ones are run.
 """
 
 import numpy as np

@@ -192,8 +192,13 @@ def comparison(facts: dict[str, Any]) -> list[str]:
     best = _best_measured(facts["compared"], list(facts["mixes"]))
     if best != "learned":
         said.append(
-            f"the learned mix does not win here: {best} measured better; kept are the weights of the {facts['chosen']} mix"
+            f"the learned mix does not win here: {best} measured better; kept are the weights of the "
+            f"{facts['chosen']} mix"
         )
+    means = {name: float(np.mean(losses)) for name, losses in measured.items()}
+    for name in facts["mixes"]:
+        if means.get(f"online from {name}", 0.0) > means[name]:
+            said.append(f"online reweighting from the {name} mix measured worse than that mix kept as it is")
     if check := facts["check"]:
         target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
         ranks = "too few to rank" if target is None else f"rank correlation {target:.2f}, per domain {domains:.2f}"

@@ -29,7 +29,8 @@ SOURCES = {
     ("en", "books"): (15, 40, 30),
     ("en", "web"): (30, 50, 20),
 }
-PROXY = {"count": 8, "checks": 3, "refine": 2, "compare_seeds": 1, "hidden_size": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 16,
+PROXY = {"count": 8, "checks": 3, "refine": 2, "compare_seeds": 1, "hidden_size": 8, "num_layers": 1,
+         "num_heads": 1, "sequence_length": 16,
          "batch_tokens": 64, "steps": 5, "heldout_rows": 4}  # fmt: skip
 
 
@@ -148,10 +149,12 @@ def test_a_learned_mix_that_loses_is_said_to_lose() -> None:
     compared = {"natural": [5.0, 5.2], "stratified": [4.9, 5.4], "learned": [5.1, 5.3]}
     mixes = {name: {"measured": found, "predicted": 5.0} for name, found in compared.items()}
     assert _best_measured(mixes, list(mixes)) == "natural"
-    facts = {"compared": mixes, "mixes": dict.fromkeys(mixes), "chosen": "natural", "check": {}}
-    assert comparison(facts)[-1] == (
-        "the learned mix does not win here: natural measured better; kept are the weights of the natural mix"
-    )
+    online = {"online from natural": {"measured": [5.2], "predicted": None}}
+    facts = {"compared": mixes | online, "mixes": dict.fromkeys(mixes), "chosen": "natural", "check": {}}
+    assert comparison(facts)[-2:] == [
+        "the learned mix does not win here: natural measured better; kept are the weights of the natural mix",
+        "online reweighting from the natural mix measured worse than that mix kept as it is",
+    ]
 
 
 def test_two_workers_measure_the_same_losses_as_one(tokens_dir: Path, tmp_path: Path) -> None:
