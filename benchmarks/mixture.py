@@ -41,7 +41,6 @@ budget_tokens = 10_000_000     # the run the mixture is for; proxies see the cor
 [mixture.proxy]
 count = {proxies}
 checks = {checks}
-refine = {refine}
 compare_seeds = {seeds}
 steps = {steps}
 learning_rate = {learning_rate}
@@ -55,7 +54,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run directory is")
     parser.add_argument("--proxies", type=int, default=24)
     parser.add_argument("--checks", type=int, default=6)
-    parser.add_argument("--refine", type=int, default=8, help="further proxies near the optimum")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="steps of 512 tokens per proxy")
     parser.add_argument("--learning-rate", type=float, default=1e-2)
@@ -79,7 +77,7 @@ def fit(options: argparse.Namespace) -> tuple[dict[str, object], float, float]:
     inputs = ", ".join(json.dumps(str(options.data / lang / "*.jsonl.zst")) for lang in ("zh", "en"))
     text = RECIPE.format(runs=json.dumps(str(options.runs)), inputs=inputs, **{
         name: getattr(options, name)
-        for name in ("proxies", "checks", "refine", "seeds", "steps", "learning_rate", "vocab_size", "coverage",
+        for name in ("proxies", "checks", "seeds", "steps", "learning_rate", "vocab_size", "coverage",
                      "workers")
     })  # fmt: skip
     text += "[mixture.online]\n" if options.online else ""
@@ -133,9 +131,7 @@ def crossvalidate(facts: dict[str, object], folds: int = 5) -> None:
         "mean of all": lambda tried, found, unseen: np.repeat(found.mean(0)[None], len(unseen), 0),
     }
     fold = np.random.default_rng(0).permutation(len(mixes)) % folds
-    print(
-        f"\n{folds}-fold cross-validation on {len(mixes)} proxies: error per domain, of the mean, rank of the mean"
-    )
+    print(f"\n{folds}-fold cross-validation on {len(mixes)} proxies: error per domain, of the mean, rank of the mean")
     for name, predict in models.items():
         guess = np.zeros_like(losses)
         for one in range(folds):

@@ -17,7 +17,6 @@ class ProxySettings(BaseModel):
 
     count: int | None = Field(None, ge=8, description="mixtures to fit the law on; default: 3 x domains, at least 24")
     checks: int = Field(6, ge=0, description="further mixtures, only to compare the law's prediction with")
-    refine: int = Field(8, ge=0, description="more of them afterwards, near the optimum of the law so far")
     compare_seeds: int = Field(3, ge=0, description="runs of the learned, natural and stratified mix with fresh seeds")
     hidden_size: int = Field(64, ge=8, description="width of the proxy")
     num_layers: int = Field(2, ge=1, description="its decoder blocks")
