@@ -1,9 +1,10 @@
 """What each operator of the corpus room costs on one core, and what becomes of a labelled mixture of dirt.
 
-    python benchmarks/operators.py --data DIR [--megabytes 80] [--datatrove]
+    python benchmarks/operators.py --data DIR [--megabytes 80] [--substrings]
 
 DIR is a folder with pretrain/*/*.jsonl.zst and raw/dirty_labelled.jsonl.gz. CPU-seconds count, not wall time. With
---datatrove its Gopher repetition and quality filters run over a sample of the same documents in one process.
+--substrings only what each pass of curation costs in time and disk, with repeated substrings looked for.
+curate.py has the comparison with datatrove.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from inkstone.corpus import CorpusSettings, curate
+from inkstone.corpus import CorpusSettings, Workers, curate, engine
 from inkstone.corpus.benchmarks import find_contamination, load_benchmarks
 from inkstone.corpus.kernel import flatten, tokenize
 from inkstone.corpus.measure import measure
@@ -101,33 +102,30 @@ def speeds(texts: list[str], data: Path) -> None:
     print(f"  {'rules = flatten + tokens + measures + judge':40} {rules:5.2f} CPU-s {megabytes / rules:7.1f} MB/s")
 
 
-def against_datatrove(pairs: list[tuple[str, str]], share: float = 0.1) -> None:
-    from datatrove.data import Document
-    from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
-    from datatrove.utils.typeshelper import Languages
+def substrings(data: Path) -> None:
+    """CPU-seconds and disk of every pass, with runs of 50 tokens looked for."""
+    seconds, size, run = Counter[str](), Counter[str](), engine._task
 
-    pairs = pairs[:: round(1 / share)]
-    megabytes = sum(len(text.encode()) for _, text in pairs) / 1e6
-    filters = {
-        lang: (GopherRepetitionFilter(language=name), GopherQualityFilter(language=name))
-        for lang, name in (("en", Languages.english), ("zh", Languages.mandarin_chinese))
-    }
-    for lang in filters:  # tokenizers load on first use
-        for one in filters[lang]:
-            one.filter(Document(text="砚台 and ink.", id="0"))
-    started = time.process_time()
-    kept = sum(all(one.filter(Document(text=text, id="0")) is True for one in filters[lang]) for lang, text in pairs)
-    theirs = time.process_time() - started
-    parts, settings = batches([text for _, text in pairs]), CorpusSettings()
-    started = time.process_time()
-    ours_kept = 0
-    for part in parts:
-        flat = flatten(part)
-        tokens = tokenize(flat)
-        ours_kept += judge(settings, measure(flat, tokens), tokens).rule.count("")
-    ours = time.process_time() - started
-    print(f"rules on {megabytes:.1f} MB, {len(pairs)} documents: datatrove {theirs:.1f} CPU-s (keeps {kept}), "
-          f"ours {ours:.2f} CPU-s (keeps {ours_kept}): {theirs / ours:.0f}x")  # fmt: skip
+    def timed(work: engine.Work, argument: object, place: Path, key: str) -> None:
+        started = time.process_time()
+        run(work, argument, place, key)
+        seconds[place.parent.name] += time.process_time() - started
+        size[place.parent.name] += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+    engine._task = timed  # type: ignore[assignment]
+    settings = CorpusSettings.model_validate({"substrings": {"min_tokens": 50}})
+    for lang in ("en", "zh"):
+        seconds.clear()
+        size.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            curate(settings, [data / "pretrain" / lang], Path(folder), Silent(), workers=Workers(1))
+            report = json.loads((Path(folder) / "report.json").read_text("utf-8"))
+        megabytes = report["steps"][0]["bytes_in"] / 1e6
+        found = next(rule for rule in report["rules"] if rule["rule"] == "repeated_substring")
+        share = found["characters"] / report["characters_in"]
+        print(f"{lang}, {megabytes:.1f} MB: {found['count']} runs, {share:.2%} of the characters")
+        for name, spent in seconds.items():
+            print(f"  {name:10} {spent:6.2f} CPU-s {size[name] / 1e6 / megabytes:6.3f} MB per MB")
 
 
 def mixture(data: Path) -> None:
@@ -151,10 +149,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--megabytes", type=float, default=80)
-    parser.add_argument("--datatrove", action="store_true", help="also run datatrove's rules on a tenth")
+    parser.add_argument("--substrings", action="store_true", help="only the passes of curation, with substrings")
     given = parser.parse_args()
-    chosen = documents(given.data, given.megabytes)
-    speeds([text for _, text in chosen], given.data)
-    if given.datatrove:
-        against_datatrove(chosen)
-    mixture(given.data)
+    if given.substrings:
+        substrings(given.data)
+    else:
+        speeds([text for _, text in documents(given.data, given.megabytes)], given.data)
+        mixture(given.data)

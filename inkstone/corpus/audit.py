@@ -1,8 +1,9 @@
 """The audit: everything that curation removed, with the rule, the measured value and the limit that removed it.
 
-Rows have the level "document" (a whole document), "line" or "sentence" (a part of a document that stays; `position` is
-where it stood, in characters), "span" (masked private data: the text itself is not repeated) or "record" (something in
-a file that could not become a document). Report and audit are counted by the same call, so they cannot disagree.
+Rows have the level "document" (a whole document), "line", "sentence" or "substring" (a part of a document that stays;
+`position` is where it stood, in characters), "span" (masked private data: the text itself is not repeated) or "record"
+(something in a file that could not become a document). Report and audit are counted by the same call, so they cannot
+disagree.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ SCHEMA = pa.schema(
     ]
 )
 
-Level = Literal["document", "line", "sentence", "span", "record"]
+Level = Literal["document", "line", "sentence", "substring", "span", "record"]
+PARTS: tuple[Level, ...] = ("line", "sentence", "substring")
 
 
 @dataclass

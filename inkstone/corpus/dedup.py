@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, mix, ngram_hashes
+from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, mix, ngram_hashes, run_heads
 from inkstone.corpus.settings import DedupSettings
 
 _CHUNK = 8_192  # shingles worked on at a time, so that they stay in the processor's cache
@@ -98,8 +98,7 @@ class Matches:
         agreement = np.concatenate([np.zeros(0), *(part.agreement for part in parts)])
         order = np.lexsort((earlier, -agreement, later))
         later, earlier, agreement = later[order], earlier[order], agreement[order]
-        first = np.ones(len(later), bool)
-        first[1:] = (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])
+        first = run_heads(later, earlier)
         return cls(later[first], earlier[first], agreement[first])
 
     def only(self, which: Mask) -> "Matches":
@@ -114,8 +113,7 @@ def equals(keys: U64, ranks: I64) -> Matches:
     """Every document with the first one that has the same hash."""
     order = np.lexsort((ranks, keys))
     keys, ranks = keys[order], ranks[order]
-    first = np.ones(len(keys), bool)
-    first[1:] = keys[1:] != keys[:-1]
+    first = run_heads(keys)
     original = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
     return Matches(ranks[~first], original[~first], np.full(int((~first).sum()), EQUAL))
 
@@ -137,8 +135,7 @@ def matches(keys: U64, ranks: I64, agreement: Callable[[I64, I64], F64], minimum
         keys, ranks = keys[crowded], ranks[crowded]
         if not len(keys):
             break
-        first = np.ones(len(keys), bool)
-        first[1:] = keys[1:] != keys[:-1]
+        first = run_heads(keys)
         representative = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
         later, earlier, inverse = _distinct(ranks[~first], representative[~first])
         score = agreement(later, earlier)
@@ -154,8 +151,7 @@ def _distinct(one: I64, other: I64) -> tuple[I64, I64, I64]:
     """Pairs without repeats, and for every pair given its place among them."""
     order = np.lexsort((other, one))
     ordered, beside = one[order], other[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]) | (beside[1:] != beside[:-1])
+    new = run_heads(ordered, beside)
     inverse = np.empty(len(order), np.int64)
     inverse[order] = np.cumsum(new) - 1
     return ordered[new], beside[new], inverse

@@ -50,3 +50,15 @@ def open_known(settings: DedupSettings) -> tuple[KnownCorpus, ...]:
     if problems:
         raise InputError(problems)
     return tuple(found)
+
+
+def known_texts(settings: DedupSettings) -> list[Path]:
+    """The documents of all known corpora, for what signatures cannot tell."""
+    folders = [Path(given).expanduser() for given in settings.known]
+    if missing := [str(folder) for folder in folders if not list((folder / "train").glob("*.parquet"))]:
+        raise InputError(
+            [f"[corpus] dedup.known {folder} has no train/ folder, and substrings are searched for in the texts "
+             "themselves: name a whole corpus, or set substrings.min_tokens = 0" for folder in missing]
+        )  # fmt: skip
+    return [path for folder in folders for split in ("train", "heldout")
+            for path in sorted((folder / split).glob("*.parquet"))]  # fmt: skip

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from inkstone.corpus.dedup import Duplicates, Matches, band_keys, matches, signatures
-from inkstone.corpus.kernel import F64, I64, Mask, Tokens
+from inkstone.corpus.kernel import F64, I64, Mask, Tokens, run_heads
 from inkstone.corpus.settings import CorpusSettings, DedupSettings
 from inkstone.corpus.spans import NEAR, NEAR_BANDS, SENTENCE, Spans
-from inkstone.corpus.tables import PartitionWriter, Tables, read_rows
+from inkstone.corpus.tables import PartitionWriter, Tables, read_rows, save_matches
 
 _BANDING = DedupSettings(shingle_tokens=2, bands=NEAR_BANDS, rows=4)
 _WIDTH = _BANDING.bands * _BANDING.rows
@@ -59,17 +59,14 @@ class CompareTask:
 
 def compare(task: CompareTask, draft: Path) -> None:
     """Pairs of sentences that agree in at least `minimum`, by number."""
-    found = pairs(read_rows(task.places, "sentences", task.partition, SENTENCE_ROW), task.minimum)
-    for name in ("later", "earlier", "agreement"):
-        np.save(draft / f"{name}.npy", getattr(found, name))
+    save_matches(pairs(read_rows(task.places, "sentences", task.partition, SENTENCE_ROW), task.minimum), draft)
 
 
 def pairs(rows: np.ndarray, minimum: float) -> Matches:
     """Sentences that share a band key and agree in at least `minimum` of their signatures."""
     order = np.lexsort((rows["sentence"], rows["key"]))
     key, sentence = rows["key"][order], rows["sentence"][order]
-    new = np.ones(len(order), bool)
-    new[1:] = (key[1:] != key[:-1]) | (sentence[1:] != sentence[:-1])
+    new = run_heads(key, sentence)
     key, order = key[new], order[new]
     numbers, first, local = np.unique(sentence[new], return_index=True, return_inverse=True)
     signs = rows["signature"][order[first]]

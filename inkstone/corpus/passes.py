@@ -3,35 +3,34 @@
     prepare    once: the quality model, the benchmarks' n-grams
     read       a group of input files: repair, rules, signatures, spans
     rewrite    its documents again: without equal ones, without frequent lines and sentences
-    write      and again: without near duplicates and low quality; Parquet for train, heldout and audit
+    write      and again: without near duplicates, low quality, repeated substrings; Parquet for train, heldout, audit
     match      a partition of the band keys: which documents are alike
     count      a partition of the spans: which lines and sentences go
 
-Nearly equal sentences have two passes of their own, in `near.py`.
+Nearly equal sentences have two passes of their own, in `near.py`, repeated substrings four, in `substrings.py`.
 A task of `read`, `rewrite` or `write` holds one batch in memory, a task of `match` or `count` one partition.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from inkstone.corpus import audit as audits
 from inkstone.corpus.audit import Entry
 from inkstone.corpus.clean import clean
+from inkstone.corpus.cuts import Cuts, cut, entry, least_tokens
 from inkstone.corpus.dedup import Matches, Signatures, band_keys, equals, matches, signatures
-from inkstone.corpus.figures import EXAMPLES, shortened
 from inkstone.corpus.files import InputFile
 from inkstone.corpus.kernel import I64, U64, Mask, flatten, tokenize
 from inkstone.corpus.known import KnownCorpus
 from inkstone.corpus.models import open_models, prepare_models
 from inkstone.corpus.near import describe
 from inkstone.corpus.readers import read_batches
-from inkstone.corpus.rules import key_of, rules_for
+from inkstone.corpus.rules import key_of
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.corpus.shards import DOCUMENT, Shards
 from inkstone.corpus.spans import (
@@ -46,7 +45,21 @@ from inkstone.corpus.spans import (
     remove,
     tokens_left,
 )
-from inkstone.corpus.tables import KEY, Tables, TaskWriter, key_rows, partition_of, read_rows
+from inkstone.corpus.substrings import cut_out
+from inkstone.corpus.tables import (
+    KEY,
+    Tables,
+    TaskWriter,
+    batches,
+    between,
+    key_rows,
+    low_quality,
+    map_rows,
+    partition_of,
+    read_rows,
+    save,
+    save_matches,
+)
 
 GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near", "u1")])
 
@@ -131,9 +144,7 @@ def match(task: MatchTask, draft: Path) -> None:
         rows = tables.partition("bands", task.partition, len(task.known))
         rows = np.concatenate([*(_known_bands(tables, n, task) for n in range(len(task.known))), rows])
         parts.append(matches(rows["key"], rows["rank"], tables.agreement, task.minimum))
-    found = Matches.joined(parts)
-    for name in ("later", "earlier", "agreement"):
-        np.save(draft / f"{name}.npy", getattr(found, name))
+    save_matches(Matches.joined(parts), draft)
 
 
 def _known_bands(tables: Tables, number: int, task: MatchTask) -> np.ndarray:
@@ -149,13 +160,6 @@ def _known_bands(tables: Tables, number: int, task: MatchTask) -> np.ndarray:
 def _here(keys: U64, ranks: I64, task: MatchTask) -> np.ndarray:
     mine = partition_of(keys, task.partitions) == task.partition
     return key_rows(keys[mine], ranks[mine])
-
-
-def load_matches(places: list[Path]) -> Matches:
-    """The pairs of all partitions."""
-    return Matches.joined(
-        [Matches(*(np.load(place / f"{name}.npy") for name in ("later", "earlier", "agreement"))) for place in places]
-    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def count(task: CountTask, draft: Path) -> None:
         rows = tables.partition("spans", task.partition)
     rows = rows[~np.isin(rows["rank"], np.load(task.gone)["rank"])]
     counted = ~np.isin(rows["rank"], np.load(task.copies))
-    np.save(draft / "drop.npy", decide(rows, counted, limits(task.settings.lines, task.settings.sentences)))
+    save(draft / "drop.npy", decide(rows, counted, limits(task.settings.lines, task.settings.sentences)))
 
 
 @dataclass(frozen=True)
@@ -202,14 +206,14 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     """Drop equal documents, then lines and sentences; describe the documents that changed anew."""
     settings, tables = task.settings, Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
-    gone = _between(np.load(task.gone, "r"), first, last)
+    gone = between(np.load(task.gone, "r"), first, last)
     drops = np.concatenate(
-        [np.zeros(0, DROP), *(_between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
+        [np.zeros(0, DROP), *(between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
     )
     minhash, long = tables.minhash(task.number), np.zeros(last - first, bool)
     long[tables.long(task.number) - first] = True
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
-        for start, rows in _batches(tables.rows(task.number)):
+        for start, rows in batches(tables.rows(task.number)):
             alive = _drop_duplicates(rows, first + start, gone, "equal_documents", task, out)
             here = np.flatnonzero(alive)
             stay = rows.take(pa.array(here))
@@ -228,71 +232,35 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
 
 
 def _drop_spans(
-    rows: pa.RecordBatch, ranks: np.ndarray, drops: np.ndarray, settings: CorpusSettings, out: TaskWriter
-) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
-    """The rows without their spans, which of them stay, and which of those changed."""
-    place = np.searchsorted(ranks, drops["rank"])
-    mine = (
-        (place < len(ranks)) & (ranks[np.minimum(place, len(ranks) - 1)] == drops["rank"]) if len(ranks) else place < 0
-    )
-    drops, place = drops[mine], place[mine]
-    affected = np.unique(place)
-    everything = np.arange(len(rows))
-    if not len(affected):
-        return rows, everything, affected
+    rows: pa.RecordBatch, ranks: I64, drops: np.ndarray, settings: CorpusSettings, out: TaskWriter
+) -> tuple[pa.RecordBatch, I64, I64]:
+    """The rows without their lines and sentences, which of them stay, and which of those changed.
+
+    A document that its repeated sentences would empty keeps them.
+    """
+    drops = drops[np.isin(drops["rank"], ranks)]
+    affected, place = np.unique(np.searchsorted(ranks, drops["rank"]), return_inverse=True)
     touched = rows.take(pa.array(affected))
-    texts, removed, emptied, left = _without(touched, drops, np.searchsorted(affected, place), settings)
-    why = "tokens left without menu and boilerplate lines"
-    out.audit.add(
-        "document",
-        [
-            _entry(touched, n, "emptied", float(left[n]), float(_least(settings, touched, n)), why)
-            for n in np.flatnonzero(emptied).tolist()
-        ],
-    )
-    for n in np.flatnonzero(~emptied).tolist():
-        parts = [(span, _span_entry(touched, n, span, settings)) for span in removed[n]]
-        out.audit.add("line", [entry for span, entry in parts if span.kind < SENTENCE])
-        out.audit.add("sentence", [entry for span, entry in parts if span.kind >= SENTENCE])
-        if parts and len(out.figures.rewrites) < EXAMPLES:
-            id, before = touched["id"][n].as_py(), touched["text"][n].as_py()
-            change = {"before": shortened(before), "after": shortened(texts[n])}
-            out.figures.rewrites.append({"id": id, "rule": parts[0][1].rule, **change})
-    all_texts = rows["text"].to_pylist()
-    for row, text in zip(affected.tolist(), texts, strict=True):
-        all_texts[row] = text
-    rows = rows.set_column(
-        rows.schema.get_field_index("text"), DOCUMENT.field("text"), pa.array(all_texts, pa.string())
-    )
-    stay = np.ones(len(rows), bool)
-    stay[affected[emptied]] = False
-    kept = everything[stay]
-    return rows.take(pa.array(kept)), kept, np.searchsorted(kept, affected[~emptied])
-
-
-def _without(
-    rows: pa.RecordBatch, drops: np.ndarray, place: np.ndarray, settings: CorpusSettings
-) -> tuple[list[str], list[list[Removed]], Mask, np.ndarray]:
-    """New texts; a document that its repeated sentences would empty keeps them, one that lines empty is emptied."""
-    least = np.array([_least(settings, rows, row) for row in range(len(rows))])
-    done = remove(rows["text"], drops, place, settings.lines, settings.sentences)
-    short = tokens_left([text for text, _ in done]) < least
+    done = remove(touched["text"], drops, place, settings.lines, settings.sentences)
+    short = tokens_left([text for text, _ in done]) < least_tokens(touched, settings)
     if short.any():
-        lines_only = drops["kind"] < SENTENCE
-        again = remove(rows["text"], drops[lines_only], place[lines_only], settings.lines, settings.sentences)
+        lines = drops["kind"] < SENTENCE
+        again = remove(touched["text"], drops[lines], place[lines], settings.lines, settings.sentences)
         done = [again[n] if short[n] else one for n, one in enumerate(done)]
-    texts = [text for text, _ in done]
-    left = tokens_left(texts)
-    return texts, [removed for _, removed in done], left < least, left
-
-
-def _least(settings: CorpusSettings, rows: pa.RecordBatch, row: int) -> int:
-    return max(rules_for(settings, rows["lang"][row].as_py()).min_tokens or 0, 1)
+    cuts: list[Cuts] = [
+        [("line" if part.kind < SENTENCE else "sentence", _span_entry(touched, n, part, settings)) for part in removed]
+        for n, (_, removed) in enumerate(done)
+    ]
+    why = "tokens left without menu and boilerplate lines"
+    return cut(rows, affected, [text for text, _ in done], cuts, settings, why, out)
 
 
 @dataclass(frozen=True)
 class WriteTask:
-    """One task's documents without the ranks in `gone`, as Parquet. `heldout_id` is held out whatever its hash."""
+    """One task's documents without the ranks in `gone`, as Parquet. `heldout_id` is held out whatever its hash.
+
+    `repeats` are the places of the windows that stand somewhere before, where these are looked for.
+    """
 
     places: tuple[Path, ...]
     number: int
@@ -303,24 +271,31 @@ class WriteTask:
     least_quality: tuple[tuple[str, float], ...]
     heldout_id: str | None
     train_id: str | None
+    repeats: tuple[Path, ...] = ()
 
 
 def write(task: WriteTask, draft: Path) -> None:
-    """Drop near duplicates and the lowest quality, split, write the audit of all passes."""
+    """Drop near duplicates, the lowest quality and repeated substrings, split, write the audit of all passes."""
     tables = Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
-    gone = _between(np.load(task.gone, "r"), first, last)
-    least = dict(task.least_quality)
+    gone = between(np.load(task.gone, "r"), first, last)
+    least, repeats = dict(task.least_quality), [map_rows(place) for place in task.repeats]
+    names = partial(_names, task=task)
     stays = np.ones(int(last - first), bool)
     # Nothing follows, so TaskWriter's own rows stay empty.
     with TaskWriter(draft, 1, task.settings.dedup) as out:
         with Shards(draft / "train", DOCUMENT) as train, Shards(draft / "heldout", DOCUMENT) as held:
-            for start, rows in _batches(tables.rows(task.number)):
-                alive = _drop_duplicates(rows, first + start, gone, "duplicates", task, out)
-                here = np.flatnonzero(alive)
-                stay, good = _drop_low_quality(rows.take(pa.array(here)), least, out)
+            for start, rows in batches(tables.rows(task.number)):
+                here = np.flatnonzero(_drop_duplicates(rows, first + start, gone, "duplicates", task, out))
+                here = here[_drop_low_quality(rows.take(pa.array(here)), least, out)]
+                stay = rows.take(pa.array(here))
+                if repeats:
+                    out.figures.flow("substrings", "in", stay)
+                    stay, kept = cut_out(stay, first + start + here, repeats, task.settings, names, out)
+                    out.figures.flow("substrings", "out", stay)
+                    here = here[kept]
                 stays[start : start + len(rows)] = False
-                stays[start + here[good]] = True
+                stays[start + here] = True
                 apart = _heldout(stay["id"].to_pylist(), task)
                 for name, shards, which in (("train", train, ~apart), ("heldout", held, apart)):
                     chosen = stay.filter(pa.array(which))
@@ -345,19 +320,17 @@ def _save_signatures(tables: Tables, number: int, stays: Mask, draft: Path) -> N
         (draft / "signatures" / name).write_bytes(np.ascontiguousarray(values[stays]).data)
 
 
-def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> tuple[pa.RecordBatch, Mask]:
+def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> Mask:
+    """Which rows stay."""
     out.figures.flow("quality", "in", rows)
-    floors = np.array([least.get(source, -np.inf) for source in rows["source"].to_pylist()])
-    scores = np.asarray(pc.fill_null(rows["quality"], 1.0))
-    low = scores < floors
+    low, scores, floors = low_quality(rows, least)
     why = f"{key_of('low_quality', '')} of its source"
-    entries = [_entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), why)
+    entries = [entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), why)
                for n in np.flatnonzero(low).tolist()]  # fmt: skip
     out.audit.add("document", entries)
     out.figures.quality(rows.filter(pa.array(low)), "removed")
-    stay = rows.filter(pa.array(~low))
-    out.figures.flow("quality", "out", stay)
-    return stay, ~low
+    out.figures.flow("quality", "out", rows.filter(pa.array(~low)))
+    return ~low
 
 
 def hash_share(identity: str) -> float:
@@ -378,14 +351,14 @@ def _drop_duplicates(
 ) -> Mask:
     """Which rows stay; the others go to the audit, naming the document they repeat."""
     alive = np.ones(len(rows), bool)
-    here = _between(gone, first_rank, first_rank + len(rows))
+    here = between(gone, first_rank, first_rank + len(rows))
     alive[here["rank"] - first_rank] = False
     names = _names(here["of"], task)
     entries = []
     for rank, of, similarity, near in here.tolist():
         rule = "near_duplicate" if near else "exact_duplicate"
         limit = task.settings.dedup.min_similarity if near else 1.0
-        entries.append(_entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {names[of]}"))
+        entries.append(entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {names[of]}"))
     out.audit.add("document", entries)
     out.figures.flow(step, "in", rows)
     out.figures.flow(step, "out", rows.filter(pa.array(alive)))
@@ -402,28 +375,11 @@ def _names(ranks: np.ndarray, task: "RewriteTask | WriteTask") -> dict[int, str]
     return {**own, **known}
 
 
-def _between(rows: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The rows (sorted by rank) of documents first..last."""
-    return np.array(rows[np.searchsorted(rows["rank"], first) : np.searchsorted(rows["rank"], last)])
-
-
-def _batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
-    start = 0
-    for rows in table.to_batches():
-        yield start, rows
-        start += len(rows)
-
-
 def _span_entry(rows: pa.RecordBatch, row: int, span: Removed, settings: CorpusSettings) -> Entry:
     rule, limit = RULES[span.kind], limits(settings.lines, settings.sentences)[span.kind]
     setting = key_of(RULES[min(span.kind, SENTENCE)], "")
     near = ", counted with the sentences that are nearly equal to it" if span.kind > SENTENCE else ""
     detail = f"in {span.documents} documents{near}; {setting} = {limit}"
-    entry = _entry(rows, row, rule, float(span.documents), float(limit), detail)
-    entry.text, entry.position = span.text, span.position
-    return entry
-
-
-def _entry(rows: pa.RecordBatch, row: int, rule: str, value: float, threshold: float, detail: str) -> Entry:
-    id, source, lang, text = (rows[name][row].as_py() for name in ("id", "source", "lang", "text"))
-    return Entry(id, source, lang, rule, value, threshold, detail, text)
+    one = entry(rows, row, rule, float(span.documents), float(limit), detail)
+    one.text, one.position = span.text, span.position
+    return one

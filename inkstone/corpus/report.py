@@ -11,7 +11,8 @@ from inkstone.corpus.dedup import Duplicates
 from inkstone.corpus.figures import QUALITY_BINS, Figures, shortened
 from inkstone.corpus.tables import Tables
 
-STEPS = ("read", "repair", "rules", "equal_documents", "lines", "duplicates", "quality")
+STEPS = ("read", "repair", "rules", "equal_documents", "lines", "duplicates", "quality", "substrings")
+_OPTIONAL = {"substrings"}  # told of only where it was asked for
 _UNITS = ("documents", "characters", "bytes")
 _CLUSTER_EXAMPLES = 10
 
@@ -19,7 +20,8 @@ _CLUSTER_EXAMPLES = 10
 def report(figures: Figures, clusters: dict[str, object], seconds: float) -> dict[str, object]:
     """The report as plain data."""
     flows = _flows(figures)
-    steps = {step: _total(flow for key, flow in flows.items() if key[0] == step) for step in STEPS}
+    asked = [step for step in STEPS if step not in _OPTIONAL or any(key[0] == step for key in flows)]
+    steps = {step: _total(flow for key, flow in flows.items() if key[0] == step) for step in asked}
     splits = {
         name: _total(flow for key, flow in flows.items() if key[0] == f"split:{name}") for name in ("train", "heldout")
     }

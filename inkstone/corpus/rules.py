@@ -53,6 +53,7 @@ OTHER_KEYS = {
     "menu_line": "lines.max_menu_documents",
     "repeated_sentence": "sentences.max_documents",
     "near_repeated_sentence": "sentences.min_similarity",
+    "repeated_substring": "substrings.min_tokens",
     "contaminated": "decontaminate",
     "private_data": "pii.drop",
     "low_score": "quality.min_score",

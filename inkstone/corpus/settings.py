@@ -54,6 +54,26 @@ class SentenceRules(BaseModel):
     )
 
 
+class SubstringRules(BaseModel):
+    """Removal of long passages that stand in an earlier document, or earlier in the same one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="a run of so many tokens or more goes where the same tokens stand before it (50 is usual); 0 = off",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "SubstringRules":
+        if 0 < self.min_tokens < 10:
+            raise ValueError(
+                "min_tokens: fewer than 10 tokens are common phrases; set 10 or more (50 is usual), 0 = off"
+            )
+        return self
+
+
 class DedupSettings(BaseModel):
     """Duplicate documents. The first by id stays."""
 
@@ -109,6 +129,7 @@ class CorpusSettings(BaseModel):
     )
     lines: LineRules = Field(default=LineRules(), description="line rules")
     sentences: SentenceRules = Field(default=SentenceRules(), description="sentence rules")
+    substrings: SubstringRules = Field(default=SubstringRules(), description="repeated passages of any place")
     dedup: DedupSettings = Field(default=DedupSettings(), description="duplicate documents")
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"

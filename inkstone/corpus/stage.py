@@ -8,26 +8,27 @@ are, or whether a run was killed on the way.
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inkstone.corpus import near, passes
+from inkstone.corpus import near, passes, substrings
 from inkstone.corpus.dedup import EQUAL, Duplicates, Matches, resolve
 from inkstone.corpus.engine import Work, Workers, default_processes, run_tasks
 from inkstone.corpus.figures import Figures
 from inkstone.corpus.files import COMPRESSIONS, InputFile, find_files
-from inkstone.corpus.known import SIGNATURES, KnownCorpus, describe, open_known
+from inkstone.corpus.known import SIGNATURES, KnownCorpus, describe, known_texts, open_known
 from inkstone.corpus.report import clusters, report
 from inkstone.corpus.rules import key_of
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.corpus.spans import NEAR_BANDS
-from inkstone.corpus.tables import Tables
+from inkstone.corpus.tables import Tables, load_matches, save
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
-from inkstone.storage import file_sha256, fingerprint, read_manifest, write_manifest
+from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_manifest
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
@@ -79,9 +80,11 @@ def curate(
         raise InputError(_nothing_left(figures))
     floors = _quality_floors(tables, alike, settings)
     held, trained = _heldout_exceptions(tables, alike, settings)
+    repeats = _repeated_substrings(run, tables, gone, floors, partitions)
     written = run("write", passes.write, [
-        passes.WriteTask(tuple(rewritten), n, (read[n], rewritten[n]), settings, known, gone, floors, held, trained)
-        for n in range(len(rewritten))
+        passes.WriteTask(
+            tuple(rewritten), n, (read[n], rewritten[n]), settings, known, gone, floors, held, trained, repeats
+        ) for n in range(len(rewritten))
     ])  # fmt: skip
     figures.merge(_sum(written))
     if not figures.total("flow", "split:train", last="documents_out"):
@@ -120,7 +123,8 @@ class _Runner:
     def keep(self, name: str, rows: np.ndarray) -> Path:
         """Write what the driver decided where tasks can read it."""
         path = self.scratch / f"{name}.npy"
-        np.save(path, rows)
+        with atomic_file(path) as draft:
+            save(draft, rows)
         return path
 
 
@@ -150,7 +154,7 @@ def _matches(
     tasks: list[object] = [
         passes.MatchTask(tuple(places), known, settings, part, partitions, minimum) for part in range(partitions)
     ]
-    found = passes.load_matches(run(name, passes.match, tasks))
+    found = load_matches(run(name, passes.match, tasks))
     before = len(Tables.open([part.signatures for part in known], settings.dedup))
     own = found.later >= before
     return Matches(found.later[own] - before, found.earlier[own] - before, found.agreement[own])
@@ -163,9 +167,34 @@ def _regrouped_sentences(run: _Runner, read: tuple[Path, ...], partitions: int) 
         return ()
     found = run("sentences", near.compare, [near.CompareTask(read, settings.min_similarity, part)
                                             for part in range(partitions * NEAR_BANDS)])  # fmt: skip
-    names = run.keep("names", near.renamed(resolve(passes.load_matches(found))))
+    names = run.keep("names", near.renamed(resolve(load_matches(found))))
     return tuple(run("regroup", near.regroup, [near.RegroupTask(read, run.settings, part, partitions, names)
                                                for part in range(partitions)]))  # fmt: skip
+
+
+def _repeated_substrings(
+    run: _Runner, tables: Tables, gone: Path, floors: tuple[tuple[str, float], ...], partitions: int
+) -> tuple[Path, ...]:
+    """Windows of tokens that stand somewhere before; nothing where these are not looked for."""
+    settings = run.settings
+    if not settings.substrings.min_tokens:
+        return ()
+    old = [(path, pq.read_metadata(path).num_rows) for path in known_texts(settings.dedup)]
+    first = np.cumsum([0, *(size for _, size in old)]) - sum(size for _, size in old)
+    texts = [substrings.Texts(path, int(rank)) for (path, _), rank in zip(old, first, strict=False)]
+    texts += [substrings.Texts(place / "rows.arrow", int(rank))
+              for place, rank in zip(tables.places, tables.offsets, strict=False)]  # fmt: skip
+    describe = partial(substrings.DescribeTask, settings=settings, gone=gone, least_quality=floors)
+
+    def grouped(name: str, work: Work, places: list[Path], number: int) -> tuple[Path, ...]:
+        tasks: list[object] = [substrings.GroupTask(tuple(places), settings, part) for part in range(number)]
+        return tuple(run(name, work, tasks))
+
+    anchors = run("anchors", substrings.anchors, [describe(text, partitions=partitions) for text in texts])
+    shared = grouped("shared", substrings.shared, anchors, partitions)
+    most = partitions * substrings.WINDOW_PARTITIONS
+    windows = run("windows", substrings.windows, [describe(text, partitions=most, shared=shared) for text in texts])
+    return grouped("repeats", substrings.repeats, windows, most)
 
 
 def _rows(gone: Duplicates) -> np.ndarray:
@@ -268,9 +297,12 @@ def _content(output: Path) -> str:
 
 
 def _summary(figures: Figures) -> str:
-    parts = {level: figures.total("rule", level, last="count") for level in ("document", "line", "sentence", "record")}
+    parts = {
+        level: figures.total("rule", level, last="count")
+        for level in ("document", "line", "sentence", "substring", "record")
+    }
     return (
         f"kept {_kept(figures)} of {figures.total('flow', 'read', last='documents_out')} documents; removed "
-        f"{parts['document']} documents, {parts['line']} lines and {parts['sentence']} sentences, {parts['record']} "
-        "records were unreadable (see audit/ and report.json)"
+        f"{parts['document']} documents, {parts['line']} lines, {parts['sentence']} sentences and {parts['substring']} "
+        f"substrings, {parts['record']} records were unreadable (see audit/ and report.json)"
     )

@@ -7,28 +7,33 @@
     bands-00003.bin            their band keys
     spans-00003.bin            keys of their lines and sentences
     sentences-00003.bin        band keys of their sentences, where nearly equal ones are looked for
+    anchors-00003.bin, windows-00003.bin    of their long runs of tokens, where those that repeat are looked for
 
 Everything is appended as batches come, so memory holds one batch and a bounded buffer; the task that works on a
 partition reads that partition of every task, and nothing else. A document is known by its rank: its place in the order
 of all tasks' documents.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from inkstone.corpus.audit import Audit
-from inkstone.corpus.dedup import Signatures, band_keys
+from inkstone.corpus.dedup import Matches, Signatures, band_keys
 from inkstone.corpus.figures import Figures
-from inkstone.corpus.kernel import F64, I64, U32, U64
+from inkstone.corpus.kernel import F64, I64, U32, U64, Mask
 from inkstone.corpus.settings import DedupSettings
 from inkstone.corpus.shards import DOCUMENT
 from inkstone.corpus.spans import NEAR_BANDS, ROW
 
 KEY = np.dtype([("key", "<u8"), ("rank", "<i8")])
 _BUFFER_BYTES = 16_000_000
+_MATCHES = ("later", "earlier", "agreement")
 
 
 class PartitionWriter:
@@ -197,6 +202,51 @@ class Tables:
 def read_rows(places: tuple[Path, ...], stem: str, partition: int, dtype: np.dtype) -> np.ndarray:
     """Rows of a partition as they were written, from all of `places`."""
     return np.concatenate([np.zeros(0, dtype), *(_map(partition_file(p / stem, partition), dtype) for p in places)])
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    """As `np.save`, which uses `tofile` (see `_append`)."""
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+        stream.write(np.ascontiguousarray(values).data)
+
+
+def save_matches(found: Matches, draft: Path) -> None:
+    """Leave pairs for `load_matches`."""
+    for name in _MATCHES:
+        save(draft / f"{name}.npy", getattr(found, name))
+
+
+def load_matches(places: list[Path]) -> Matches:
+    """The pairs that tasks left, all together."""
+    return Matches.joined([Matches(*(np.load(place / f"{name}.npy") for name in _MATCHES)) for place in places])
+
+
+def map_rows(place: Path) -> np.ndarray:
+    """What a task left as `rows.npy`, mapped into memory."""
+    rows: np.ndarray = np.load(place / "rows.npy", "r")
+    return rows
+
+
+def between(rows: np.ndarray, first: int, last: int) -> np.ndarray:
+    """The rows (sorted by rank, mostly mapped) of documents first..last, without reading the others."""
+    start, end = (bisect_left(rows, rank, key=lambda row: row["rank"]) for rank in (first, last))
+    return np.array(rows[start:end])
+
+
+def batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batches that a task wrote, and the place of each one's first document."""
+    start = 0
+    for rows in table.to_batches():
+        yield start, rows
+        start += len(rows)
+
+
+def low_quality(rows: pa.RecordBatch, least: dict[str, float]) -> tuple[Mask, F64, F64]:
+    """Which documents are below the floor of their source; every document's score and floor."""
+    floors = np.array([least.get(source, -np.inf) for source in rows["source"].to_pylist()])
+    scores = np.asarray(pc.fill_null(rows["quality"], 1.0))
+    return scores < floors, scores, floors
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:

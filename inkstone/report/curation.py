@@ -37,7 +37,7 @@ STAGES = (
     ("quality", r"quality|perplexity"),
 )
 RULES = "rules"
-PARTS = ("line", "sentence")  # removed from a document that stays; a masked span takes no text away
+PARTS = ("line", "sentence", "substring")  # removed from a document that stays; a masked span takes no text away
 
 
 @dataclass(frozen=True)

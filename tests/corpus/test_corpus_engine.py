@@ -22,7 +22,11 @@ from inkstone.corpus.engine import run_tasks
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 
-SETTINGS = {"lines": {"max_line_documents": 15}, "sentences": {"max_documents": 3}}
+SETTINGS = {
+    "lines": {"max_line_documents": 15},
+    "sentences": {"max_documents": 3, "near": True},
+    "substrings": {"min_tokens": 25},
+}
 NOTICE = "Every reader of this page agrees to the rules that the owners of the page wrote down for them."
 
 
@@ -31,7 +35,7 @@ def small_tasks() -> Iterator[None]:
     """Groups and partitions so small that a few files make many tasks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "GROUP_BYTES", 20_000)
-        patch.setattr(stage, "PARTITION_BYTES", 30_000)
+        patch.setattr(stage, "PARTITION_BYTES", 60_000)
         yield
 
 
@@ -42,7 +46,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     texts = [story(rng) for _ in range(90)]
     texts += texts[:10] + ["\n".join([*text.split("\n")[:-1], "A different end."]) for text in texts[10:20]]
     texts += [f"{story(rng)}\nSkip to content | Home | About | Login" for _ in range(6)]
-    texts += [f"{story(rng)} {NOTICE}" for _ in range(12)]
+    texts += [f"{story(rng)} {NOTICE.replace('rules', rng.choice(['rules', 'terms']))}" for _ in range(12)]
+    passage = " ".join(story(rng).split("\n")[:3])
+    texts += [f"{story(rng)} {passage} {story(rng)}" for _ in range(5)]
     rng.shuffle(texts)
     for number in range(5):
         rows = [json.dumps({"text": text, "source": f"s{number % 2}"}) for text in texts[number::5]]
@@ -60,7 +66,12 @@ def make(inputs: list[Path], output: Path, workers: Workers, **changes: object) 
 
 @pytest.fixture(scope="module")
 def corpus(inputs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(inputs, tmp_path_factory.mktemp("one") / "out", Workers(1))
+    place = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "write_manifest", _counting(tasks := []))
+        make(inputs, place / "out", Workers(1))
+    (place / "tasks").write_text(str(len(tasks)))
+    return place / "out"
 
 
 def content(output: Path) -> dict[str, str]:
@@ -74,7 +85,8 @@ def content(output: Path) -> dict[str, str]:
 
 def test_every_kind_of_removal_happens_in_these_tests(corpus: Path) -> None:
     rules = set(pq.read_table(corpus / "audit")["rule"].to_pylist())
-    assert rules >= {"exact_duplicate", "near_duplicate", "menu_line", "repeated_sentence"}
+    assert rules >= {"exact_duplicate", "near_duplicate", "menu_line", "repeated_sentence", "near_repeated_sentence",
+                     "repeated_substring"}  # fmt: skip
 
 
 def test_two_processes_write_the_bytes_of_one(corpus: Path, inputs: list[Path], tmp_path: Path) -> None:
@@ -142,14 +154,14 @@ import os, signal, sys
 from pathlib import Path
 from inkstone.corpus import CorpusSettings, Workers, curate, engine, stage
 from inkstone.progress import Silent
-stage.GROUP_BYTES, stage.PARTITION_BYTES = 20_000, 30_000
-left = int(sys.argv[1])
-def mark(*given, write=engine.write_manifest):
+stage.GROUP_BYTES, stage.PARTITION_BYTES = 20_000, 60_000
+name, left = sys.argv[1], 2
+def mark(place, *given, write=engine.write_manifest):
     global left
-    left -= 1
+    left -= place.parent.name == name
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(*given)
+    write(place, *given)
 engine.write_manifest = mark
 settings = CorpusSettings.model_validate_json(sys.argv[2])
 output = Path(sys.argv[3])
@@ -158,20 +170,17 @@ curate(settings, [Path(name) for name in sys.argv[4:]], output, Silent(), output
 """
 
 
-@pytest.mark.parametrize("task", [1, 12, 20])
-def test_a_killed_run_continues_where_it_was_and_ends_with_the_same_bytes(
-    corpus: Path, inputs: list[Path], task: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["read", "sentences", "rewrite", "windows", "repeats"])
+def test_a_run_killed_in_any_pass_continues_where_it_was_and_ends_with_the_same_bytes(
+    corpus: Path, inputs: list[Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, "-c", KILLED, str(task), json.dumps(SETTINGS), str(tmp_path / "out"), *map(str, inputs)]
+    command = [sys.executable, "-c", KILLED, name, json.dumps(SETTINGS), str(tmp_path / "out"), *map(str, inputs)]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     shutil.rmtree(tmp_path / "out")  # the caller's draft; the scratch directory stays
-    done = []
-    monkeypatch.setattr(engine, "write_manifest", _counting(done))
+    finished = len(list((tmp_path / "scratch").glob("*/*/manifest.json")))
+    monkeypatch.setattr(engine, "write_manifest", _counting(done := []))
     assert content(make(inputs, tmp_path / "out", Workers(1))) == content(corpus)
-    every = []
-    monkeypatch.setattr(engine, "write_manifest", _counting(every))
-    make(inputs, _fresh(tmp_path) / "out", Workers(1))
-    assert len(done) == len(every) - (task - 1)
+    assert finished and len(done) == int((corpus.parent / "tasks").read_text()) - finished
 
 
 def _counting(calls: list[Path], write=engine.write_manifest):  # type: ignore[no-untyped-def]
@@ -180,11 +189,6 @@ def _counting(calls: list[Path], write=engine.write_manifest):  # type: ignore[n
         write(directory, values)
 
     return counted
-
-
-def _fresh(tmp_path: Path) -> Path:
-    (tmp_path / "fresh").mkdir()
-    return tmp_path / "fresh"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
@@ -291,7 +295,7 @@ def test_known_corpora_are_compared_by_their_signatures_alone(corpus: Path, inpu
     rng = random.Random(77)
     fresh = [story(rng) for _ in range(30)]
     new.write_text(inputs[0].read_text() + "".join(json.dumps({"text": text}) + "\n" for text in fresh))
-    grown = make([new], tmp_path / "out", Workers(1), dedup={"known": [str(known)]})
+    grown = make([new], tmp_path / "out", Workers(1), dedup={"known": [str(known)]}, substrings={})
     kept = [text for part in ("train", "heldout") for text in pq.read_table(grown / part)["text"].to_pylist()]
     assert sorted(kept) == sorted(fresh)
 
