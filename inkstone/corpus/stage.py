@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inkstone.corpus import near, passes, substrings
@@ -208,18 +209,18 @@ def _quality_floors(tables: Tables, alike: Duplicates, settings: CorpusSettings)
     """The quality score below which each source's documents go."""
     if not settings.quality.min_quantile:
         return ()
-    gone = set(alike.rank.tolist())
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[np.ndarray]] = {}
     for number in range(len(tables.places)):
-        rows = tables.rows(number)
-        first = int(tables.offsets[number])
-        for place, (source, score) in enumerate(
-            zip(rows["source"].to_pylist(), rows["quality"].to_pylist(), strict=True)
-        ):
-            if score is not None and first + place not in gone:
-                scores.setdefault(source, []).append(score)
-    quantile = settings.quality.min_quantile
-    return tuple((source, float(np.quantile(found, quantile))) for source, found in sorted(scores.items()))
+        rows, first = tables.rows(number).select(["source", "quality"]), int(tables.offsets[number])
+        gone = alike.rank[np.searchsorted(alike.rank, first) : np.searchsorted(alike.rank, first + len(rows))]
+        counted = np.asarray(pc.is_valid(rows["quality"]))
+        counted[gone - first] = False
+        sources, which = np.unique(rows["source"].to_numpy(), return_inverse=True)
+        found = np.asarray(pc.fill_null(rows["quality"], 0.0), np.float32)
+        for place, source in enumerate(sources.tolist()):
+            scores.setdefault(source, []).append(found[counted & (which == place)])
+    quantile, joined = settings.quality.min_quantile, {name: np.concatenate(scores[name]) for name in sorted(scores)}
+    return tuple((name, float(np.quantile(f.astype(float), quantile))) for name, f in joined.items() if len(f))
 
 
 def _heldout_exceptions(tables: Tables, alike: Duplicates, settings: CorpusSettings) -> tuple[str | None, str | None]:
