@@ -179,13 +179,15 @@ def resolve(found: Matches) -> Duplicates:
                 continue
             place = bisect_left(rank, earlier)
             if place == len(rank) or rank[place] != earlier:
-                row = (earlier, 1.0, False) if agreement == EQUAL else (earlier, agreement, True)
+                row = (earlier, 1.0, 0) if agreement == EQUAL else (earlier, float(agreement), 1)
             elif agreement == EQUAL:  # equal to a document that itself repeats another: both repeat that one
                 row = (of[place], similarity[place], near[place])
             else:
                 continue
-            for column, value in zip((rank, of, similarity, near), (later, *row), strict=True):
-                column.append(value)
+            rank.append(later)
+            of.append(row[0])
+            similarity.append(row[1])
+            near.append(row[2])
     kinds = (np.int64, np.int64, float, bool)
     return Duplicates(*(np.array(c, kind) for c, kind in zip((rank, of, similarity, near), kinds, strict=True)))
 
