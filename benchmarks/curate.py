@@ -3,12 +3,13 @@
     python benchmarks/curate.py --data DATA [--mb 16]                     # all four parts, some minutes (datatrove's)
     python benchmarks/curate.py --data DATA --mb 60 --parts rules,end     # a bigger share of the text
 
-rules       Gopher's repetition and quality rules (ours: all our rules, repair and language beside them)
+rules       Gopher's repetition and quality rules (ours: with repair, private data, web lines; and our rules alone)
 minhash     documents that nearly repeat another one: 4 stages of datatrove; ours with the defaults of the recipe
 sentences   exact repeated sentences: 3 stages of datatrove (it compares runs of three); ours single sentences
 end         all of it, one after the other, from JSONL to Parquet; ours is `curate`, audit and report included
 
-Both read the same JSONL and write the kept documents. Every measurement is a process of its own with one worker, timed
+Data-Juicer joins in rules and minhash where `--data-juicer` names a Python that has it (data_juicer_parts.py).
+All read the same JSONL and write the kept documents. Every measurement is a process of its own with one worker, timed
 after imports and after datatrove has loaded its dictionaries. datatrove knows one language per pipeline, so it runs
 once for Chinese (spaCy with jieba, thresholds of FineWeb-2) and once for English (spaCy). CPU seconds are the fair
 column on a busy machine. Peak memory is what one process and its children hold beside shared pages.
@@ -18,8 +19,6 @@ import argparse
 import json
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,9 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measured import cpu_seconds, measure
 from mixed_corpus import Sample, mixed, write
 from near_duplicates import KINDS, best_similarity, recall, shingle_sets, tokens_of
 
+OURS = ("inkstone", "inkstone, rules alone")
 PARTS = ("rules", "minhash", "sentences", "end")
 LANGUAGES = ("zh", "en")
 FILES = 4  # per language
@@ -39,17 +40,18 @@ STOP_WORDS_ZH = list("的年在月是和日了於为有被人中他與後也而�
 # --- ours --------------------------------------------------------------------------------------------------------
 
 
-def ours(part: str, corpus: Path, output: Path) -> Callable[[], None]:
-    """Imports what the part needs and returns its work."""
-    from inkstone.corpus.kernel import class_table, flatten, tokenize
+def ours(who: str, part: str, corpus: Path, output: Path) -> Callable[[], None]:
+    """Imports what the part needs, builds the tables of characters with one word, and returns its work."""
+    import inkstone.corpus.stage  # noqa: F401
+    from inkstone.corpus.clean import clean
+    from inkstone.corpus.models import Models
+    from inkstone.corpus.readers import Batch
     from inkstone.corpus.settings import CorpusSettings
 
-    class_table()
-    import pyarrow as pa
-
-    tokenize(flatten(pa.array(["warm"], pa.string())))
+    clean(Batch(["1"], ["warm"], ["warm"], ["{}"]), CorpusSettings(), Models())
     settings = CorpusSettings(inputs=[str(corpus)])
     work = {"rules": _our_rules, "minhash": _our_minhash, "sentences": _our_sentences, "end": _our_end}[part]
+    work = _our_rules_alone if who == OURS[1] else work
     return lambda: work(settings, corpus, output)
 
 
@@ -150,6 +152,20 @@ def _our_end(settings, corpus, output):  # type: ignore[no-untyped-def]
 
     output.mkdir(exist_ok=True)
     curate(settings, [corpus], output, Silent(), workers=Workers(1))
+
+
+def _our_rules_alone(settings, corpus, output):  # type: ignore[no-untyped-def]
+    from inkstone.corpus.kernel import flatten, tokenize
+    from inkstone.corpus.measure import measure as measures
+    from inkstone.corpus.rules import judge
+    from inkstone.corpus.shards import DOCUMENT, Shards
+
+    with Shards(output / "kept", DOCUMENT) as shards:
+        for batch, texts in _batches(settings, corpus):
+            flat = flatten(texts)
+            tokens = tokenize(flat)
+            verdicts = judge(settings, measures(flat, tokens), tokens)
+            shards.add(_rows(batch, texts, [not rule for rule in verdicts.rule]))
 
 
 def our_ids(output: Path) -> set[str]:
@@ -264,66 +280,22 @@ def their_ids(output: Path) -> set[str]:
     return {row for f in folders for row in ds.dataset(f).to_table(["id"])["id"].to_pylist()}
 
 
+def juicer_ids(output: Path) -> set[str]:
+    """Ids of the documents Data-Juicer kept."""
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(output / "kept" / "part.parquet", columns=["id"])["id"].to_pylist())
+
+
 # --- measuring ---------------------------------------------------------------------------------------------------
 
 
 def child(who: str, part: str, corpus: Path, output: Path) -> None:
     """Runs in a process of its own; prints wall and CPU seconds as JSON."""
-    work = (ours if who == "inkstone" else theirs)(part, corpus, output)
-    started, used = time.perf_counter(), _cpu_seconds()
+    work = theirs(part, corpus, output) if who == "datatrove" else ours(who, part, corpus, output)
+    started, used = time.perf_counter(), cpu_seconds()
     work()
-    print(json.dumps({"wall": time.perf_counter() - started, "cpu": _cpu_seconds() - used}))
-
-
-def _cpu_seconds() -> float:
-    return sum(
-        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def measure(
-    command: list[str], limit_gb: float | None = None, seen: Callable[[int, float], None] = lambda held, used: None
-) -> dict[str, float]:
-    """Run a process that prints JSON last; adds peak memory in GB and CPU seconds of all its processes.
-
-    Ends it where the memory passes the limit; `seen(bytes held, CPU seconds)` is called with every sample."""
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # Files, not pipes: nobody reads while it runs, and a process stops at a full pipe (datatrove logs more than 64 KB).
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, text=True, env=os.environ | threads)
-        peak, cpu = _watch(process, limit_gb, seen)
-        out.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{errors.read()[-3000:]}")
-        result: dict[str, float] = json.loads(out.read().strip().splitlines()[-1])
-    return {**result, "peak": peak / 1e9, "cpu_of_all": cpu}
-
-
-def _watch(
-    process: subprocess.Popen[str], limit_gb: float | None, seen: Callable[[int, float], None]
-) -> tuple[int, float]:
-    """Most bytes held and CPU seconds used by a process and its children, until it ends."""
-    import psutil
-
-    watched, peak, used = psutil.Process(process.pid), 0, {}
-    while process.poll() is None:
-        held = 0
-        try:
-            for one in (watched, *watched.children(recursive=True)):
-                memory = one.memory_info()
-                held += memory.rss - memory.shared
-                used[one.pid] = sum(one.cpu_times()[:2])
-        except psutil.NoSuchProcess:
-            pass
-        peak = max(peak, held)
-        seen(held, sum(used.values()))
-        if limit_gb and held > limit_gb * 1e9:
-            for one in (*watched.children(recursive=True), watched):
-                one.kill()
-            raise SystemExit(f"held {held / 1e9:.2f} GB, more than the limit of {limit_gb} GB: {process.args}")
-        time.sleep(0.05)
-    return peak, sum(used.values())
+    print(json.dumps({"wall": time.perf_counter() - started, "cpu": cpu_seconds() - used}))
 
 
 def score(samples: list[Sample], kept: set[str]) -> tuple[str, str]:
@@ -331,8 +303,23 @@ def score(samples: list[Sample], kept: set[str]) -> tuple[str, str]:
     gone = np.array([sample.id not in kept for sample in samples])
     counts = recall(samples, gone)
     best = best_similarity(shingle_sets(tokens_of(samples)), np.flatnonzero(gone), np.flatnonzero(~gone))
-    cells = [f"{counts[kind][0] / max(counts[kind][1], 1):.3f}" for kind in KINDS]
+    cells = [f"{counts[kind][0] / counts[kind][1]:.3f}" if kind in counts else "-" for kind in KINDS]
     return " | ".join(cells), f"{(best < 0.5).mean():.2%}"
+
+
+def _participants(part: str, juicer: str | None) -> list[tuple[str, list[str], Callable[[Path], set[str]]]]:
+    """Who does a part: name, the command without its last arguments, and how to read which documents stay."""
+    here = [sys.executable, __file__, "--child"]
+    found = [(who, [*here, who], our_ids) for who in OURS[: 2 if part == "rules" else 1]]
+    found.append(("datatrove", [*here, "datatrove"], their_ids))
+    if juicer and part in ("rules", "minhash"):
+        script = Path(__file__).with_name("data_juicer_parts.py")
+        found.append(("Data-Juicer", [juicer, str(script)], juicer_ids))
+    return found
+
+
+def _share(row: dict[str, float], own: dict[str, float], name: str) -> str:
+    return f"{name}: 1/{row['cpu'] / own['cpu']:.1f} of the CPU, 1/{row['wall'] / own['wall']:.1f} of the time"
 
 
 def main() -> None:
@@ -340,6 +327,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with zh/ and en/ of .jsonl.zst")
     parser.add_argument("--mb", type=float, default=16, help="text to work on, half Chinese, half English")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--data-juicer", help="a Python that has Data-Juicer (see data_juicer_parts.py)")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -356,20 +344,19 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         found = {}
         for part in asked.parts.split(","):
-            rows = {}
-            for who, ids in (("inkstone", our_ids), ("datatrove", their_ids)):
+            ours: dict[str, dict[str, float]] = {}
+            for who, python, ids in _participants(part, asked.data_juicer):
                 output = Path(scratch) / f"{part}-{who}"
                 output.mkdir()
-                command = [sys.executable, __file__, "--child", who, part, str(corpus), str(output)]
-                rows[who] = measure(command)
+                row = measure([*python, part, str(corpus), str(output)])
                 kept = ids(output)
                 if part == "minhash":
                     found[who] = score(samples, kept)
-                row, cpu = rows[who], rows[who]["cpu"]
-                ratio = "" if who == "inkstone" else f"1/{cpu / rows['inkstone']['cpu']:.1f} of the CPU"
-                ratio += "" if who == "inkstone" else f", 1/{row['wall'] / rows['inkstone']['wall']:.1f} of the time"
-                print(f"| {part} | {who} | {row['wall']:.1f} | {cpu:.1f} | {megabytes / cpu:.2f} | {row['peak']:.2f} "
-                      f"| {len(kept)} | {ratio} |", flush=True)  # fmt: skip
+                if who in OURS:
+                    ours[who] = row
+                shares = [_share(row, own, name) for name, own in ours.items() if who not in OURS]
+                print(f"| {part} | {who} | {row['wall']:.1f} | {row['cpu']:.1f} | {megabytes / row['cpu']:.2f} "
+                      f"| {row['peak']:.2f} | {len(kept)} | {'; '.join(shares)} |", flush=True)  # fmt: skip
     if found:
         print("\nInjected copies found, and removed documents that resemble none that stays (true Jaccard < 0.5)\n")
         print("| | " + " | ".join(" ".join(kind) for kind in KINDS) + " | wrong |")

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from curate import measure
+from measured import measure
 from mixed_corpus import scrambled, write
 
 

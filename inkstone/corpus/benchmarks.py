@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from inkstone.corpus.files import find_files
-from inkstone.corpus.kernel import F64, HAN, I64, U8, U64, Tokens, flatten, ngram_hashes, tokenize
+from inkstone.corpus.kernel import F64, HAN, I64, U8, U64, Tokens, flatten, ngram_hashes, run_heads, tokenize
 from inkstone.corpus.phrases import word_hashes
 from inkstone.corpus.readers import Broken, Row, read_rows
 from inkstone.errors import InputError
@@ -132,8 +132,7 @@ def _index(names: list[str], texts: list[str]) -> Benchmarks:
     hashes, item = hashes[words[item] >= MIN_WORDS], item[words[item] >= MIN_WORDS]
     order = np.lexsort((item, hashes))
     hashes, item = hashes[order], item[order]
-    fresh = np.ones(len(hashes), bool)
-    fresh[1:] = (hashes[1:] != hashes[:-1]) | (item[1:] != item[:-1])
+    fresh = run_heads(hashes, item)
     hashes, item = hashes[fresh], item[fresh]
     _, group, count = np.unique(hashes, return_inverse=True, return_counts=True)
     rare = count[group] <= MAX_ITEMS_PER_NGRAM

@@ -44,10 +44,8 @@ def clean(batch: Batch, settings: CorpusSettings, models: Models) -> Cleaned:
     rows = pa.RecordBatch.from_pydict(columns, DOCUMENT)
     raw = pa.array(batch.texts, pa.string())
     figures = Figures(done.numbers, rewrites=done.rewrites)
-    for step, before, after in (("read", raw, raw), ("repair", raw, done.texts)):
-        figures.flow(step, "in", rows, before)
-        figures.flow(step, "out", rows, after)
-    figures.flow("rules", "in", rows)
+    figures.flows((("read", "in"), ("read", "out"), ("repair", "in")), rows, raw)
+    figures.flows((("repair", "out"), ("rules", "in")), rows, done.texts)
     figures.flow("rules", "out", rows.filter(pa.array(keep)))
     figures.quality(rows.filter(pa.array(~keep)), "removed")
     return Cleaned(rows, keep, done.flat, done.tokens, _removed(rows, done, keep, settings), figures)

@@ -6,16 +6,19 @@ order stays; a later one goes only if its signature agrees with the very documen
 not passed on along chains. Documents shorter than one shingle are compared by hash alone.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, mix, ngram_hashes
+from inkstone.corpus.kernel import F64, I64, U32, U64, Mask, Tokens, mix, ngram_hashes, run_heads
 from inkstone.corpus.settings import DedupSettings
 
 _CHUNK = 8_192  # shingles worked on at a time, so that they stay in the processor's cache
+_AT_ONCE = 65_536  # matches that are Python objects at a time
 _MAX_ROUNDS = 64  # unlike representatives a bucket may have: keeps a bucket of boilerplate from being quadratic
 
 
@@ -95,8 +98,7 @@ class Matches:
         agreement = np.concatenate([np.zeros(0), *(part.agreement for part in parts)])
         order = np.lexsort((earlier, -agreement, later))
         later, earlier, agreement = later[order], earlier[order], agreement[order]
-        first = np.ones(len(later), bool)
-        first[1:] = (later[1:] != later[:-1]) | (earlier[1:] != earlier[:-1])
+        first = run_heads(later, earlier)
         return cls(later[first], earlier[first], agreement[first])
 
     def only(self, which: Mask) -> "Matches":
@@ -111,8 +113,7 @@ def equals(keys: U64, ranks: I64) -> Matches:
     """Every document with the first one that has the same hash."""
     order = np.lexsort((ranks, keys))
     keys, ranks = keys[order], ranks[order]
-    first = np.ones(len(keys), bool)
-    first[1:] = keys[1:] != keys[:-1]
+    first = run_heads(keys)
     original = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
     return Matches(ranks[~first], original[~first], np.full(int((~first).sum()), EQUAL))
 
@@ -134,8 +135,7 @@ def matches(keys: U64, ranks: I64, agreement: Callable[[I64, I64], F64], minimum
         keys, ranks = keys[crowded], ranks[crowded]
         if not len(keys):
             break
-        first = np.ones(len(keys), bool)
-        first[1:] = keys[1:] != keys[:-1]
+        first = run_heads(keys)
         representative = ranks[np.maximum.accumulate(np.where(first, np.arange(len(keys)), 0))]
         later, earlier, inverse = _distinct(ranks[~first], representative[~first])
         score = agreement(later, earlier)
@@ -151,8 +151,7 @@ def _distinct(one: I64, other: I64) -> tuple[I64, I64, I64]:
     """Pairs without repeats, and for every pair given its place among them."""
     order = np.lexsort((other, one))
     ordered, beside = one[order], other[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]) | (beside[1:] != beside[:-1])
+    new = run_heads(ordered, beside)
     inverse = np.empty(len(order), np.int64)
     inverse[order] = np.cumsum(new) - 1
     return ordered[new], beside[new], inverse
@@ -169,26 +168,28 @@ class Duplicates:
 
 
 def resolve(found: Matches) -> Duplicates:
-    """Go through the documents in order; one goes if it matches a document that stays."""
-    of: dict[int, tuple[int, float, bool]] = {}
-    for later, earlier, agreement in zip(
-        found.later.tolist(), found.earlier.tolist(), found.agreement.tolist(), strict=True
-    ):
-        if later in of:
-            continue
-        if agreement == EQUAL:
-            # Equal to a document that itself repeats another: both repeat that one.
-            of[later] = of.get(earlier, (earlier, 1.0, False))
-        elif earlier not in of:
-            of[later] = (earlier, agreement, True)
-    rank = np.array(list(of), np.int64)
-    values = list(of.values())
-    return Duplicates(
-        rank,
-        np.array([value[0] for value in values], np.int64),
-        np.array([value[1] for value in values], float),
-        np.array([value[2] for value in values], bool),
-    )
+    """Go through the documents in order (as `Matches.joined` leaves them); one goes if it matches one that stays."""
+    rank, of, similarity, near = array("q"), array("q"), array("d"), array("b")  # 25 bytes a document that goes
+    for start in range(0, len(found.later), _AT_ONCE):
+        columns = (
+            getattr(found, name)[start : start + _AT_ONCE].tolist() for name in ("later", "earlier", "agreement")
+        )
+        for later, earlier, agreement in zip(*columns, strict=True):
+            if rank and rank[-1] == later:
+                continue
+            place = bisect_left(rank, earlier)
+            if place == len(rank) or rank[place] != earlier:
+                row = (earlier, 1.0, 0) if agreement == EQUAL else (earlier, float(agreement), 1)
+            elif agreement == EQUAL:  # equal to a document that itself repeats another: both repeat that one
+                row = (of[place], similarity[place], near[place])
+            else:
+                continue
+            rank.append(later)
+            of.append(row[0])
+            similarity.append(row[1])
+            near.append(row[2])
+    kinds = (np.int64, np.int64, float, bool)
+    return Duplicates(*(np.array(c, kind) for c, kind in zip((rank, of, similarity, near), kinds, strict=True)))
 
 
 def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:

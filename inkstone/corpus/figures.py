@@ -33,6 +33,10 @@ class Figures:
 
     def flow(self, step: str, end: str, rows: pa.RecordBatch, texts: pa.StringArray | None = None) -> None:
         """Text that enters (`end` = "in") or leaves ("out") a step, by source and language of `rows`."""
+        self.flows(((step, end),), rows, texts)
+
+    def flows(self, ends: tuple[tuple[str, str], ...], rows: pa.RecordBatch, texts: pa.StringArray | None) -> None:
+        """The same text at several ends of steps."""
         texts = rows["text"] if texts is None else texts
         columns = {"characters": pc.utf8_length(texts), "bytes": pc.binary_length(texts)}
         table = pa.table({"source": rows["source"], "lang": rows["lang"], **columns})
@@ -40,10 +44,11 @@ class Figures:
             [("source", "count"), ("characters", "sum"), ("bytes", "sum")]
         )
         for row in sums.to_pylist():
-            where = ("flow", step, row["source"], row["lang"])
-            self.numbers[*where, f"documents_{end}"] += row["source_count"]
-            self.numbers[*where, f"characters_{end}"] += row["characters_sum"]
-            self.numbers[*where, f"bytes_{end}"] += row["bytes_sum"]
+            for step, end in ends:
+                where = ("flow", step, row["source"], row["lang"])
+                self.numbers[*where, f"documents_{end}"] += row["source_count"]
+                self.numbers[*where, f"characters_{end}"] += row["characters_sum"]
+                self.numbers[*where, f"bytes_{end}"] += row["bytes_sum"]
 
     def lengths(self, texts: pa.StringArray) -> None:
         """Histogram of lengths in characters: documents below each power of two."""

@@ -78,7 +78,8 @@ def open_bytes(path: Path | str) -> BinaryIO:
             return cast(BinaryIO, lzma.open(raw, "rb"))
         case ".zst":
             return io.BufferedReader(cast(io.RawIOBase, zstandard.open(raw, "rb")), 1 << 20)
-    return raw.open("rb") if isinstance(raw, Path) else cast(BinaryIO, raw)
+    # A remote file's own readline knows no limit.
+    return raw.open("rb") if isinstance(raw, Path) else io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
 
 
 def url_states(url: str) -> dict[str, str]:

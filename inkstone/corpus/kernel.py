@@ -214,6 +214,13 @@ def member(values: NDArray[np.unsignedinteger], table: NDArray[np.unsignedintege
     return found
 
 
+def run_heads(*columns: NDArray[np.generic]) -> Mask:
+    """Where a run of rows that are equal in all columns begins."""
+    heads = np.ones(len(columns[0]), bool)
+    heads[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return heads
+
+
 @cache
 def code_points(chars: str) -> U32:
     """The characters of a string as a table for `member`."""

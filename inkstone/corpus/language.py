@@ -16,7 +16,7 @@ from inkstone.corpus.phrases import STOP_CHARACTERS, STOP_WORDS, word_hashes
 # Function words that are neither frequent English words nor shared by most of the others.
 FOREIGN_WORDS = {
     "fr": "le la les des du un une et est dans pour que qui sur pas avec sont au aux ce cette il elle nous vous par "
-    "plus mais ou où leur été être ont l'on se sa ses",
+    "plus mais ou où leur été être ont se sa ses",
     "de": "der das und ist nicht ein eine einen dem den des mit sich auf für von zu auch wird sind aus bei nach wie "
     "ich sie wir es im oder über als nur noch haben",
     "es": "el los las una y en que por con para del es lo su como más pero sus al ha se fue este esta son entre",
@@ -35,10 +35,15 @@ FOREIGN_WORDS = {
     "hu": "a az és hogy nem egy is meg ez volt csak de még már mint el ha",
     "la": "et in est non ad cum ut sed quae qui quod ex per sunt esse ab",
 }
+# Of these also frequent in English, so they tell nothing.
+ENGLISH_TOO = frozenset(
+    ("no", "do", "come", "non", "door", "till", "os", "son", "care", "met", "per", "plus", "van", "pour", "ha", "me")
+)
 MIN_WORDS = 10  # fewer words say too little
 FOREIGN_MIN_COUNT = 4
 FOREIGN_MIN_SHARE = 0.08
 ACCENTED_SHARE = 0.06
+JAPANESE_MIN_SHARE = 0.25  # a page with fewer such words names something in Japanese
 
 
 def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]:
@@ -78,7 +83,8 @@ def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.st
     not_english = (words >= FOREIGN_MIN_SHARE) & (words > english)
     not_english |= (measures["accented_share"] >= ACCENTED_SHARE) & (english < 0.15)
     not_english &= (measures["latin_words"] >= MIN_WORDS) & (han <= 0.1)
-    return np.where((foreign > 0.3) | (measures["kana_share"] > 0.1) | no_words | not_english, "other", lang)
+    japanese = (measures["kana_share"] > 0.1) & (han + foreign > JAPANESE_MIN_SHARE)
+    return np.where((foreign > 0.3) | japanese | no_words | not_english, "other", lang)
 
 
 def _foreign(hashes: U64, ends: I64) -> I64:
@@ -99,7 +105,7 @@ def _foreign_table() -> tuple[U64, U64]:
     owners: dict[int, int] = {}
     for bit, words in enumerate(FOREIGN_WORDS.values()):
         for word in word_hashes(
-            tuple(word for word in words.split() if len(word) > 1 and word not in STOP_WORDS)
+            tuple(word for word in words.split() if len(word) > 1 and word not in {*STOP_WORDS, *ENGLISH_TOO})
         ).tolist():
             owners[word] = owners.get(word, 0) | 1 << bit
     table = np.array(sorted(owners), np.uint64)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from inkstone.corpus.dedup import Duplicates, Matches, band_keys, matches, signatures
-from inkstone.corpus.kernel import F64, I64, Mask, Tokens
+from inkstone.corpus.kernel import F64, I64, Mask, Tokens, run_heads
 from inkstone.corpus.settings import CorpusSettings, DedupSettings
 from inkstone.corpus.spans import NEAR, NEAR_BANDS, SENTENCE, Spans
 from inkstone.corpus.tables import PartitionWriter, Tables, read_rows, save_matches
@@ -66,8 +66,7 @@ def pairs(rows: np.ndarray, minimum: float) -> Matches:
     """Sentences that share a band key and agree in at least `minimum` of their signatures."""
     order = np.lexsort((rows["sentence"], rows["key"]))
     key, sentence = rows["key"][order], rows["sentence"][order]
-    new = np.ones(len(order), bool)
-    new[1:] = (key[1:] != key[:-1]) | (sentence[1:] != sentence[:-1])
+    new = run_heads(key, sentence)
     key, order = key[new], order[new]
     numbers, first, local = np.unique(sentence[new], return_index=True, return_inverse=True)
     signs = rows["signature"][order[first]]

@@ -210,6 +210,7 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     drops = np.concatenate(
         [np.zeros(0, DROP), *(between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
     )
+    drops = drops[np.argsort(drops["rank"], kind="stable")]
     minhash, long = tables.minhash(task.number), np.zeros(last - first, bool)
     long[tables.long(task.number) - first] = True
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
@@ -238,6 +239,7 @@ def _drop_spans(
 
     A document that its repeated sentences would empty keeps them.
     """
+    drops = between(drops, int(ranks[0]), int(ranks[-1]) + 1) if len(ranks) else drops[:0]
     drops = drops[np.isin(drops["rank"], ranks)]
     affected, place = np.unique(np.searchsorted(ranks, drops["rank"]), return_inverse=True)
     touched = rows.take(pa.array(affected))
@@ -279,7 +281,7 @@ def write(task: WriteTask, draft: Path) -> None:
     tables = Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
     gone = between(np.load(task.gone, "r"), first, last)
-    least, repeats = dict(task.least_quality), [map_rows(place) for place in task.repeats]
+    least, repeats = dict(task.least_quality), map_rows(task.repeats, int(first), int(last))
     names = partial(_names, task=task)
     stays = np.ones(int(last - first), bool)
     # Nothing follows, so TaskWriter's own rows stay empty.
@@ -289,7 +291,7 @@ def write(task: WriteTask, draft: Path) -> None:
                 here = np.flatnonzero(_drop_duplicates(rows, first + start, gone, "duplicates", task, out))
                 here = here[_drop_low_quality(rows.take(pa.array(here)), least, out)]
                 stay = rows.take(pa.array(here))
-                if repeats:
+                if task.repeats:
                     out.figures.flow("substrings", "in", stay)
                     stay, kept = cut_out(stay, first + start + here, repeats, task.settings, names, out)
                     out.figures.flow("substrings", "out", stay)

@@ -70,7 +70,7 @@ def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) 
 def _has_sequence(points: U32, starts: I64, leads: I64) -> Mask:
     """Where a letter that could open a UTF-8 sequence stands before one that could go on with it."""
     follows = points[leads + 1]
-    opens = leads[((follows >= 0x80) & (follows < 0xC0)) | np.isin(follows, list(_TO_BYTE))]
+    opens = leads[((follows >= 0x80) & (follows < 0xC0)) | member(follows, code_points("".join(map(chr, _TO_BYTE))))]
     found = np.zeros(len(starts) - 1, bool)
     found[np.searchsorted(starts, opens, side="right") - 1] = True
     return found

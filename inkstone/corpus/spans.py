@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.kernel import I64, SPACE, U64, Flat, Mask, Tokens, code_points, flatten, member, tokenize
+from inkstone.corpus.kernel import (
+    I64,
+    SPACE,
+    U64,
+    Flat,
+    Mask,
+    Tokens,
+    code_points,
+    flatten,
+    member,
+    run_heads,
+    tokenize,
+)
 from inkstone.corpus.measure import line_hashes, line_spans
 from inkstone.corpus.phrases import MENU_PHRASES, opens_with
 from inkstone.corpus.settings import LineRules, SentenceRules
@@ -114,10 +126,7 @@ def decide(rows: np.ndarray, counted: Mask, most: dict[int, int]) -> np.ndarray:
     order = np.lexsort((rows["start"], rows["rank"], key))
     rows, counted, key, kind = rows[order], counted[order], key[order], kind[order].astype(np.uint8)
     rank = rows["rank"]
-    new_key = np.ones(len(rows), bool)
-    new_key[1:] = key[1:] != key[:-1]
-    new_document = new_key.copy()
-    new_document[1:] |= rank[1:] != rank[:-1]
+    new_key, new_document = run_heads(key), run_heads(key, rank)
     place = np.cumsum(new_document & counted)  # counted documents up to here, over all keys
     group = np.cumsum(new_key) - 1
     heads = np.flatnonzero(new_key)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inkstone.corpus import near, passes, substrings
@@ -179,10 +180,12 @@ def _repeated_substrings(
     if not settings.substrings.min_tokens:
         return ()
     old = [(path, pq.read_metadata(path).num_rows) for path in known_texts(settings.dedup)]
-    first = np.cumsum([0, *(size for _, size in old)]) - sum(size for _, size in old)
-    texts = [substrings.Texts(path, int(rank)) for (path, _), rank in zip(old, first, strict=False)]
-    texts += [substrings.Texts(place / "rows.arrow", int(rank))
-              for place, rank in zip(tables.places, tables.offsets, strict=False)]  # fmt: skip
+    files = [
+        *old,
+        *zip((place / "rows.arrow" for place in tables.places), np.diff(tables.offsets).tolist(), strict=True),
+    ]
+    first = np.cumsum([0, *(size for _, size in files)]) - sum(size for _, size in old)  # own documents begin at 0
+    texts = [substrings.Texts(path, int(rank), size) for (path, size), rank in zip(files, first, strict=False)]
     describe = partial(substrings.DescribeTask, settings=settings, gone=gone, least_quality=floors)
 
     def grouped(name: str, work: Work, places: list[Path], number: int) -> tuple[Path, ...]:
@@ -206,18 +209,18 @@ def _quality_floors(tables: Tables, alike: Duplicates, settings: CorpusSettings)
     """The quality score below which each source's documents go."""
     if not settings.quality.min_quantile:
         return ()
-    gone = set(alike.rank.tolist())
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[np.ndarray]] = {}
     for number in range(len(tables.places)):
-        rows = tables.rows(number)
-        first = int(tables.offsets[number])
-        for place, (source, score) in enumerate(
-            zip(rows["source"].to_pylist(), rows["quality"].to_pylist(), strict=True)
-        ):
-            if score is not None and first + place not in gone:
-                scores.setdefault(source, []).append(score)
-    quantile = settings.quality.min_quantile
-    return tuple((source, float(np.quantile(found, quantile))) for source, found in sorted(scores.items()))
+        rows, first = tables.rows(number).select(["source", "quality"]), int(tables.offsets[number])
+        gone = alike.rank[np.searchsorted(alike.rank, first) : np.searchsorted(alike.rank, first + len(rows))]
+        counted = np.asarray(pc.is_valid(rows["quality"]))
+        counted[gone - first] = False
+        sources, which = np.unique(rows["source"].to_numpy(), return_inverse=True)
+        found = np.asarray(pc.fill_null(rows["quality"], 0.0), np.float32)
+        for place, source in enumerate(sources.tolist()):
+            scores.setdefault(source, []).append(found[counted & (which == place)])
+    quantile, joined = settings.quality.min_quantile, {name: np.concatenate(scores[name]) for name in sorted(scores)}
+    return tuple((name, float(np.quantile(f.astype(float), quantile))) for name, f in joined.items() if len(f))
 
 
 def _heldout_exceptions(tables: Tables, alike: Duplicates, settings: CorpusSettings) -> tuple[str | None, str | None]:

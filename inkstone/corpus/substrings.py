@@ -1,9 +1,9 @@
 """Long passages that stand in an earlier document, or earlier in the same one, go from the later place.
 
-A window of `min_tokens` tokens goes if the same tokens stand before it, in the order of documents and without touching
-it. Neighbouring windows go as one, so what goes are the longest repeated runs of so many tokens or more, all of them
-and nothing else, as a suffix array would find them (Lee et al. 2021), and the first occurrence stays. Windows are
-compared by 64-bit hashes: of 10^9 different windows, two fall together by chance once in forty corpora.
+A window of `min_tokens` tokens goes if the same tokens stand before it, in the order of documents and without
+overlapping it. Neighbouring windows go as one, so what goes are the longest repeated runs of so many tokens or more,
+all of them and nothing else, as a suffix array would find them (Lee et al. 2021), and the first occurrence stays.
+Windows are compared by 64-bit hashes: of 10^9 different windows, two fall together by chance once in forty corpora.
 
 No machine needs to see all windows: only those that may repeat are grouped. A window's anchor is the least hash of the
 runs of half its length in it (winnowing). It depends on the window's tokens alone, so equal windows have equal anchors,
@@ -37,6 +37,7 @@ from inkstone.corpus.kernel import (
     flatten,
     member,
     ngram_hashes,
+    run_heads,
     tokenize,
     window_positions,
 )
@@ -58,6 +59,7 @@ class Texts:
 
     path: Path
     first: int  # rank
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ def find_anchors(tokens: Tokens, ranks: I64, size: int) -> tuple[np.ndarray, I64
     values = sliding_least(grams, reach)[window_positions(offsets, reach)]
     edges = np.zeros(len(offsets), np.int64)
     np.cumsum(np.maximum(np.diff(offsets) - (reach - 1), 0), out=edges[1:])
-    new = np.ones(len(values), bool)
-    new[1:] = values[1:] != values[:-1]
+    new = run_heads(values)
     new[edges[:-1][edges[:-1] < len(values)]] = True
     heads = np.flatnonzero(new)
     document = np.searchsorted(edges, heads, side="right") - 1
@@ -132,7 +133,8 @@ def twice(rows: np.ndarray) -> np.ndarray:
 
 def windows(task: DescribeTask, draft: Path) -> None:
     """Write a row for every window whose anchor is shared."""
-    size, parts = task.settings.substrings.min_tokens, [map_rows(place) for place in task.shared]
+    size, texts = task.settings.substrings.min_tokens, task.texts
+    parts = map_rows(task.shared, texts.first, texts.first + texts.documents)
     out = PartitionWriter(draft / "windows", task.partitions)
     for ranks, tokens in _documents(task, lambda ranks: np.isin(ranks, _gather(parts, ranks)["rank"])):
         out.add(find_windows(tokens, ranks, size, _gather(parts, ranks)))
@@ -188,10 +190,10 @@ def _read(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
         start += len(rows)
 
 
-def _gather(parts: list[np.ndarray], ranks: I64) -> np.ndarray:
+def _gather(parts: list[np.ndarray], ranks: I64, dtype: np.dtype = ROW) -> np.ndarray:
     """The rows of neighbouring documents, from parts that are each in order."""
     found = [between(part, int(ranks[0]), int(ranks[-1]) + 1) for part in parts] if len(ranks) else []
-    return np.concatenate([np.zeros(0, parts[0].dtype), *found])
+    return np.concatenate([np.zeros(0, dtype), *found])
 
 
 def _places(rows: np.ndarray) -> I64:
@@ -208,7 +210,7 @@ def cut_out(
     names: Callable[[I64], dict[int, str]], out: TaskWriter,
 ) -> tuple[pa.RecordBatch, I64]:  # fmt: skip
     """The rows without their repeated passages, and which of them stay; `names` gives the ids of documents."""
-    found = _gather(parts, ranks)
+    found = _gather(parts, ranks, REPEAT)
     found = found[np.isin(found["rank"], ranks)]
     affected, place = np.unique(np.searchsorted(ranks, found["rank"]), return_inverse=True)
     touched = rows.take(pa.array(affected))

@@ -33,6 +33,7 @@ from inkstone.corpus.spans import NEAR_BANDS, ROW
 
 KEY = np.dtype([("key", "<u8"), ("rank", "<i8")])
 _BUFFER_BYTES = 16_000_000
+_MERGED_BYTES = 64_000_000
 _MATCHES = ("later", "earlier", "agreement")
 
 
@@ -222,16 +223,20 @@ def load_matches(places: list[Path]) -> Matches:
     return Matches.joined([Matches(*(np.load(place / f"{name}.npy") for name in _MATCHES)) for place in places])
 
 
-def map_rows(place: Path) -> np.ndarray:
-    """What a task left as `rows.npy`, mapped into memory."""
-    rows: np.ndarray = np.load(place / "rows.npy", "r")
-    return rows
+def map_rows(places: tuple[Path, ...], first: int, last: int) -> list[np.ndarray]:
+    """What tasks left about documents first..last as `rows.npy`: one array in order, or mapped parts of large ones."""
+    parts = [part for place in places if len(part := between(np.load(place / "rows.npy", "r"), first, last))]
+    if sum(part.nbytes for part in parts) > _MERGED_BYTES or not parts:
+        return parts
+    rows = np.concatenate(parts)
+    return [rows[np.argsort(rows["rank"], kind="stable")]]
 
 
 def between(rows: np.ndarray, first: int, last: int) -> np.ndarray:
     """The rows (sorted by rank, mostly mapped) of documents first..last, without reading the others."""
-    start, end = (bisect_left(rows, rank, key=lambda row: row["rank"]) for rank in (first, last))
-    return np.array(rows[start:end])
+    ranks = np.asarray(rows)["rank"]
+    start, end = (bisect_left(ranks, rank) for rank in (first, last))  # looks at some, where searchsorted copies all
+    return np.asarray(rows)[start:end]
 
 
 def batches(table: pa.Table) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -2,8 +2,8 @@
 
     L_i(r) = c_i + a_i (sum_j A_ij r_j)^(-g_i)
 
-A scaling law in "effective tokens of domain i"; A_ij says what a token of domain j is worth for domain i, against one of
-i itself (A_ii = 1). Each domain is fitted by itself: logarithms of positive parameters, Huber loss in units of the
+A scaling law in "effective tokens of domain i"; A_ij says what a token of domain j is worth for domain i, against one
+of i itself (A_ii = 1). Each domain is fitted by itself: logarithms of positive parameters, Huber loss in units of the
 noise found, weak priors (a few dozen noisy runs do not determine a dozen parameters), L-BFGS in float64 with exact
 gradients, two starts. On our proxies it predicts better than the exponential law of data mixing laws (docs/log.md).
 """

@@ -2,15 +2,12 @@
 
 The objective is convex in r (a decreasing power of a linear form, and the KL), so exponentiated gradient steps, each
 followed by the KL projection on the capped simplex, find its minimum; the step adapts until nothing moves.
-
-How sure an optimum is: fit the law again on proxies drawn with replacement. The optima of such fits lie where the proxies
-so far cannot tell which mixture is best, and that is where the next ones are run.
 """
 
 import numpy as np
 
 from inkstone.errors import InputError
-from inkstone.mixture.law import Array, Laws, fit_laws
+from inkstone.mixture.law import Array, Laws
 
 
 def repetition_caps(tokens_K: Array, repetition_cap: float, budget_tokens: int) -> Array:
@@ -65,16 +62,3 @@ def best_weights(laws: Laws, targets_K: Array, natural_K: Array, naturalness: fl
         else:
             break
     return weights
-
-
-def likely_optima(
-    mixtures_NK: Array, losses_NK: Array, targets_K: Array, natural_K: Array, naturalness: float, caps_K: Array,
-    count: int, seed: int,
-) -> Array:  # fmt: skip
-    """Optima [count, K] of laws fitted on proxies drawn with replacement."""
-    draws, found = np.random.default_rng((seed, len(mixtures_NK))), []
-    for _ in range(count):
-        drawn = draws.integers(0, len(mixtures_NK), len(mixtures_NK))
-        laws = fit_laws(mixtures_NK[drawn], losses_NK[drawn], starts=1)
-        found.append(best_weights(laws, targets_K, natural_K, naturalness, caps_K))
-    return np.array(found).reshape(count, len(targets_K))

@@ -17,7 +17,6 @@ class ProxySettings(BaseModel):
 
     count: int | None = Field(None, ge=8, description="mixtures to fit the law on; default: 3 x domains, at least 24")
     checks: int = Field(6, ge=0, description="further mixtures, only to compare the law's prediction with")
-    refine: int = Field(8, ge=0, description="more of them afterwards, near the optimum of the law so far")
     compare_seeds: int = Field(3, ge=0, description="runs of the learned, natural and stratified mix with fresh seeds")
     hidden_size: int = Field(64, ge=8, description="width of the proxy")
     num_layers: int = Field(2, ge=1, description="its decoder blocks")
@@ -51,7 +50,7 @@ class MixtureSettings(BaseModel):
     weights: dict[str, float] = Field({}, description='the weights of kind = "fixed", one for every domain')
     temperature: float = Field(0.5, gt=0, le=1, description='kind = "temperature": natural share to this power')
     targets: dict[str, float] = Field({}, description="how much each domain's loss counts; 1 where not named")
-    naturalness: float = Field(0.05, ge=0, description="nats of loss paid per nat of KL(weights || natural)")
+    naturalness: float = Field(0.02, ge=0, description="nats of loss paid per nat of KL(weights || natural)")
     repetition_cap: float = Field(4.0, gt=0, description="no domain is read more often than this in the whole run")
     budget_tokens: int | None = Field(None, ge=1, description="tokens of the whole run; default: what [pretrain] takes")
     seed: int = Field(1, ge=0, description="of the drawn mixtures and of the proxies")

@@ -13,7 +13,7 @@ import numpy as np
 
 from inkstone.mixture.domains import Domain, find_domains
 from inkstone.mixture.law import Array, Laws, fit_laws, rank_correlation
-from inkstone.mixture.optimum import best_weights, capped, likely_optima, repetition_caps
+from inkstone.mixture.optimum import best_weights, capped, repetition_caps
 from inkstone.mixture.proxies import Bench, Trial, check_heldout, draw_mixtures, run_trials
 from inkstone.mixture.settings import MixtureSettings
 from inkstone.progress import Progress
@@ -102,18 +102,15 @@ def _learn(
     bench = Bench(tokens_dir, Mixture(dict.fromkeys(names, 1.0), {d.name: d.groups for d in domains}), proxy, share)
     check_heldout(bench)
     count = proxy.count or max(_FEWEST_PROXIES, _PROXIES_PER_DOMAIN * len(domains))
-    targets = np.array([settings.targets.get(name, 1.0) for name in names])
-    aim = (targets, mixes["natural"], settings.naturalness, caps)
     drawn = draw_mixtures(mixes["natural"], caps, count + proxy.checks, settings.seed)
-    losses = run_trials(bench, _trials("draw", drawn, settings.seed), folder, progress, "fit")
-    near = likely_optima(drawn[:count], losses[:count], *aim, proxy.refine, settings.seed)
-    near_losses = run_trials(bench, _trials("near", near, settings.seed + len(drawn)), folder, progress, "refine")
-    tried, found = np.concatenate([drawn[:count], near]), np.concatenate([losses[:count], near_losses])
-    check = _check(fit_laws(tried, found, seed=settings.seed), drawn[count:], losses[count:], targets)
+    # Each with a seed of its own, so that the fit averages over what a seed does.
+    trials = [Trial(f"draw-{place}", tuple(mix.tolist()), settings.seed + place) for place, mix in enumerate(drawn)]
+    losses = run_trials(bench, trials, folder, progress, "fit")
+    targets = np.array([settings.targets.get(name, 1.0) for name in names])
+    check = _check(fit_laws(drawn[:count], losses[:count], seed=settings.seed), drawn[count:], losses[count:], targets)
     # Checked, so the check's own measurements may help the law that decides.
-    tried, found = np.concatenate([tried, drawn[count:]]), np.concatenate([found, losses[count:]])
-    laws = fit_laws(tried, found, seed=settings.seed)
-    best = best_weights(laws, *aim)
+    laws = fit_laws(drawn, losses, seed=settings.seed)
+    best = best_weights(laws, targets, mixes["natural"], settings.naturalness, caps)
     compared = _compare(bench, settings, {**mixes, "learned": best}, laws, folder, progress)
     evidence: dict[str, object] = {
         "targets": _named(domains, targets / targets.sum()),
@@ -126,15 +123,10 @@ def _learn(
         "compared": compared,
         "trials": [
             {"weights": _named(domains, mix), "losses": _named(domains, measured)}
-            for mix, measured in zip(tried, found, strict=True)
+            for mix, measured in zip(drawn, losses, strict=True)
         ],
     }
     return best, evidence
-
-
-def _trials(kind: str, mixtures: Array, seed: int) -> list[Trial]:
-    """Each with a seed of its own, so that a fit averages over what a seed does."""
-    return [Trial(f"{kind}-{place}", tuple(mix.tolist()), seed + place) for place, mix in enumerate(mixtures)]
 
 
 def _check(laws: Laws, mixtures: Array, measured: Array, targets: Array) -> dict[str, object]:
@@ -192,8 +184,13 @@ def comparison(facts: dict[str, Any]) -> list[str]:
     best = _best_measured(facts["compared"], list(facts["mixes"]))
     if best != "learned":
         said.append(
-            f"the learned mix does not win here: {best} measured better; kept are the weights of the {facts['chosen']} mix"
+            f"the learned mix does not win here: {best} measured better; kept are the weights of the "
+            f"{facts['chosen']} mix"
         )
+    means = {name: float(np.mean(losses)) for name, losses in measured.items()}
+    for name in facts["mixes"]:
+        if means.get(f"online from {name}", 0.0) > means[name]:
+            said.append(f"online reweighting from the {name} mix measured worse than that mix kept as it is")
     if check := facts["check"]:
         target, domains = check["rank_correlation_of_target"], check["rank_correlation_per_domain"]
         ranks = "too few to rank" if target is None else f"rank correlation {target:.2f}, per domain {domains:.2f}"

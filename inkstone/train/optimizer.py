@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with decay on matrices only, Muon, and the learning rate's schedule.
+"""AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with decay on matrices only, Muon, and the rate's schedule.
 
 Muon (Jordan et al. 2024) updates the matrices inside the blocks by their orthogonalised momentum, scaled to the size of
 AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learning rate; all else stays with AdamW.

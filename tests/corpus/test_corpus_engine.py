@@ -93,16 +93,38 @@ def test_two_processes_write_the_bytes_of_one(corpus: Path, inputs: list[Path], 
     assert content(make(inputs, tmp_path / "out", Workers(2))) == content(corpus)
 
 
+@pytest.fixture(scope="module")
+def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray writes a token file there, once for all its clusters of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.mark.slow
-def test_a_ray_cluster_writes_the_bytes_of_one_process(
-    corpus: Path, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("ray_home")
+def test_a_ray_cluster_writes_the_bytes_of_one_process(corpus: Path, inputs: list[Path], tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes a token file there
     try:
         assert content(make(inputs, tmp_path / "out", Workers(ray="local"))) == content(corpus)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_home")
+def test_two_ray_nodes_write_the_bytes_of_one_process(corpus: Path, inputs: list[Path], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        assert content(make(inputs, tmp_path / "out", Workers(ray=cluster.address))) == content(corpus)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_a_ray_address_where_nothing_answers_is_a_sentence(

@@ -34,6 +34,10 @@ ENGLISH = [
     "def main(argv):\n    for value in argv:\n        print(value)\n    return len(argv)\n\nmain(sys.argv)\nexit(0)",
     "The café's résumé named Zoë and José, who came from São Paulo to work with the naïve Brontë scholars of the city.",
     "Where is the river?",
+    "Kabaneri of the Iron Fortress (甲鉄城のカバネリ, Kōtetsujō no Kabaneri) is an anime series by Wit Studio, "
+    "which was directed by Tetsurō Araki and written by Ichirō Ōkouchi, with music by Hiroyuki Sawano.",
+    "def median(l: list):\n    l = sorted(l)\n    if len(l) % 2 == 1:\n        return l[len(l) // 2]\n    return l[0]",
+    "Edit this sentence: no pain, no danced. Come on, do say: no pain, no gain.",
 ]
 
 
@@ -44,6 +48,11 @@ def lang(text: str) -> str:
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
 def test_other_languages_in_latin_script_are_not_english(text: str) -> None:
+    assert lang(text) == "other"
+
+
+@pytest.mark.parametrize("text", ["彼女は優秀な教師です。She is an excellent teacher.", "東京の天気は晴れ"])
+def test_japanese_is_not_chinese_nor_english(text: str) -> None:
     assert lang(text) == "other"
 
 

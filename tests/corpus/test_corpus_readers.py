@@ -5,7 +5,9 @@ import json
 import lzma
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -211,6 +213,64 @@ def test_files_are_read_through_urls_like_local_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_files(["memory://nowhere/x.jsonl", "memory://raw/*.csv", "nonsense://a/b.txt"])
     assert len(caught.value.problems) == 3
+
+
+def test_a_remote_file_that_is_not_compressed_is_read_line_by_line(tmp_path: Path) -> None:
+    """What s3://, hf:// and https:// have in common: a file whose `readline` takes no limit."""
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+
+    class File(fsspec.spec.AbstractBufferedFile):  # type: ignore[misc]
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            return (tmp_path / "a.jsonl").read_bytes()[start:end]
+
+    class Far(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "far"
+
+        def info(self, path: str, **_: object) -> dict[str, object]:
+            return {"name": path, "size": len(JSONL), "type": "file"}
+
+        def _open(self, path: str, mode: str = "rb", **given: object) -> File:
+            return File(self, path, mode, size=len(JSONL))
+
+    fsspec.register_implementation("far", Far, clobber=True)
+    assert read("far://a.jsonl").texts == TEXTS  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A file system of an S3 server on this machine, with an empty bucket named ink."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    s3fs = pytest.importorskip("s3fs")
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b",
+                        "DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    system.mkdir("ink")
+    yield system
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+def test_files_in_an_s3_bucket_are_read_like_local_ones(bucket: Any, tmp_path: Path) -> None:
+    (tmp_path / "raw/sub").mkdir(parents=True)
+    (tmp_path / "raw/a.jsonl").write_bytes(JSONL * 30_000)
+    (tmp_path / "raw/b.jsonl.gz").write_bytes(gzip.compress(JSONL))
+    (tmp_path / "raw/sub/c.txt").write_bytes(b"ink")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "raw/d.parquet")
+    bucket.put(str(tmp_path / "raw"), "ink/raw", recursive=True)
+    local, remote = read(tmp_path / "raw"), read("s3://ink/raw")  # type: ignore[arg-type]
+    assert (remote.ids, remote.texts, remote.metas) == (local.ids, local.texts, local.metas)
+    assert [file.size for file in find_files(["s3://ink/raw/*.jsonl"])] == [len(JSONL) * 30_000]
+    before = url_states("s3://ink/raw/b.jsonl.gz")
+    bucket.pipe("ink/raw/b.jsonl.gz", gzip.compress(JSONL * 2))
+    assert url_states("s3://ink/raw/b.jsonl.gz") != before
+    with pytest.raises(InputError, match=r"s3://nowhere/x\.jsonl: "):
+        find_files(["s3://nowhere/x.jsonl"])
 
 
 def test_an_endless_line_is_a_record_and_costs_no_memory(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_mixture_law import known, mixtures
+from test_mixture_law import known
 
 from inkstone.errors import InputError
-from inkstone.mixture.optimum import best_weights, capped, likely_optima, repetition_caps
+from inkstone.mixture.optimum import best_weights, capped, repetition_caps
 
 NATURAL = np.array([0.6, 0.25, 0.1, 0.05])
 POSITIVE = st.lists(st.floats(0.001, 10), min_size=4, max_size=4).map(np.array)
@@ -58,18 +58,6 @@ def test_a_stronger_pull_to_the_natural_mix_ends_nearer_to_it() -> None:
         best = best_weights(known(), np.full(4, 0.25), NATURAL, naturalness, np.ones(4))
         distances.append(np.abs(best - NATURAL).sum())
     assert distances[0] > distances[1] > distances[2] and distances[2] < 0.05
-
-
-def test_likely_optima_gather_around_the_true_one_and_spread_with_the_noise() -> None:
-    targets, caps, tried = np.full(4, 0.25), np.ones(4), mixtures(24, 1)
-    best = best_weights(known(), targets, NATURAL, 0.05, caps)
-    distances = []
-    for noise in (0.002, 0.05):
-        losses = known().predict(tried) + np.random.default_rng(1).normal(0, noise, (24, 4))
-        optima = likely_optima(tried, losses, targets, NATURAL, 0.05, caps, 4, seed=1)
-        assert optima.sum(1) == pytest.approx(1)
-        distances.append(np.abs(optima - best).sum(1).mean())
-    assert distances[0] < 0.1 < distances[1]
 
 
 def test_a_budget_beyond_the_allowed_repetitions_is_refused_with_the_number_that_would_do() -> None:
