@@ -8,6 +8,7 @@ import typer
 from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
+from inkstone.cli.options import DryRun, Overrides, RecipePath
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 
@@ -24,13 +25,6 @@ app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
-
-RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set pretrain.epochs=2; repeatable"),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 
 
 @app.command()

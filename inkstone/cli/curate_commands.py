@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from inkstone.cli.audit import audit
+from inkstone.cli.options import DryRun, Overrides, RecipePath
 
 
 class _RecipeOrVerb(TyperGroup):
@@ -36,12 +37,9 @@ curate_app.command("audit")(audit)
 
 @curate_app.command("run")
 def curate_run(
-    recipe: Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key; repeatable"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")] = False,
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes on this machine; default: one per core where it pays")
     ] = None,

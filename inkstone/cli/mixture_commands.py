@@ -1,10 +1,11 @@
 """`inkstone mixture fit`: run a recipe up to its mixture, then print the weights and the evidence for them."""
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from inkstone.cli.options import DryRun, Overrides, RecipePath
 
 app = typer.Typer(no_args_is_help=True, help="Choose what share of the training tokens each domain gives.")
 
@@ -16,12 +17,9 @@ def _group() -> None:
 
 @app.command()
 def fit(
-    recipe: Annotated[Path, typer.Argument(help="TOML recipe with a [mixture] section", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set mixture.kind=natural"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")] = False,
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Fit the mixture's weights: proxy runs, the law, the optimum. A killed fit continues with the next proxy."""
     from inkstone.cli.run import run_recipe
