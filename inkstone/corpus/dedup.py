@@ -178,16 +178,15 @@ def resolve(found: Matches) -> Duplicates:
             if rank and rank[-1] == later:
                 continue
             place = bisect_left(rank, earlier)
-            if place == len(rank) or rank[place] != earlier:
-                row = (earlier, 1.0, False) if agreement == EQUAL else (earlier, agreement, True)
-            elif agreement == EQUAL:  # equal to a document that itself repeats another: both repeat that one
-                row = (of[place], similarity[place], near[place])
-            else:
+            stays = place == len(rank) or rank[place] != earlier
+            if not stays and agreement != EQUAL:
                 continue
-            for column, value in zip((rank, of, similarity, near), (later, *row), strict=True):
-                column.append(value)
-    kinds = (np.int64, np.int64, float, bool)
-    return Duplicates(*(np.array(c, kind) for c, kind in zip((rank, of, similarity, near), kinds, strict=True)))
+            rank.append(later)
+            # Equal to a document that itself repeats another: both repeat that one.
+            of.append(earlier if stays else of[place])
+            similarity.append((1.0 if agreement == EQUAL else agreement) if stays else similarity[place])
+            near.append(agreement != EQUAL if stays else near[place])
+    return Duplicates(np.array(rank, np.int64), np.array(of, np.int64), np.array(similarity), np.array(near, bool))
 
 
 def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
