@@ -178,18 +178,15 @@ def resolve(found: Matches) -> Duplicates:
             if rank and rank[-1] == later:
                 continue
             place = bisect_left(rank, earlier)
-            if place == len(rank) or rank[place] != earlier:
-                row = (earlier, 1.0, 0) if agreement == EQUAL else (earlier, float(agreement), 1)
-            elif agreement == EQUAL:  # equal to a document that itself repeats another: both repeat that one
-                row = (of[place], similarity[place], near[place])
-            else:
+            stays = place == len(rank) or rank[place] != earlier
+            if not stays and agreement != EQUAL:
                 continue
             rank.append(later)
-            of.append(row[0])
-            similarity.append(row[1])
-            near.append(row[2])
-    kinds = (np.int64, np.int64, float, bool)
-    return Duplicates(*(np.array(c, kind) for c, kind in zip((rank, of, similarity, near), kinds, strict=True)))
+            # Equal to a document that itself repeats another: both repeat that one.
+            of.append(earlier if stays else of[place])
+            similarity.append((1.0 if agreement == EQUAL else agreement) if stays else similarity[place])
+            near.append(agreement != EQUAL if stays else near[place])
+    return Duplicates(np.array(rank, np.int64), np.array(of, np.int64), np.array(similarity), np.array(near, bool))
 
 
 def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
