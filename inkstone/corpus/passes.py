@@ -319,7 +319,10 @@ def _save_signatures(tables: Tables, number: int, stays: Mask, draft: Path) -> N
     (draft / "signatures").mkdir()
     for name, values in (("exact.u64", tables.exact(number)), ("minhash.u32", tables.minhash(number)),
                          ("long.u8", long)):  # fmt: skip
-        (draft / "signatures" / name).write_bytes(np.ascontiguousarray(values[stays]).data)
+        with (draft / "signatures" / name).open("wb") as stream:
+            for start in range(0, len(stays), 65_536):
+                part = slice(start, start + 65_536)
+                stream.write(np.ascontiguousarray(values[part][stays[part]]).data)
 
 
 def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWriter) -> Mask:
