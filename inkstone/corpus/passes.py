@@ -207,6 +207,7 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     settings, tables = task.settings, Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
     gone = between(np.load(task.gone, "r"), first, last)
+    originals = _names(gone["of"], task)
     drops = np.concatenate(
         [np.zeros(0, DROP), *(between(np.load(p / "drop.npy", "r"), first, last) for p in task.drops)]
     )
@@ -215,7 +216,7 @@ def rewrite(task: RewriteTask, draft: Path) -> None:
     long[tables.long(task.number) - first] = True
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
         for start, rows in batches(tables.rows(task.number)):
-            alive = _drop_duplicates(rows, first + start, gone, "equal_documents", task, out)
+            alive = _drop_duplicates(rows, first + start, gone, originals, "equal_documents", task, out)
             here = np.flatnonzero(alive)
             stay = rows.take(pa.array(here))
             out.figures.flow("lines", "in", stay)
@@ -281,6 +282,7 @@ def write(task: WriteTask, draft: Path) -> None:
     tables = Tables.open(list(task.places), task.settings.dedup)
     first, last = tables.offsets[task.number : task.number + 2]
     gone = between(np.load(task.gone, "r"), first, last)
+    originals = _names(gone["of"], task)
     least, repeats = dict(task.least_quality), map_rows(task.repeats, int(first), int(last))
     names = partial(_names, task=task)
     stays = np.ones(int(last - first), bool)
@@ -288,7 +290,8 @@ def write(task: WriteTask, draft: Path) -> None:
     with TaskWriter(draft, 1, task.settings.dedup) as out:
         with Shards(draft / "train", DOCUMENT) as train, Shards(draft / "heldout", DOCUMENT) as held:
             for start, rows in batches(tables.rows(task.number)):
-                here = np.flatnonzero(_drop_duplicates(rows, first + start, gone, "duplicates", task, out))
+                alive = _drop_duplicates(rows, first + start, gone, originals, "duplicates", task, out)
+                here = np.flatnonzero(alive)
                 here = here[_drop_low_quality(rows.take(pa.array(here)), least, out)]
                 stay = rows.take(pa.array(here))
                 if task.repeats:
@@ -352,18 +355,23 @@ def _heldout(ids: list[str], task: WriteTask) -> Mask:
 
 
 def _drop_duplicates(
-    rows: pa.RecordBatch, first_rank: int, gone: np.ndarray, step: str, task: "RewriteTask | WriteTask", out: TaskWriter
+    rows: pa.RecordBatch,
+    first_rank: int,
+    gone: np.ndarray,
+    originals: dict[int, str],
+    step: str,
+    task: "RewriteTask | WriteTask",
+    out: TaskWriter,
 ) -> Mask:
     """Which rows stay; the others go to the audit, naming the document they repeat."""
     alive = np.ones(len(rows), bool)
     here = between(gone, first_rank, first_rank + len(rows))
     alive[here["rank"] - first_rank] = False
-    names = _names(here["of"], task)
     entries = []
     for rank, of, similarity, near in here.tolist():
         rule = "near_duplicate" if near else "exact_duplicate"
         limit = task.settings.dedup.min_similarity if near else 1.0
-        entries.append(entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {names[of]}"))
+        entries.append(entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {originals[of]}"))
     out.audit.add("document", entries)
     out.figures.flow(step, "in", rows)
     out.figures.flow(step, "out", rows.filter(pa.array(alive)))
@@ -371,7 +379,10 @@ def _drop_duplicates(
 
 
 def _names(ranks: np.ndarray, task: "RewriteTask | WriteTask") -> dict[int, str]:
-    """Ids of the documents that stay instead; a negative rank is a document of a known corpus."""
+    """Ids of documents, looked up for a whole task at once, for it opens all tasks' files.
+
+    A negative rank is a document of a known corpus.
+    """
     if not len(ranks):
         return {}
     own = Tables.open(list(task.places), task.settings.dedup).values("id", np.unique(ranks[ranks >= 0]))
