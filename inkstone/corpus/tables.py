@@ -195,8 +195,14 @@ class Tables:
         task = np.searchsorted(self.offsets, ranks, side="right") - 1
         for number in np.unique(task).tolist():
             here = ranks[task == number]
-            values = self.rows(number)[column].take(pa.array(here - self.offsets[number])).to_pylist()
-            found.update(zip(here.tolist(), values, strict=True))
+            # Batch by batch: of a chunked column `take` would first join all chunks, that is copy the whole column.
+            chunks = self.rows(number)[column].chunks
+            starts = np.cumsum([0, *map(len, chunks)]) + self.offsets[number]
+            chunk = np.searchsorted(starts, here, side="right") - 1
+            for place in np.unique(chunk).tolist():
+                mine = here[chunk == place]
+                values = chunks[place].take(pa.array(mine - starts[place])).to_pylist()
+                found.update(zip(mine.tolist(), values, strict=True))
         return found
 
 
