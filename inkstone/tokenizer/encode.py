@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import forkserver
 from pathlib import Path
 from shutil import copyfile, rmtree
 
@@ -32,6 +33,7 @@ _LAYOUT = 1  # grows when the same text would be written otherwise
 _ALONE_MB = 16.0  # less text than this is not worth starting processes for
 _SUFFIXES = (".tokens.bin", ".offsets.bin", ".groups.bin", ".groups.json", ".docs.jsonl")
 _MOST_NAMED = 5
+_SPLITS = ("train", "heldout")
 Counts = dict[str, dict[str, int]]
 
 
@@ -78,10 +80,13 @@ def encode_corpus(
 
     `store` keeps encoded parts between runs; without one nothing is kept.
     """
+    parts = _parts(settings, corpus)
+    if _processes(settings, [part for split in _SPLITS for part in parts[split]]) > 1:
+        _start_ahead()
     tokenizer = Tokenizer.load(tokenizer_dir)
     own = store is None
     store = store or output / ".parts"
-    jobs = _jobs(settings, corpus, tokenizer)
+    jobs = _jobs(settings, parts, tokenizer)
     encoded = sum(1 for job in jobs if not (store / job.key).is_dir())
     started = time.monotonic()
     _encode_missing(settings, jobs, tokenizer, tokenizer_dir.absolute(), store, progress)
@@ -94,16 +99,21 @@ def encode_corpus(
     return {**facts, "parts": len(jobs), "parts_encoded_now": encoded}
 
 
-def _jobs(settings: TokensSettings, corpus: Path | Sequence[Path], tokenizer: Tokenizer) -> list[_Job]:
+def _parts(settings: TokensSettings, corpus: Path | Sequence[Path]) -> dict[str, list[Part]]:
+    train = corpus_parts(corpus, "train", settings.part_mb)
+    if not any(part.size for part in train):
+        where = corpus / "train" if isinstance(corpus, Path) and (corpus / "train").is_dir() else corpus
+        raise InputError(f"{where} has no text to encode: give the corpus stage more input.")
+    return {"train": train, "heldout": corpus_parts(corpus, "heldout", settings.part_mb)}
+
+
+def _jobs(settings: TokensSettings, parts: dict[str, list[Part]], tokenizer: Tokenizer) -> list[_Job]:
     hashes: dict[Path, str] = {}
     jobs = []
-    for split in ("train", "heldout"):
-        parts = corpus_parts(corpus, split, settings.part_mb)
-        if split == "train" and not any(part.size for part in parts):
-            where = corpus / split if isinstance(corpus, Path) and (corpus / split).is_dir() else corpus
-            raise InputError(f"{where} has no text to encode: give the corpus stage more input.")
-        for part in parts:
-            hashes.setdefault(part.path, file_sha256(part.path))
+    for split in _SPLITS:
+        for part in parts[split]:
+            if part.path not in hashes:
+                hashes[part.path] = file_sha256(part.path)
             key = fingerprint(
                 {
                     "layout": _LAYOUT,
@@ -120,6 +130,13 @@ def _jobs(settings: TokensSettings, corpus: Path | Sequence[Path], tokenizer: To
     return jobs
 
 
+def _processes(settings: TokensSettings, parts: Sequence[Part]) -> int:
+    """How many processes these parts are worth."""
+    if sum(part.size for part in parts) < _ALONE_MB * 1e6:
+        return 1
+    return min(settings.processes or len(os.sched_getaffinity(0)), len(parts))
+
+
 def _encode_missing(
     settings: TokensSettings, jobs: list[_Job], tokenizer: Tokenizer, directory: Path, store: Path, progress: Progress
 ) -> None:
@@ -133,8 +150,8 @@ def _encode_missing(
     done = total - left
     encoder = None if tokenizer.has_prefix else tokenizer.encoder()
     tools = _Tools(settings, directory, tokenizer.vocab_size, tokenizer.first_id, tokenizer.last_id, encoder)
-    processes = min(settings.processes or len(os.sched_getaffinity(0)), len(todo))
-    if processes <= 1 or left < _ALONE_MB:
+    processes = _processes(settings, [job.part for job in todo.values()])
+    if processes <= 1:
         for job in todo.values():
             _encode_part(job, store, tools)
             done += job.part.size / 1e6
@@ -157,6 +174,12 @@ def _encode_missing(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _start_ahead() -> None:
+    """Let the fork server import this module while the tokenizer is opened."""
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -247,7 +270,7 @@ def _assemble(jobs: list[_Job], store: Path, output: Path, tokenizer: Tokenizer)
     by_source: list[tuple[str, dict[str, int]]] = []
     by_lang: list[tuple[str, dict[str, int]]] = []
     repaired: list[str] = []
-    for split in ("train", "heldout"):
+    for split in _SPLITS:
         names: list[str] = []
         sums = dict.fromkeys(("documents", "tokens", "bytes", "characters", "repaired"), 0)
         for job in jobs:
