@@ -1,6 +1,6 @@
 """Encode whole batches by looking words up: each distinct word is merged once and remembered.
 
-    encoder = Encoder.of(spec)                       # None where the tokenizer is of a kind that is not known here
+    encoder = Encoder.of(backend)                    # None where the tokenizer is of a kind that is not known here
     ids, ends = encoder.encode(["明月", "the river"])  # the same ids as the backend's, flat; text i ends at ends[i]
 
 Two facts make words short, so that they repeat. Text is cut at the pattern's borders; and it is cut between any two
@@ -33,20 +33,22 @@ _META = "\u2581"
 class Encoder:
     """A table of pairs, the merges, and the words met so far."""
 
-    def __init__(self, spec: Spec, by_pattern: bool) -> None:
-        """`spec` is a tokenizer.json of a known kind."""
+    def __init__(self, written: str, spec: Spec, by_pattern: bool) -> None:
+        """`spec` is a tokenizer.json of a known kind, `written` its text."""
         self._by_pattern = by_pattern
         self._space = ord(_META if spec["normalizer"] else " ")
-        model = spec["model"]
-        self._model = json.dumps(model, ensure_ascii=False)
+        self._written = written
         self._library: tokenizers.Tokenizer | None = None
+        model = spec["model"]
         self._merger = Merger(model["vocab"], [_two(merge) for merge in model["merges"]])
         self._pairs = _pair_table(model["vocab"])
         self._remembered = Remembered()
 
     @classmethod
-    def of(cls, content: Spec) -> "Encoder | None":
+    def of(cls, backend: tokenizers.Tokenizer) -> "Encoder | None":
         """The encoder of a BPE with byte fallback that cuts by nothing as SentencePiece does, or by `PATTERN`."""
+        written = backend.to_str()
+        content = json.loads(written)
         model, cutter, normalizer = content["model"], content["pre_tokenizer"], content["normalizer"]
         plain = model.get("type") == "BPE" and not model.get("dropout") and not model.get("ignore_merges")
         plain = plain and not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
@@ -54,13 +56,13 @@ class Encoder:
         if not plain or not complete or any(not token["special"] for token in content["added_tokens"]):
             return None
         if cutter == {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}:
-            return cls(content, by_pattern=True) if normalizer is None else None
+            return cls(written, content, by_pattern=True) if normalizer is None else None
         steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
         if cutter is not None or (
             normalizer is not None and steps != [{"type": "Replace", "pattern": {"String": " "}, "content": _META}]
         ):
             return None
-        return cls(content, by_pattern=False)
+        return cls(written, content, by_pattern=False)
 
     def encode(
         self, texts: Sequence[str], dropout: float = 0.0, draws: np.random.Generator | None = None
@@ -164,9 +166,9 @@ class Encoder:
     def _by_library(self, points: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
         """Ids of every word; the library is opened where a long word needs it."""
         if self._library is None:
-            bare = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"))
-            text = json.dumps({"version": "1.0", **bare, "added_tokens": []})
-            self._library = tokenizers.Tokenizer.from_str(f'{text[:-1]}, "model": {self._model}}}')
+            self._library = tokenizers.Tokenizer.from_str(self._written)
+            self._library.normalizer = self._library.pre_tokenizer = None
+            self._library.encode_special_tokens = True
         text = points.astype("<u4").tobytes().decode("utf-32-le")
         ends = np.cumsum(lengths).tolist()
         words = [text[first:last] for first, last in zip([0, *ends], ends, strict=False)]

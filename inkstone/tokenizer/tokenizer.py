@@ -51,7 +51,7 @@ class Tokenizer:
         self._prefix = take_prefix(backend, spec)
         self._encoder: Encoder | object | None = _UNKNOWN
         self._special = dict(zip(ROLES, (bos, eos, pad), strict=True))
-        self.vocab_size = _vocab_size(backend)
+        self.vocab_size = _vocab_size(spec)
         self.bos_id, self.eos_id, self.pad_id = (
             None if name is None else self.token_id(name) for name in (bos, eos, pad)
         )
@@ -175,7 +175,7 @@ class Tokenizer:
     def encoder(self) -> Encoder | None:
         """A fast encoder with the ids of a `continued` text; None where this kind of tokenizer has none."""
         if self._encoder is _UNKNOWN:
-            self._encoder = Encoder.of(json.loads(self._backend.to_str()))
+            self._encoder = Encoder.of(self._backend)
         return self._encoder if isinstance(self._encoder, Encoder) else None
 
     @cached_property
@@ -256,9 +256,10 @@ class Tokenizer:
                     raise InputError(f'{path}: a user who types "{name}" would write a control token; it is refused.')
 
 
-def _vocab_size(backend: tokenizers.Tokenizer) -> int:
+def _vocab_size(spec: Spec) -> int:
     """One more than the largest id: what an embedding needs, also for foreign vocabularies with gaps."""
-    return max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    added = [token["id"] for token in spec["added_tokens"]]
+    return max([*spec["model"]["vocab"].values(), *added]) + 1
 
 
 def _fingerprint(content: Spec, special: dict[str, str | None]) -> str:
