@@ -25,6 +25,7 @@ BATCH = 32  # examples per step
 RATE = 4.0  # of the first step; rows have length one, so large steps are safe
 DECAY = 1e-6  # L2
 PIECE_TOKENS = 1024  # longer texts are cut for training, so that one book is not one example
+TOGETHER = 256  # texts that are cut into tokens at once
 MIN_EXAMPLES = 20
 BINS = 10
 FORMAT = "inkstone-quality-1"
@@ -105,7 +106,16 @@ def train(good: list[str], bad: list[str], seed: int = 1) -> QualityModel:
 
 
 def _tokens(texts: list[str], chosen: I64) -> Tokens:
-    return tokenize(flatten(pa.array([texts[row] for row in chosen.tolist()], pa.string())))
+    """Hashes of the chosen texts, some at a time: positions in the text, which nothing here needs, are left empty."""
+    hashes, lengths = [np.zeros(0, np.uint64)], [np.zeros(1, np.int64)]
+    for start in range(0, len(chosen), TOGETHER):
+        found = tokenize(
+            flatten(pa.array([texts[row] for row in chosen[start : start + TOGETHER].tolist()], pa.string()))
+        )
+        hashes.append(found.hashes)
+        lengths.append(np.diff(found.offsets))
+    nowhere = np.zeros(0, np.int64)
+    return Tokens(np.concatenate(hashes), nowhere, nowhere, np.cumsum(np.concatenate(lengths)))
 
 
 def _descend(
