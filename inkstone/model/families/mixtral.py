@@ -8,7 +8,7 @@ from typing import Any
 
 from inkstone.model.config import DecoderConfig
 from inkstone.model.families.layout import Piece, attention_names, mlp_names, norm_names, outer_names, same_names
-from inkstone.model.families.reading import ConfigReader, read_rope, write_rope
+from inkstone.model.families.reading import ConfigReader, read_rope, write_shape
 
 
 def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
@@ -50,25 +50,12 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_positions,
-        **write_rope(config),
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_embeddings,
+        **write_shape(config),
         "sliding_window": config.sliding_window,
         "num_local_experts": config.num_experts,
         "num_experts_per_tok": config.experts_per_token,
         "router_aux_loss_coef": config.router_aux_loss,
         "output_router_logits": False,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "use_cache": True,
     }
 
 

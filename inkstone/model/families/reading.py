@@ -99,7 +99,27 @@ def read_rope(read: ConfigReader, default_theta: float, max_positions: int) -> t
     )
 
 
-def write_rope(config: DecoderConfig) -> dict[str, Any]:
+def write_shape(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that llama and all that came from it spell alike."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_positions,
+        **_write_rope(config),
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "use_cache": True,
+    }
+
+
+def _write_rope(config: DecoderConfig) -> dict[str, Any]:
     """The keys of transformers 5 and of transformers 4 side by side."""
     scaling = config.rope_scaling
     values: dict[str, Any] = {"rope_type": "default"}
