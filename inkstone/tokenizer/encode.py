@@ -200,6 +200,9 @@ def _collect(running: dict[Future[None], _Job], done: float, total: float, progr
     return done
 
 
+_taken: list[_Tools] = []  # in a process of the pool: what it was given when it began
+
+
 def _take(tools: _Tools) -> None:
     """The first thing a process of the pool does."""
     _taken.append(tools)
@@ -207,9 +210,6 @@ def _take(tools: _Tools) -> None:
 
 def _encode_in_pool(job: _Job, store: Path) -> None:
     _encode_part(job, store, _taken[0])
-
-
-_taken: list[_Tools] = []  # in a process of the pool: what it was given when it began
 
 
 def _encode_part(job: _Job, store: Path, tools: _Tools) -> None:

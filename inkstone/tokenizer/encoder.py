@@ -11,6 +11,7 @@ table of bits without their names: where two pairs share a bit a cut is missed, 
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,11 @@ class Encoder:
         model = spec["model"]
         self._merger = Merger(model["vocab"], [_two(merge) for merge in model["merges"]])
         self._pairs = _pair_table(model["vocab"])
-        self._remembered = Remembered()
+
+    @cached_property
+    def _remembered(self) -> Remembered:
+        """Made where words are met, so that an encoder on its way to a process carries no empty tables."""
+        return Remembered()
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> "Encoder | None":
