@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from measured import cpu_seconds
+
 ALL = ("train", "encode", "stage")
 CORES = len(os.sched_getaffinity(0))
 TASKS = {
@@ -132,16 +134,11 @@ def _run_task(task: str, work: Path, vocab_size: int) -> None:
     kind, system = task.split(":")
     prepare, run = {"train": _training, "encode": _encoding, "stage": _staging}[kind](system, work, vocab_size)
     prepared = prepare()
-    before, started = _cpu(), time.monotonic()
+    before, started = cpu_seconds(), time.monotonic()
     note = run(prepared)
-    facts = {"wall": time.monotonic() - started, "cpu": _cpu() - before, "note": note or ""}
+    facts = {"wall": time.monotonic() - started, "cpu": cpu_seconds() - before, "note": note or ""}
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(json.dumps({**facts, "mib": max(peaks) / 1024}))
-
-
-def _cpu() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _training(system: str, work: Path, size: int):  # type: ignore[no-untyped-def]
