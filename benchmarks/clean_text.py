@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inkstone.corpus import CorpusSettings, curate
-from inkstone.corpus.files import open_bytes
+from inkstone.corpus.read.files import open_bytes
 from inkstone.errors import InputError
 from inkstone.progress import Silent
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from inkstone.progress import Silent
 from inkstone.tokenizer import TokenizerSettings, train_tokenizer
-from inkstone.tokenizer.compare import Measured, Text, compare, read_text
+from inkstone.tokenizer.study.compare import Measured, Text, compare, read_text
 
 MEASURED = {
     "zh/wiki_cmrc2018": "zh wiki",

@@ -42,10 +42,10 @@ STOP_WORDS_ZH = list("的年在月是和日了於为有被人中他與後也而�
 
 def ours(who: str, part: str, corpus: Path, output: Path) -> Callable[[], None]:
     """Imports what the part needs, builds the tables of characters with one word, and returns its work."""
-    import inkstone.corpus.stage  # noqa: F401
-    from inkstone.corpus.clean import clean
-    from inkstone.corpus.models import Models
-    from inkstone.corpus.readers import Batch
+    import inkstone.corpus.run.stage  # noqa: F401
+    from inkstone.corpus.judge.resources import Models
+    from inkstone.corpus.read.readers import Batch
+    from inkstone.corpus.run.one_batch import clean
     from inkstone.corpus.settings import CorpusSettings
 
     clean(Batch(["1"], ["warm"], ["warm"], ["{}"]), CorpusSettings(), Models())
@@ -58,8 +58,8 @@ def ours(who: str, part: str, corpus: Path, output: Path) -> Callable[[], None]:
 def _batches(settings, corpus):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
-    from inkstone.corpus.files import find_files
-    from inkstone.corpus.readers import read_batches
+    from inkstone.corpus.read.files import find_files
+    from inkstone.corpus.read.readers import read_batches
 
     for batch in read_batches(find_files([corpus]), settings.text_fields, settings.max_document_mb):
         yield batch, pa.array(batch.texts, pa.string())
@@ -68,7 +68,7 @@ def _batches(settings, corpus):  # type: ignore[no-untyped-def]
 def _rows(batch, texts, keep):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
-    from inkstone.corpus.shards import DOCUMENT
+    from inkstone.corpus.run.parquet_shards import DOCUMENT
 
     columns = {
         "id": batch.ids,
@@ -84,10 +84,10 @@ def _rows(batch, texts, keep):  # type: ignore[no-untyped-def]
 def _our_rules(settings, corpus, output):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
-    from inkstone.corpus.clean import clean
-    from inkstone.corpus.files import find_files
-    from inkstone.corpus.models import open_models, prepare_models
-    from inkstone.corpus.shards import DOCUMENT, Shards
+    from inkstone.corpus.judge.resources import open_models, prepare_models
+    from inkstone.corpus.read.files import find_files
+    from inkstone.corpus.run.one_batch import clean
+    from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
 
     prepare_models(settings, find_files([corpus]), output)
     models = open_models(output, "benchmark")
@@ -98,9 +98,9 @@ def _our_rules(settings, corpus, output):  # type: ignore[no-untyped-def]
 
 
 def _our_minhash(settings, corpus, output):  # type: ignore[no-untyped-def]
-    from inkstone.corpus.dedup import Signatures, find_duplicates, signatures
-    from inkstone.corpus.kernel import flatten, tokenize
-    from inkstone.corpus.shards import DOCUMENT, Shards
+    from inkstone.corpus.judge.kernel import flatten, tokenize
+    from inkstone.corpus.repeats.dedup import Signatures, find_duplicates, signatures
+    from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
 
     parts = [signatures(tokenize(flatten(texts)), settings.dedup) for _, texts in _batches(settings, corpus)]
     found = Signatures(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("exact", "minhash", "has_shingles")))
@@ -116,10 +116,10 @@ def _our_minhash(settings, corpus, output):  # type: ignore[no-untyped-def]
 def _our_sentences(settings, corpus, output):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
-    from inkstone.corpus.kernel import flatten, tokenize
+    from inkstone.corpus.judge.kernel import flatten, tokenize
+    from inkstone.corpus.repeats.spans import DROP, ROW, decide, find_spans, limits, remove
+    from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
     from inkstone.corpus.settings import LineRules, SentenceRules
-    from inkstone.corpus.shards import DOCUMENT, Shards
-    from inkstone.corpus.spans import DROP, ROW, decide, find_spans, limits, remove
 
     lines, sentences = LineRules(max_line_documents=0, max_menu_documents=0), SentenceRules(max_documents=1)
     rows, start = [np.zeros(0, ROW)], 0
@@ -146,8 +146,8 @@ def _our_sentences(settings, corpus, output):  # type: ignore[no-untyped-def]
 
 
 def _our_end(settings, corpus, output):  # type: ignore[no-untyped-def]
-    from inkstone.corpus.engine import Workers
-    from inkstone.corpus.stage import curate
+    from inkstone.corpus.run.engine import Workers
+    from inkstone.corpus.run.stage import curate
     from inkstone.progress import Silent
 
     output.mkdir(exist_ok=True)
@@ -155,10 +155,10 @@ def _our_end(settings, corpus, output):  # type: ignore[no-untyped-def]
 
 
 def _our_rules_alone(settings, corpus, output):  # type: ignore[no-untyped-def]
-    from inkstone.corpus.kernel import flatten, tokenize
-    from inkstone.corpus.measure import measure as measures
-    from inkstone.corpus.rules import judge
-    from inkstone.corpus.shards import DOCUMENT, Shards
+    from inkstone.corpus.judge.kernel import flatten, tokenize
+    from inkstone.corpus.judge.measures import measure as measures
+    from inkstone.corpus.judge.rules import judge
+    from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
 
     with Shards(output / "kept", DOCUMENT) as shards:
         for batch, texts in _batches(settings, corpus):

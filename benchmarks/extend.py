@@ -25,11 +25,11 @@ import torch
 from safetensors.torch import save_file
 
 from inkstone.model import load_model
-from inkstone.model.vocabulary import extend_model
+from inkstone.model.files.vocabulary import extend_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import Extension, Tokenizer
-from inkstone.tokenizer.compare import read_text
 from inkstone.tokenizer.extend import append
+from inkstone.tokenizer.study.compare import read_text
 from inkstone.train import Row, TrainSettings, train
 
 SMALL = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

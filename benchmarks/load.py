@@ -136,11 +136,11 @@ def write_checkpoint(directory: Path, layers: int, hidden: int = 2048) -> float:
     import torch
 
     from inkstone.model import DecoderConfig
-    from inkstone.model.directory import config_values
     from inkstone.model.families import writing_family
-    from inkstone.model.safetensors_file import Entry
-    from inkstone.model.shards import write_json, write_weights
-    from inkstone.model.weights import decoder_shapes
+    from inkstone.model.files.directory import config_values
+    from inkstone.model.files.safetensors_file import Entry
+    from inkstone.model.files.weight_shards import write_json, write_weights
+    from inkstone.model.files.weights import decoder_shapes
 
     config = DecoderConfig(
         vocab_size=32000, hidden_size=hidden, intermediate_size=11 * hidden // 4, num_layers=layers, num_heads=32,

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from mixed_corpus import Sample, mixed
 
-from inkstone.corpus.dedup import Signatures, find_duplicates, signatures
-from inkstone.corpus.kernel import Tokens, flatten, ngram_hashes, tokenize
+from inkstone.corpus.judge.kernel import Tokens, flatten, ngram_hashes, tokenize
+from inkstone.corpus.repeats.dedup import Signatures, find_duplicates, signatures
 from inkstone.corpus.settings import DedupSettings
 
 CHOICES = [(14, 8, 0.0), (14, 8, 0.65), (20, 6, 0.65), (20, 6, 0.6), (20, 6, 0.55), (25, 5, 0.6), (25, 5, 0.55),

@@ -22,16 +22,16 @@ import pyarrow.parquet as pq
 import zstandard
 
 from inkstone.corpus import CorpusSettings, Workers, curate, engine
-from inkstone.corpus.benchmarks import find_contamination, load_benchmarks
-from inkstone.corpus.kernel import flatten, tokenize
-from inkstone.corpus.measure import measure
-from inkstone.corpus.models import Models
-from inkstone.corpus.operators import operate
-from inkstone.corpus.private import mask
-from inkstone.corpus.quality import train
-from inkstone.corpus.readers import BATCH_CHARACTERS, Batch
-from inkstone.corpus.repair import repair
-from inkstone.corpus.rules import judge
+from inkstone.corpus.judge.benchmarks import find_contamination, load_benchmarks
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.judge.measures import measure
+from inkstone.corpus.judge.operators import operate
+from inkstone.corpus.judge.private import mask
+from inkstone.corpus.judge.quality import train
+from inkstone.corpus.judge.repair import repair
+from inkstone.corpus.judge.resources import Models
+from inkstone.corpus.judge.rules import judge
+from inkstone.corpus.read.readers import BATCH_CHARACTERS, Batch
 from inkstone.progress import Silent
 
 

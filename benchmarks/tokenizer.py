@@ -166,7 +166,7 @@ def _training(system: str, work: Path, size: int):  # type: ignore[no-untyped-de
         import tokenizers
         from tokenizers import models, pre_tokenizers, trainers
 
-        from inkstone.tokenizer.pattern import pre_tokenizer
+        from inkstone.tokenizer.bpe.pattern import pre_tokenizer
 
         backend = tokenizers.Tokenizer(models.BPE())
         metaspace = [pre_tokenizers.Metaspace(), pre_tokenizers.Digits(True), pre_tokenizers.UnicodeScripts()]
@@ -241,7 +241,7 @@ def _engine(system: str, work: Path, size: int) -> object:
         backend.encode_special_tokens = True
         return backend
     from inkstone.tokenizer import Tokenizer
-    from inkstone.tokenizer.pattern import classes
+    from inkstone.tokenizer.bpe.pattern import classes
 
     tokenizer = Tokenizer.load(work / f"inkstone-{size}")
     tokenizer.encoder()
@@ -253,7 +253,7 @@ def _tiktoken(directory: Path) -> object:
     """Our pieces by rank, with the two-byte beginnings that a byte-level BPE needs on its way to a character."""
     import tiktoken
 
-    from inkstone.tokenizer.pattern import PATTERN
+    from inkstone.tokenizer.bpe.pattern import PATTERN
 
     model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     pieces = [bytes([value]) for value in range(256)]
@@ -297,8 +297,8 @@ def _prepare(inputs: list[Path], work: Path, megabytes: float) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from inkstone.corpus.files import find_files
-    from inkstone.corpus.readers import read_batches
+    from inkstone.corpus.read.files import find_files
+    from inkstone.corpus.read.readers import read_batches
 
     rows = []
     for batch in read_batches(find_files(inputs), ["text", "modern", "classical"], 1e6):

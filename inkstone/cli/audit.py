@@ -21,7 +21,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines with whole texts instead")] = False,
 ) -> None:
     """Read what was removed and why: counts per rule, or with --reason the texts themselves."""
-    from inkstone.corpus.review import read_removals, tally
+    from inkstone.corpus.run.review import read_removals, tally
 
     if reason is None:
         rows = [row for row in tally(directory) if source in (None, row.source) and lang in (None, row.lang)]

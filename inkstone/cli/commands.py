@@ -169,7 +169,7 @@ def tokenizer_measure(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
 ) -> None:
     """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
-    from inkstone.cli.measure import measure_tokenizers
+    from inkstone.cli.tokenizer_measure import measure_tokenizers
 
     measure_tokenizers(tokenizers, text, chars, chart, as_json)
 

@@ -73,8 +73,8 @@ def quality_train(
     seed: Annotated[int, typer.Option(min=0, help="of the order of the examples")] = 1,
 ) -> None:
     """Learn to tell good from bad documents; [corpus.quality] model = "DIR" then scores a corpus with it."""
-    from inkstone.corpus.models import read_examples
-    from inkstone.corpus.quality import save_quality, train
+    from inkstone.corpus.judge.quality import save_quality, train
+    from inkstone.corpus.judge.resources import read_examples
     from inkstone.errors import InputError
     from inkstone.storage import atomic_directory
 

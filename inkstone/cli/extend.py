@@ -24,7 +24,7 @@ def extend_directory(
         extension = extend_tokenizer(base, corpus, settings, progress)
         report = dict(extension.report)
         if has_model:
-            from inkstone.model.vocabulary import extend_model
+            from inkstone.model.files.vocabulary import extend_model
 
             report["model"] = extend_model(source, base, extension, draft, pad_to)
         else:

@@ -31,8 +31,8 @@ def convert(
     import torch
 
     from inkstone.cli.progress import show_progress
-    from inkstone.model.convert import convert_model
-    from inkstone.model.hub import resolve_source
+    from inkstone.model.files.convert import convert_model
+    from inkstone.model.files.hub import resolve_source
     from inkstone.storage import atomic_directory
 
     limit = size_in_bytes(shard_size)
@@ -53,7 +53,7 @@ def inspect(
 ) -> None:
     """What a model is, what memory it needs and what its directory lacks; config.json alone is enough."""
     from inkstone.cli.inspect import show_facts
-    from inkstone.model.hub import resolve_source
+    from inkstone.model.files.hub import resolve_source
     from inkstone.model.inspect import inspect_model, inspect_preset
 
     if bool(model) == bool(preset):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inkstone.corpus.operator_settings import PrivateSettings, QualitySettings, WordList
-from inkstone.corpus.thresholds import Rules
+from inkstone.corpus.judge.operator_settings import PrivateSettings, QualitySettings, WordList
+from inkstone.corpus.judge.thresholds import Rules
 
 Language = Literal["zh", "en", "mixed", "other"]
 Genre = Literal["prose", "verse", "code", "list"]

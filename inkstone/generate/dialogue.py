@@ -18,7 +18,7 @@ from inkstone.errors import InputError
 from inkstone.generate.engine import stream
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.model import Decoder, load_model
-from inkstone.model.directory import read_config, read_stop_ids
+from inkstone.model.files.directory import read_config, read_stop_ids
 from inkstone.tokenizer import Tokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"

@@ -9,7 +9,7 @@ import numpy as np
 from inkstone.errors import InputError
 from inkstone.mixture.settings import MixtureSettings
 from inkstone.tokenizer import TokenShards
-from inkstone.tokenizer.shards import Group
+from inkstone.tokenizer.token_shards import Group
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@
 The decoder never asks which family it is; `families.py` translates configurations, `directory.py` reads and writes.
 """
 
-from inkstone.model.attention import AttentionContext, CacheContext, KVCache, PackedContext
-from inkstone.model.config import DecoderConfig
-from inkstone.model.decoder import Decoder
-from inkstone.model.directory import load_model, save_model
+from inkstone.model.decoder.attention import AttentionContext
+from inkstone.model.decoder.cached import CacheContext, KVCache
+from inkstone.model.decoder.config import DecoderConfig
+from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.decoder.packed import PackedContext
+from inkstone.model.files.directory import load_model, save_model
 from inkstone.model.opened import Opened, open_directory
 from inkstone.model.settings import ModelSettings
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from inkstone.chat import choose_template
 from inkstone.errors import InkstoneError, InputError
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
-from inkstone.model.weights import decoder_shapes, open_weights, read_values
+from inkstone.model.files.weights import decoder_shapes, open_weights, read_values
 from inkstone.tokenizer import Tokenizer
 
 _GROUP = 128  # weights that share a 16-bit scale in the int4 estimate

@@ -12,9 +12,9 @@ import torch
 
 from inkstone.chat import Template, find_template, require_tokens
 from inkstone.errors import InputError
-from inkstone.model.decoder import Decoder
-from inkstone.model.directory import load_model, read_stop_ids
-from inkstone.model.hub import resolve_source
+from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.files.directory import load_model, read_stop_ids
+from inkstone.model.files.hub import resolve_source
 from inkstone.tokenizer import Tokenizer
 
 

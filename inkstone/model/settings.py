@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inkstone.errors import InputError
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import writing_family
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inkstone.corpus.files import url_states
+from inkstone.corpus.read.files import url_states
 from inkstone.pipeline.stages import Stage
 from inkstone.storage import file_sha256, fingerprint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from inkstone.corpus import CorpusSettings, Workers, curate
-from inkstone.corpus.files import is_url
+from inkstone.corpus.read.files import is_url
 from inkstone.errors import InputError
 from inkstone.evaluate import evaluate_models
 from inkstone.mixture import fit_mixture

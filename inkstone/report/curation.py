@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from inkstone.corpus.review import Removal, Tally, read_removals, tally
+from inkstone.corpus.run.review import Removal, Tally, read_removals, tally
 from inkstone.errors import InkstoneError
 from inkstone.report.sankey import Band
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inkstone.errors import InkstoneError, InputError
-from inkstone.tokenizer.words import code_points
+from inkstone.tokenizer.bpe.words import code_points
 
 if TYPE_CHECKING:  # the corpus room takes as long to import as this one; only raw files need it
-    from inkstone.corpus.files import InputFile
+    from inkstone.corpus.read.files import InputFile
 
 Invalid = Literal["refuse", "replace"]
 Columns = dict[str, list[str]]
@@ -75,7 +75,7 @@ def corpus_parts(corpus: Path | Sequence[Path], split: str, part_mb: float = flo
         raise InputError(
             [f"{path}: no such file or directory; give a curated corpus or text to read." for path in missing]
         )
-    from inkstone.corpus.files import find_files
+    from inkstone.corpus.read.files import find_files
 
     return [Part(Path(file.path), file.size, raw=file) for file in find_files(corpus)]
 
@@ -182,7 +182,7 @@ def _from_arrow(batch: pa.RecordBatch, part: Part, first: int, invalid: Invalid)
 
 def _read_raw(file: "InputFile", invalid: Invalid) -> Iterator[Documents]:
     """Documents of a raw file; with `replace` a record that is only badly encoded is read with the bytes replaced."""
-    from inkstone.corpus.readers import read_batches
+    from inkstone.corpus.read.readers import read_batches
 
     for batch in read_batches([file], _TEXT_FIELDS, _MAX_DOCUMENT_MB):
         ids, texts, sources = list(batch.ids), list(batch.texts), list(batch.sources)

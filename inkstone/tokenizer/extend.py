@@ -18,15 +18,15 @@ import tokenizers
 
 from inkstone.errors import InputError
 from inkstone.progress import Progress
-from inkstone.tokenizer.alp import alp
+from inkstone.tokenizer.bpe.learn import Bounds, learn_merges
+from inkstone.tokenizer.bpe.pattern import HAN, UNICODE, classes
+from inkstone.tokenizer.bpe.train import split_at_rare
+from inkstone.tokenizer.bpe.words import Counter, Words, cut, words_of
 from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_part
-from inkstone.tokenizer.merges import Bounds, learn_merges
-from inkstone.tokenizer.pattern import HAN, UNICODE, classes
-from inkstone.tokenizer.sentencepiece import splits
+from inkstone.tokenizer.foreign.sentencepiece import splits
 from inkstone.tokenizer.settings import ExtendSettings
+from inkstone.tokenizer.study.alp import alp
 from inkstone.tokenizer.tokenizer import Tokenizer
-from inkstone.tokenizer.train import split_at_rare
-from inkstone.tokenizer.words import Counter, Words, cut, words_of
 
 Spec = dict[str, Any]
 _SPARE = 1.3  # pieces learned for each one wanted, since some are known already and some cannot be produced

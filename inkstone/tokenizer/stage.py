@@ -13,10 +13,10 @@ from pathlib import Path
 from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.storage import write_manifest
+from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.documents import Columns, Part, corpus_parts, count_bytes, read_documents
-from inkstone.tokenizer.measure import measure
 from inkstone.tokenizer.settings import TokenizerSettings
-from inkstone.tokenizer.train import train
+from inkstone.tokenizer.study.compression import measure
 
 Group = tuple[str, str]  # (lang, source)
 

@@ -19,12 +19,12 @@ import tokenizers
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import fingerprint
-from inkstone.tokenizer.dropout import WordMerger
-from inkstone.tokenizer.encoder import Encoder
-from inkstone.tokenizer.model_file import model_content
-from inkstone.tokenizer.prefix import take_prefix
-from inkstone.tokenizer.sentencepiece import Spec
-from inkstone.tokenizer.source import ROLES, read_source
+from inkstone.tokenizer.bpe.dropout import WordMerger
+from inkstone.tokenizer.bpe.lookup import Encoder
+from inkstone.tokenizer.foreign.model_file import model_content
+from inkstone.tokenizer.foreign.prefix import take_prefix
+from inkstone.tokenizer.foreign.sentencepiece import Spec
+from inkstone.tokenizer.foreign.source import ROLES, read_source
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(11)))

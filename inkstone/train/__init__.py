@@ -4,7 +4,7 @@
 
 The walk: `batches` (which tokens; `mixed` by a mixture's weights, which `online` moves) -> `loop` (a step) -> `loss`
 (its gradient) -> `optimizer`; `checkpoint` and `interrupt` make it resumable, `arithmetic` picks device, dtype and
-compiler, `parallel` sums over ranks.
+compiler, `mesh` sums over ranks.
 """
 
 from inkstone.train.batches import Batch, PackedCorpus, Row, Rows

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model import Decoder, PackedContext
-from inkstone.model.experts import balance_loss
+from inkstone.model.decoder.experts import balance_loss
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
@@ -26,9 +26,9 @@ from inkstone.train.batches import Batch, Rows, step_rows
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from inkstone.train.interrupt import StopRequest
 from inkstone.train.loss import ChunkGradient, chunk_gradient, next_token_loss
+from inkstone.train.mesh import Mesh, sum_gradients, sum_numbers, wait_for_all
 from inkstone.train.online import OnlineMixer
 from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
-from inkstone.train.parallel import World, sum_gradients, sum_numbers, wait_for_all
 from inkstone.train.settings import TrainSettings
 
 _SKIPS_BEFORE_GIVING_UP = 20
@@ -76,7 +76,7 @@ def train(
     *,
     heldout: Rows | None = None,
     objective: Objective = next_token_objective,
-    world: World | None = None,
+    mesh: Mesh | None = None,
     mixer: OnlineMixer | None = None,
 ) -> TrainResult:
     """Train `model` in place. `scratch` keeps checkpoints/ and metrics.jsonl and must belong to this run alone.
@@ -85,17 +85,17 @@ def train(
     micro-batches) than there are ranks, InkstoneError when updates stay non-finite,
     KeyboardInterrupt after saving on SIGINT or SIGTERM.
     """
-    world = world or World()
-    if settings.rows_per_step < world.size:
+    mesh = mesh or Mesh()
+    if settings.rows_per_step < mesh.size:
         raise InputError(
             f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
-            f"{world.size} processes: raise batch_tokens or start fewer"
+            f"{mesh.size} processes: raise batch_tokens or start fewer"
         )
     micro_batches = settings.batch_tokens // settings.micro_tokens
-    if mixer and micro_batches < world.size:
+    if mixer and micro_batches < mesh.size:
         raise InputError(
-            f"online reweighting draws whole micro-batches, and a step has {micro_batches} for {world.size} processes: "
-            f"set micro_batch_tokens to {settings.batch_tokens // world.size} or less"
+            f"online reweighting draws whole micro-batches, and a step has {micro_batches} for {mesh.size} processes: "
+            f"set micro_batch_tokens to {settings.batch_tokens // mesh.size} or less"
         )
     steps = settings.steps(rows.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
@@ -107,23 +107,23 @@ def train(
     move_moments(optimizer)
     model.compute_dtype = arithmetic.torch_dtype
     gradient_of = _compile(model) if arithmetic.compile else chunk_gradient
-    metrics = _Metrics(scratch / "metrics.jsonl", state.step, world)
+    metrics = _Metrics(scratch / "metrics.jsonl", state.step, mesh)
     model.train()
     report = _Report(steps, state, model.config.flops_per_token(settings.sequence_length))
     with StopRequest() as stop:
         while state.step < steps:
             started = time.perf_counter()
             drawn = mixer.draw(micro_batches, settings.micro_tokens // settings.sequence_length) if mixer else []
-            batches, supervised = _step_batches(rows, state.step, settings, arithmetic.device, world, mixer, drawn)
+            batches, supervised = _step_batches(rows, state.step, settings, arithmetic.device, mesh, mixer, drawn)
             rate = learning_rate(settings, state.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss, norm, losses = _update(
-                model, batches, supervised, objective, gradient_of, optimizer, settings, world, state
+                model, batches, supervised, objective, gradient_of, optimizer, settings, mesh, state
             )
             if mixer:
-                domains = [domain for domain, _ in drawn[world.rank :: world.size]]
-                mixer.learn(_domain_losses(len(mixer.names), domains, losses, batches, supervised, world))
+                domains = [domain for domain, _ in drawn[mesh.data_rank :: mesh.data_size]]
+                mixer.learn(_domain_losses(len(mixer.names), domains, losses, batches, supervised, mesh))
                 state.mixture = mixer.as_json()
             state.step += 1
             state.tokens += settings.batch_tokens
@@ -136,12 +136,12 @@ def train(
                 report.heldout_loss = heldout_loss(model, heldout, settings, objective)
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
             # A signal may reach the ranks in different steps; they stop together or they would wait for each other.
-            (stops,) = sum_numbers([float(stop.requested)], world)
+            (stops,) = sum_numbers([float(stop.requested)], mesh)
             if state.step % settings.checkpoint_steps == 0 or last or stops:
                 state.loss, state.heldout_loss = _finite(report.loss), report.heldout_loss
-                if world.first:
+                if mesh.first:
                     save_checkpoint(scratch / "checkpoints", state, model, optimizer)
-                wait_for_all(world)
+                wait_for_all(mesh)
             if stops:
                 raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}; the same command continues there")
     model.eval()
@@ -188,20 +188,20 @@ def _step_batches(
     step: int,
     settings: TrainSettings,
     device: str,
-    world: World,
+    mesh: Mesh,
     mixer: OnlineMixer | None,
     drawn: list[tuple[int, list[int]]],
 ) -> tuple[list[Batch], int]:
     """This rank's micro-batches of the step and the step's supervised tokens over all ranks."""
     if mixer:
-        mine = drawn[world.rank :: world.size]
+        mine = drawn[mesh.data_rank :: mesh.data_size]
         made = [mixer.rows.domain_row(domain, number) for domain, numbers in mine for number in numbers]
     else:
-        chosen = step_rows(rows, step, settings.rows_per_step)[world.rank :: world.size]
+        chosen = step_rows(rows, step, settings.rows_per_step)[mesh.data_rank :: mesh.data_size]
         made = [rows.row(epoch, index) for epoch, index in chosen]
     size = settings.micro_tokens // settings.sequence_length
     batches = [Batch.stack(made[start : start + size], device) for start in range(0, len(made), size)]
-    (supervised,) = sum_numbers([float(sum(batch.supervised for batch in batches))], world)
+    (supervised,) = sum_numbers([float(sum(batch.supervised for batch in batches))], mesh)
     return batches, int(supervised)
 
 
@@ -213,7 +213,7 @@ def _update(
     gradient_of: ChunkGradient,
     optimizer: torch.optim.Optimizer,
     settings: TrainSettings,
-    world: World,
+    mesh: Mesh,
     state: TrainState,
 ) -> tuple[float, float, list[float]]:
     """Loss per supervised token, gradient norm, and each own micro-batch's part of the loss.
@@ -225,8 +225,8 @@ def _update(
         loss = objective(model, batch, gradient_of) / max(1, supervised)
         loss.backward()
         losses.append(float(loss.detach()))
-    sum_gradients(model, world)
-    (total,) = sum_numbers([sum(losses, 0.0)], world)
+    sum_gradients(model, mesh)
+    (total,) = sum_numbers([sum(losses, 0.0)], mesh)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
     if math.isfinite(norm) and math.isfinite(total):
         optimizer.step()
@@ -244,14 +244,14 @@ def _update(
 
 
 def _domain_losses(
-    count: int, domains: list[int], losses: list[float], batches: list[Batch], supervised: int, world: World
+    count: int, domains: list[int], losses: list[float], batches: list[Batch], supervised: int, mesh: Mesh
 ) -> list[float | None]:
     """Mean loss per supervised token of each domain in this step, over all ranks."""
     sums, tokens = [0.0] * count, [0.0] * count
     for domain, loss, batch in zip(domains, losses, batches, strict=True):
         sums[domain] += loss * max(1, supervised)
         tokens[domain] += batch.supervised
-    totals = sum_numbers([*sums, *tokens], world)
+    totals = sum_numbers([*sums, *tokens], mesh)
     return [loss / seen if seen else None for loss, seen in zip(totals[:count], totals[count:], strict=True)]
 
 
@@ -311,8 +311,8 @@ class _Report:
 class _Metrics:
     """metrics.jsonl: one row per logged step; rows after the step a run resumes from are dropped."""
 
-    def __init__(self, path: Path, step: int, world: World) -> None:
-        self.path = path if world.first else None
+    def __init__(self, path: Path, step: int, mesh: Mesh) -> None:
+        self.path = path if mesh.first else None
         if self.path:
             path.parent.mkdir(parents=True, exist_ok=True)
             old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import TokenShards
-from inkstone.tokenizer.shards import Group
+from inkstone.tokenizer.token_shards import Group
 from inkstone.train.batches import PackedCorpus, Row
 from inkstone.train.online import OnlineSettings
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from inkstone.model import Decoder, ModelSettings, save_model
-from inkstone.model.decoder import initialise
+from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
 from inkstone.train.batches import PackedCorpus, Rows

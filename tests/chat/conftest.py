@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
-from inkstone.tokenizer.train import train
+from inkstone.tokenizer.bpe.train import train
 
 _TEXT = (
     "system\nuser\nassistant\ntool\n你好，世界！Hello, what is 12 + 7?\n明月照我还。The answer is 19.\n\n- <|im_end|> "

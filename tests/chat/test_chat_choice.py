@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from inkstone.chat import TEMPLATES, choose_template, find_template, save_template
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
-from inkstone.tokenizer.train import train
+from inkstone.tokenizer.bpe.train import train
 
 LLAMA2_JINJA = "{{ bos_token }}[INST] {% if system %}<<SYS>>\\n{{ system }}\\n<</SYS>>{% endif %} [/INST]"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_run import inkstone
 
-from inkstone.corpus.review import tally
+from inkstone.corpus.run.review import tally
 
 
 @pytest.fixture(scope="module")

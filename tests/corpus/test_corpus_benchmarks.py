@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from inkstone.corpus.benchmarks import Benchmarks, find_contamination, load_benchmarks
-from inkstone.corpus.kernel import flatten, tokenize
+from inkstone.corpus.judge.benchmarks import Benchmarks, find_contamination, load_benchmarks
+from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.errors import InputError
 
 ITEMS = [

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from inkstone.corpus.dedup import Duplicates, find_duplicates, signatures
-from inkstone.corpus.kernel import flatten, tokenize
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.repeats.dedup import Duplicates, find_duplicates, signatures
 from inkstone.corpus.settings import DedupSettings
 
 HAN = [chr(point) for point in range(0x4E00, 0x4E00 + 3000)]

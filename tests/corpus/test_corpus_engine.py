@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_corpus_stage import story
 
-from inkstone.corpus import CorpusSettings, Workers, curate, engine, stage
-from inkstone.corpus.engine import run_tasks
+from inkstone.corpus import CorpusSettings, Workers, curate
+from inkstone.corpus.run import engine, stage
+from inkstone.corpus.run.engine import run_tasks
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 
@@ -152,7 +153,8 @@ def test_groups_of_files_and_partitions_of_keys_do_not_change_the_documents(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from inkstone.corpus import CorpusSettings, Workers, curate, engine, stage
+from inkstone.corpus import CorpusSettings, Workers, curate
+from inkstone.corpus.run import engine, stage
 from inkstone.progress import Silent
 stage.GROUP_BYTES, stage.PARTITION_BYTES = 20_000, 60_000
 name, left = sys.argv[1], 2
@@ -249,7 +251,7 @@ def work_long(argument: int, draft: Path) -> None:
 LONG = """
 import sys
 from pathlib import Path
-from inkstone.corpus.engine import Workers, run_tasks
+from inkstone.corpus.run.engine import Workers, run_tasks
 from test_corpus_engine import work_long
 if __name__ == "__main__":
     run_tasks(Path(sys.argv[1]), work_long, [1, 2], "key", Workers(2))

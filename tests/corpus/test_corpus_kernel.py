@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inkstone.corpus.kernel import (
+from inkstone.corpus.judge.kernel import (
     Tokens,
     decode,
     encode,
@@ -20,9 +20,9 @@ from inkstone.corpus.kernel import (
     tokenize,
     window_positions,
 )
-from inkstone.corpus.measure import measure
-from inkstone.corpus.phrases import phrase_count
-from inkstone.corpus.repetition import TOP_MIN_OCCURRENCES
+from inkstone.corpus.judge.measures import measure
+from inkstone.corpus.judge.phrases import phrase_count
+from inkstone.corpus.judge.repetition import TOP_MIN_OCCURRENCES
 
 documents = st.lists(st.text(st.sampled_from("水木火 ab1,。\n\t-"), max_size=40), min_size=1, max_size=5)
 

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from inkstone.corpus.kernel import flatten, tokenize
-from inkstone.corpus.language import languages
-from inkstone.corpus.measure import measure
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.judge.language import languages
+from inkstone.corpus.judge.measures import measure
 
 FOREIGN = {
     "fr": "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bougie éteinte, mes yeux se fermaient si "

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from inkstone.corpus import CorpusSettings, Workers, curate, stage
-from inkstone.corpus.dedup import resolve
-from inkstone.corpus.kernel import flatten, tokenize
-from inkstone.corpus.near import NAME, describe, pairs, rename, renamed
+from inkstone.corpus import CorpusSettings, Workers, curate
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.repeats.dedup import resolve
+from inkstone.corpus.repeats.near import NAME, describe, pairs, rename, renamed
+from inkstone.corpus.repeats.spans import RULES, SENTENCE, Removed, decide, find_spans, limits, remove
+from inkstone.corpus.run import stage
+from inkstone.corpus.run.tables import partition_of
 from inkstone.corpus.settings import LineRules, SentenceRules
-from inkstone.corpus.spans import RULES, SENTENCE, Removed, decide, find_spans, limits, remove
-from inkstone.corpus.tables import partition_of
 from inkstone.progress import Silent
 
 NO_LINES = LineRules(max_line_documents=0, max_menu_documents=0)

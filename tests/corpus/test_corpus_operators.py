@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inkstone.corpus.models import Models, open_models, prepare_models
-from inkstone.corpus.operators import Operated, operate
-from inkstone.corpus.readers import Batch
+from inkstone.corpus.judge.operators import Operated, operate
+from inkstone.corpus.judge.resources import Models, open_models, prepare_models
+from inkstone.corpus.read.readers import Batch
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.errors import InputError
 

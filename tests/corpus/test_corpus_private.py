@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inkstone.corpus.operator_settings import PrivateSettings
-from inkstone.corpus.private import mask, private_spans, valid_bank_card, valid_identity_number
+from inkstone.corpus.judge.operator_settings import PrivateSettings
+from inkstone.corpus.judge.private import mask, private_spans, valid_bank_card, valid_identity_number
 
 PLANTED = [
     ("email", "wang.li+work@mail.example.com.cn"),

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from inkstone.cli.commands import app
-from inkstone.corpus.kernel import Tokens, flatten, tokenize
-from inkstone.corpus.perplexity import DISCOUNT, NEW_TOKENS, train_ngrams
-from inkstone.corpus.quality import QualityModel, calibrate, load_quality, save_quality, train
+from inkstone.corpus.judge.kernel import Tokens, flatten, tokenize
+from inkstone.corpus.judge.perplexity import DISCOUNT, NEW_TOKENS, train_ngrams
+from inkstone.corpus.judge.quality import QualityModel, calibrate, load_quality, save_quality, train
 from inkstone.errors import InputError
 
 GOOD = "河水流过石桥老人坐在岸边看书孩子们唱着歌回家月亮从山后慢慢升起来照着田野和村庄的屋顶"

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from inkstone.corpus import readers
-from inkstone.corpus.files import find_files, url_states
-from inkstone.corpus.readers import Batch, read_batches
+from inkstone.corpus.read import readers
+from inkstone.corpus.read.files import find_files, url_states
+from inkstone.corpus.read.readers import Batch, read_batches
 from inkstone.errors import InkstoneError, InputError
 
 TEXTS = ["白日依山尽，\n黄河入海流。", 'He said: "ink, \\ and stone".', "mixed 中文 and English\n\nnew paragraph"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inkstone.corpus.repair import Repair, repair
+from inkstone.corpus.judge.repair import Repair, repair
 
 POEM = "登鹳雀楼\n王之涣\n白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
 CODE = "def f(x):\n    if x:\n\treturn {'a':  1}\n\n    return x | 2"

@@ -6,8 +6,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inkstone.corpus.kernel import flatten, tokenize
-from inkstone.corpus.repetition import TOP_MIN_OCCURRENCES, repetition
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.judge.repetition import TOP_MIN_OCCURRENCES, repetition
 
 TOP, REPEATED = (2, 3, 6), (5, 8, 16)
 

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from inkstone.corpus.kernel import flatten, tokenize
-from inkstone.corpus.measure import measure
-from inkstone.corpus.rules import LIMITS, OTHER_KEYS, Verdicts, judge, key_of
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.judge.measures import measure
+from inkstone.corpus.judge.rules import LIMITS, OTHER_KEYS, Verdicts, judge, key_of
+from inkstone.corpus.judge.thresholds import LANGUAGE_TABLES
 from inkstone.corpus.settings import CorpusSettings
-from inkstone.corpus.thresholds import LANGUAGE_TABLES
 
 PROSE_ZH = (
     "我们在河边住了三年，每天早晨都能听见船夫唱歌。后来桥修好了，渡船不再需要，歌声也就没有了。"

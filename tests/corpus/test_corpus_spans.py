@@ -7,9 +7,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inkstone.corpus.kernel import flatten, tokenize
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.repeats.spans import LINE, MENU, RULES, Removed, decide, find_spans, limits, remove, without_spans
 from inkstone.corpus.settings import LineRules, SentenceRules
-from inkstone.corpus.spans import LINE, MENU, RULES, Removed, decide, find_spans, limits, remove, without_spans
 
 NOTICE = "本站所载文章版权归原作者所有，转载请注明出处。"
 LONG = "The opinions printed on these pages are those of their authors alone and nobody else."

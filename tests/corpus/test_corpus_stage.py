@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from inkstone.corpus import CorpusSettings, curate, readers, stage
+from inkstone.corpus import CorpusSettings, curate
+from inkstone.corpus.read import readers
+from inkstone.corpus.run import stage
 from inkstone.errors import InputError
 from inkstone.progress import Field, Silent
 from inkstone.storage import verify_manifest

@@ -12,10 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inkstone.corpus import CorpusSettings, Workers, curate
-from inkstone.corpus.kernel import flatten, tokenize
+from inkstone.corpus.judge.kernel import flatten, tokenize
+from inkstone.corpus.repeats.substrings import (
+    find_anchors,
+    find_passages,
+    find_windows,
+    sliding_least,
+    stand_before,
+    twice,
+)
+from inkstone.corpus.run.tables import partition_of
 from inkstone.corpus.settings import SubstringRules
-from inkstone.corpus.substrings import find_anchors, find_passages, find_windows, sliding_least, stand_before, twice
-from inkstone.corpus.tables import partition_of
 from inkstone.errors import InputError
 from inkstone.progress import Silent
 

@@ -16,9 +16,9 @@ warcio = pytest.importorskip("warcio")
 from warcio.statusandheaders import StatusAndHeaders  # noqa: E402
 from warcio.warcwriter import WARCWriter  # noqa: E402
 
-from inkstone.corpus.files import find_files  # noqa: E402
-from inkstone.corpus.readers import Batch, read_batches  # noqa: E402
-from inkstone.corpus.web import decode_page, main_text, pages, with_page  # noqa: E402
+from inkstone.corpus.read.files import find_files  # noqa: E402
+from inkstone.corpus.read.readers import Batch, read_batches  # noqa: E402
+from inkstone.corpus.read.web import decode_page, main_text, pages, with_page  # noqa: E402
 
 PAGES = Path(__file__).parents[2].parent / "shared/data/raw/html_pages.jsonl.gz"
 HTML = "<!DOCTYPE html><html><head><title>河</title></head><body><nav>首页</nav><article>{}</article></body></html>"

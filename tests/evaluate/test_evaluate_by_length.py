@@ -12,7 +12,7 @@ from inkstone.cli.commands import app
 from inkstone.errors import InputError
 from inkstone.evaluate.by_length import perplexity_by_length, read_lengths
 from inkstone.model import Decoder, DecoderConfig, load_model, save_model
-from inkstone.model.decoder import initialise
+from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from inkstone.generate import SamplingSettings, generate
 from inkstone.generate.dialogue import load_speaker, stream_reply, text_deltas
 from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
-from inkstone.tokenizer.train import train
+from inkstone.tokenizer.bpe.train import train
 from inkstone.train import new_model
 
 SHORT = SamplingSettings(temperature=2.0, max_new_tokens=24)

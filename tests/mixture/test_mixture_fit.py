@@ -19,7 +19,7 @@ from inkstone.mixture.stage import _best_measured
 from inkstone.progress import Field, Silent
 from inkstone.storage import write_manifest
 from inkstone.tokenizer import open_shards
-from inkstone.tokenizer.shards import ShardWriter, token_dtype
+from inkstone.tokenizer.token_shards import ShardWriter, token_dtype
 from inkstone.train import Mixture, TrainSettings, read_mixture
 from inkstone.train.stage import _rows
 

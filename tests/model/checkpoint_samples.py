@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from inkstone.model.families import family_of
-from inkstone.model.pieces import by_theirs, their_shape
-from inkstone.model.weights import decoder_shapes
+from inkstone.model.files.pieces import by_theirs, their_shape
+from inkstone.model.files.weights import decoder_shapes
 
 Tensors = dict[str, torch.Tensor]
 _LLAMA = {

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from inkstone.model import load_model
-from inkstone.model.convert import convert_model
-from inkstone.model.slices import load_slices
-from inkstone.model.vocabulary import extend_model
+from inkstone.model.files.convert import convert_model
+from inkstone.model.files.slices import load_slices
+from inkstone.model.files.vocabulary import extend_model
 from inkstone.tokenizer import Extension, Tokenizer
+from inkstone.tokenizer.bpe.train import assemble
 from inkstone.tokenizer.extend import append
-from inkstone.tokenizer.train import assemble
 
 
 def status(key: str) -> float:

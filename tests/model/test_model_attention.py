@@ -9,10 +9,10 @@ from model_samples import SHAPE, tiny_model, tokens
 
 from inkstone.errors import InputError
 from inkstone.model import CacheContext, Decoder, KVCache, PackedContext
-from inkstone.model.attention import EXPLICIT_LENGTH
-from inkstone.model.config import RopeScaling
-from inkstone.model.cpu_attention import masked_attention
-from inkstone.model.position import alibi_slopes
+from inkstone.model.decoder.config import RopeScaling
+from inkstone.model.decoder.cpu_attention import masked_attention
+from inkstone.model.decoder.packed import EXPLICIT_LENGTH
+from inkstone.model.decoder.position import alibi_slopes
 
 
 def packed(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_training_gradients_do_not_depend_on_which_attention_path_runs(monkeypat
     model, row = tiny_model(), tokens(1, 24)
     gradients = []
     for explicit_length in (EXPLICIT_LENGTH, 0):
-        monkeypatch.setattr("inkstone.model.attention.EXPLICIT_LENGTH", explicit_length)
+        monkeypatch.setattr("inkstone.model.decoder.packed.EXPLICIT_LENGTH", explicit_length)
         loss = model(row, PackedContext.documents(*packed([11, 6, 7]), torch.float32)).square().sum()
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for explicit, flash in zip(*gradients, strict=True):
@@ -189,7 +189,7 @@ def test_a_bias_too_large_to_keep_is_made_in_pieces_with_the_same_logits(
         return model(row, PackedContext.documents(positions, ids, torch.float32) if len(lengths) > 1 else None)
 
     kept = logits()
-    monkeypatch.setattr("inkstone.model.attention.KEPT_BIAS_BYTES", 0)
+    monkeypatch.setattr("inkstone.model.decoder.packed.KEPT_BIAS_BYTES", 0)
     torch.testing.assert_close(logits(), kept, atol=2e-5, rtol=1e-5)
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from inkstone.errors import InputError
 from inkstone.model import load_model, save_model
-from inkstone.model.convert import convert_model
-from inkstone.model.rewrite import rewrite_weights, vocabulary_of
+from inkstone.model.files.convert import convert_model
+from inkstone.model.files.rewrite import rewrite_weights, vocabulary_of
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from inkstone.errors import InputError
 from inkstone.model import Decoder, DecoderConfig, ModelSettings, load_model, save_model
-from inkstone.model.directory import read_stop_ids
+from inkstone.model.files.directory import read_stop_ids
 
 Tensors = dict[str, torch.Tensor]
 

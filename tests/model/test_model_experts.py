@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_samples import tiny_model, tokens
 
-from inkstone.model import experts as experts_module
-from inkstone.model.experts import balance_loss, can_group, matmul_runs, route
+from inkstone.model.decoder import experts as experts_module
+from inkstone.model.decoder.experts import balance_loss, can_group, matmul_runs, route
 
 
 def by_hand(model: torch.nn.Module, x_ND: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from inkstone.errors import InputError
 from inkstone.model import load_model
-from inkstone.model.checkpoint import Checkpoint
-from inkstone.model.safetensors_file import Entry, SafetensorsFile, write_safetensors
+from inkstone.model.files.safetensors_file import Entry, SafetensorsFile, write_safetensors
+from inkstone.model.files.stored import Checkpoint
 
 DTYPES = [
     torch.float32,

@@ -7,7 +7,7 @@ import pytest
 from checkpoint_samples import sample
 
 from inkstone.errors import InkstoneError, InputError
-from inkstone.model.hub import resolve_source
+from inkstone.model.files.hub import resolve_source
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")

@@ -9,9 +9,9 @@ from checkpoint_samples import CONFIGS, sample
 
 from inkstone.errors import InputError
 from inkstone.model.families import family_of
+from inkstone.model.files.pieces import by_theirs, their_shape
+from inkstone.model.files.weights import decoder_shapes
 from inkstone.model.inspect import inspect_model, inspect_preset, presets, weight_bytes
-from inkstone.model.pieces import by_theirs, their_shape
-from inkstone.model.weights import decoder_shapes
 
 PUBLISHED = {
     "baichuan-7b": (7_000_559_616, "baichuan", 4096),

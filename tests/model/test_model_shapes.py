@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from inkstone.errors import InputError
 from inkstone.model import Decoder, DecoderConfig, ModelSettings
 from inkstone.model.families import FAMILIES, family_of, writing_family
-from inkstone.model.pieces import by_ours, by_theirs, their_shape
+from inkstone.model.files.pieces import by_ours, by_theirs, their_shape
 
 Shapes = dict[str, tuple[int, ...]]
 CONFIGS = json.loads(files("inkstone.model").joinpath("presets.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from checkpoint_samples import sample
 
 from inkstone.errors import InputError
 from inkstone.model import load_model
-from inkstone.model.slices import load_slices, split_dimension
+from inkstone.model.files.slices import load_slices, split_dimension
 
 FAMILIES = ["llama", "baichuan-7b", "baichuan-13b", "bloom", "mixtral", "chatglm"]
 

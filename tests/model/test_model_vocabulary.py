@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from inkstone.cli.commands import app
 from inkstone.errors import InputError
 from inkstone.model import load_model
-from inkstone.model.vocabulary import extend_model
+from inkstone.model.files.vocabulary import extend_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import ExtendSettings, Tokenizer, extend_tokenizer
 from inkstone.train import Row, TrainSettings, train

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_report_page import HOSTILE, Page
 
 from inkstone.corpus import CorpusSettings, curate
-from inkstone.corpus.review import Removal, read_removals, tally
+from inkstone.corpus.run.review import Removal, read_removals, tally
 from inkstone.progress import Silent
 from inkstone.report import render_report
 from inkstone.report.curation import SAMPLES, read_curation, spread, stage_of

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from inkstone.tokenizer.gguf import read_metadata
-from inkstone.tokenizer.sentencepiece import Pieces
+from inkstone.tokenizer.foreign.gguf import read_metadata
+from inkstone.tokenizer.foreign.sentencepiece import Pieces
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = SHARED / "tokenizers"

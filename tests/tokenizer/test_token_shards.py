@@ -19,7 +19,7 @@ from inkstone.tokenizer import (
     open_shards,
     read_heldout_documents,
 )
-from inkstone.tokenizer.shards import ShardWriter, token_dtype
+from inkstone.tokenizer.token_shards import ShardWriter, token_dtype
 
 
 @pytest.fixture

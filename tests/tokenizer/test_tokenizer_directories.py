@@ -78,7 +78,7 @@ def test_a_saved_vocabulary_opens_in_transformers_with_equal_ids(name: str, tmp_
 @pytest.mark.parametrize("legacy", [True, False])
 def test_the_fast_llama_tokenizer_of_transformers_opens_with_its_own_ids(legacy: bool, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from inkstone.tokenizer.gguf import read_gguf
+    from inkstone.tokenizer.foreign.gguf import read_gguf
 
     spec, _ = read_gguf(REAL / "llama-spm.gguf")
     vocabulary, merges = spec["model"]["vocab"], [tuple(merge) for merge in spec["model"]["merges"]]

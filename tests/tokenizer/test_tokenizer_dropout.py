@@ -12,7 +12,7 @@ from tokenizers import models
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
-from inkstone.tokenizer.dropout import WordMerger
+from inkstone.tokenizer.bpe.dropout import WordMerger
 
 
 def split(flat: np.ndarray, ends: np.ndarray) -> list[list[int]]:

@@ -18,7 +18,7 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 from inkstone.storage import read_manifest
-from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, encode, encode_corpus, open_shards
+from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, encode_corpus, open_shards, write_shards
 from inkstone.tokenizer import train_tokenizer as train
 
 SMALL = TokensSettings(part_mb=0.01, processes=1)
@@ -57,7 +57,7 @@ def test_parts_and_processes_do_not_change_the_documents(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(TokensSettings(processes=1), corpus, tokenizer_dir, tmp_path / "whole")
-    monkeypatch.setattr(encode, "_ALONE_MB", 0.0)
+    monkeypatch.setattr(write_shards, "_ALONE_MB", 0.0)
     parts = run(TokensSettings(part_mb=0.01, processes=2), corpus, tokenizer_dir, tmp_path / "parts")
     assert int(str(parts["parts"])) > 4 and whole["parts"] == 2
     for split in ("train", "heldout"):
@@ -115,8 +115,8 @@ def test_a_killed_run_continues_with_the_parts_that_are_missing(
 def test_a_killed_worker_ends_in_a_sentence_and_keeps_what_was_done(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "_ALONE_MB", 0.0)
-    monkeypatch.setattr(encode, "_encode_in_pool", _die)
+    monkeypatch.setattr(write_shards, "_ALONE_MB", 0.0)
+    monkeypatch.setattr(write_shards, "_encode_in_pool", _die)
     with pytest.raises(InkstoneError, match="was killed, perhaps for want of memory: run the same command again"):
         run(TokensSettings(part_mb=0.01, processes=2), corpus, tokenizer_dir, tmp_path / "t", tmp_path / "store")
     assert not (tmp_path / "t" / "manifest.json").exists()
@@ -214,7 +214,7 @@ def test_text_of_no_characters_and_a_missing_path_are_refused(tokenizer_dir: Pat
 
 
 def test_ids_wider_than_16_bits_are_written_as_32(tmp_path: Path) -> None:
-    from inkstone.tokenizer.shards import ShardWriter, token_dtype
+    from inkstone.tokenizer.token_shards import ShardWriter, token_dtype
 
     writer = ShardWriter(tmp_path, "train", token_dtype(70_000), 100)
     writer.add(np.array([69_999, 1]), np.array([2]), [("zh", "s")])

@@ -7,7 +7,7 @@ from foreign_samples import REAL, needs_shared
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
-from inkstone.tokenizer.gguf import read_metadata
+from inkstone.tokenizer.foreign.gguf import read_metadata
 
 gguf = pytest.importorskip("gguf")
 

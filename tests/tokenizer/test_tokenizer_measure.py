@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from inkstone.cli.commands import app
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
-from inkstone.tokenizer.alp import alp, split_sentences
-from inkstone.tokenizer.compare import Text, compare, overall, read_text
-from inkstone.tokenizer.gguf import read_gguf
-from inkstone.tokenizer.measure import measure
+from inkstone.tokenizer.foreign.gguf import read_gguf
+from inkstone.tokenizer.study.alp import alp, split_sentences
+from inkstone.tokenizer.study.compare import Text, compare, overall, read_text
+from inkstone.tokenizer.study.compression import measure
 
 TEXTS = ["zh/wiki_cmrc2018", "zh/novels_public_domain", "zh/python_docs_zh", "en/wiki_demo", "en/books_public_domain"]
 PUBLISHED = {

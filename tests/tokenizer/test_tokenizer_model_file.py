@@ -16,9 +16,9 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.progress import Silent
 from inkstone.tokenizer import CONTROL_TOKENS, ExtendSettings, Tokenizer, TokenizerSettings, extend_tokenizer
 from inkstone.tokenizer import train_tokenizer as train
-from inkstone.tokenizer.pattern import pre_tokenizer
-from inkstone.tokenizer.sentencepiece import read_model
-from inkstone.tokenizer.train import assemble
+from inkstone.tokenizer.bpe.pattern import pre_tokenizer
+from inkstone.tokenizer.bpe.train import assemble
+from inkstone.tokenizer.foreign.sentencepiece import read_model
 
 spm = pytest.importorskip("sentencepiece")
 pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2", exc_type=ImportError)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
-from inkstone.tokenizer.sentencepiece import merges, read_model
+from inkstone.tokenizer.foreign.sentencepiece import merges, read_model
 
 spm = pytest.importorskip("sentencepiece")
 pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2", exc_type=ImportError)

@@ -14,13 +14,14 @@ from tokenizer_samples import make_rows, write_split
 from tokenizers import models, trainers
 
 from inkstone.errors import InputError
-from inkstone.tokenizer import Tokenizer, encoder, remembered
-from inkstone.tokenizer.encoder import Encoder
-from inkstone.tokenizer.merges import Bounds, learn_merges
-from inkstone.tokenizer.pattern import borders, pre_tokenizer
-from inkstone.tokenizer.table import Slots
-from inkstone.tokenizer.train import split_at_rare
-from inkstone.tokenizer.words import Counter, Words, code_points, cut, words_of
+from inkstone.tokenizer import Tokenizer
+from inkstone.tokenizer.bpe import lookup, remembered
+from inkstone.tokenizer.bpe.learn import Bounds, learn_merges
+from inkstone.tokenizer.bpe.lookup import Encoder
+from inkstone.tokenizer.bpe.pattern import borders, pre_tokenizer
+from inkstone.tokenizer.bpe.table import Slots
+from inkstone.tokenizer.bpe.train import split_at_rare
+from inkstone.tokenizer.bpe.words import Counter, Words, code_points, cut, words_of
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "tokenizers"
 # Every class of the pattern, its apostrophes and its odd characters, so that short texts meet all the borders.
@@ -86,8 +87,8 @@ def test_a_text_longer_than_a_window_gets_the_same_ids(tokenizer: Tokenizer, mon
     text = "".join(text for _, text, _, _ in make_rows(60, seed=4)) + HARD * 5
     whole = tokenizer.encode_flat([text, "after", text])[0].tolist()
     for window in (150, 401):
-        monkeypatch.setattr(encoder, "WINDOW", window)
-        monkeypatch.setattr(encoder, "BLOCK_CHARACTERS", 100)
+        monkeypatch.setattr(lookup, "WINDOW", window)
+        monkeypatch.setattr(lookup, "BLOCK_CHARACTERS", 100)
         assert tokenizer.encode_flat([text, "after", text])[0].tolist() == whole
 
 
@@ -142,7 +143,7 @@ def test_what_is_left_out_early_changes_no_merge(monkeypatch: pytest.MonkeyPatch
     bounds = Bounds(pieces=120, longest=16, min_frequency=2, unwanted=lambda piece: False)
     learned = []
     for guess in (1e9, 1.5, 0.3):  # nothing left out; the default; far too much, so that it is tried again
-        monkeypatch.setattr("inkstone.tokenizer.merges._GUESS", guess)
+        monkeypatch.setattr("inkstone.tokenizer.bpe.learn._GUESS", guess)
         learned.append(learn_merges(*words, alphabet, bounds))
     assert learned[0] == learned[1] == learned[2] and len(learned[0]) == 120
 

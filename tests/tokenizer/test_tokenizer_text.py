@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.tokenizer import CONTROL_TOKENS, Tokenizer
-from inkstone.tokenizer.train import BYTE_TOKENS
+from inkstone.tokenizer.bpe.train import BYTE_TOKENS
 
 CONTROL_IDS = set(range(len(CONTROL_TOKENS)))
 VALID_TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -13,10 +13,10 @@ from tokenizer_samples import make_rows, write_split
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 from inkstone.tokenizer import CONTROL_TOKENS, Tokenizer, TokenizerSettings, train_tokenizer
-from inkstone.tokenizer.measure import measure
-from inkstone.tokenizer.pattern import PATTERN
-from inkstone.tokenizer.train import BYTE_TOKENS, choose_alphabet, count_characters, count_words
-from inkstone.tokenizer.words import Counter, code_points, cut, words_of
+from inkstone.tokenizer.bpe.pattern import PATTERN
+from inkstone.tokenizer.bpe.train import BYTE_TOKENS, choose_alphabet, count_characters, count_words
+from inkstone.tokenizer.bpe.words import Counter, code_points, cut, words_of
+from inkstone.tokenizer.study.compression import measure
 
 _TRAIN = """
 import sys
@@ -185,7 +185,7 @@ def test_the_stage_measures_every_language_of_the_heldout_split(corpus_dir: Path
 
 
 def test_the_pattern_uses_no_capture_groups_and_covers_all_text() -> None:
-    from inkstone.tokenizer.pattern import pre_tokenizer
+    from inkstone.tokenizer.bpe.pattern import pre_tokenizer
 
     text = "".join(map(chr, [*range(0x3000), *range(0x4E00, 0x4F00), 0x1F642, 0xE0001, 0x10FFFF]))
     assert "".join(piece for piece, _ in pre_tokenizer().pre_tokenize_str(text)) == text

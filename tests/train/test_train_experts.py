@@ -9,8 +9,8 @@ from test_train_loss import plain_loss
 from train_samples import SHAPE, SampleRows, tiny_settings
 
 from inkstone.model import Decoder, DecoderConfig, PackedContext
-from inkstone.model.decoder import initialise
-from inkstone.model.experts import balance_loss
+from inkstone.model.decoder.decoder import initialise
+from inkstone.model.decoder.experts import balance_loss
 from inkstone.progress import Silent
 from inkstone.train import Batch, train
 from inkstone.train.loop import heldout_loss, next_token_objective

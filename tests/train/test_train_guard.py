@@ -13,7 +13,7 @@ from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Field, Silent
 from inkstone.train import Batch, next_token_objective, train
 from inkstone.train.arithmetic import choose_arithmetic
-from inkstone.train.parallel import World
+from inkstone.train.mesh import Mesh
 
 
 class WeightsAfterEachStep(Silent):
@@ -117,7 +117,7 @@ def test_the_measured_dtype_comes_with_its_reason() -> None:
 
 def test_more_ranks_than_rows_in_a_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a step of batch_tokens = 64 has 4 rows, fewer than the 5 processes"):
-        train(tiny_model(), SampleRows(), tiny_settings(), tmp_path, Silent(), world=World(0, 5))
+        train(tiny_model(), SampleRows(), tiny_settings(), tmp_path, Silent(), mesh=Mesh(0, replicate=5))
 
 
 @pytest.mark.slow

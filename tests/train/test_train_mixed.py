@@ -20,9 +20,9 @@ from inkstone.errors import InputError
 from inkstone.model import Decoder
 from inkstone.progress import Silent
 from inkstone.train import MixedCorpus, Mixture, OnlineMixer, OnlineSettings, documents_of, read_mixture, train
+from inkstone.train.mesh import Mesh, join_mesh
 from inkstone.train.mixed import quotas
 from inkstone.train.online import exp3_weights, exploration_rate
-from inkstone.train.parallel import World, join_world
 
 LENGTHS = [5, 9, 13, 2, 30, 7, 4, 11, 6, 3, 17, 21]
 DOMAINS = [np.array([0, 3, 5, 8]), np.array([1, 2, 4, 6]), np.array([7, 9, 10, 11])]
@@ -109,13 +109,11 @@ SETTINGS = tiny_settings(micro_batch_tokens=16)
 NAMES = ["a", "b", "c"]
 
 
-def online_run(
-    scratch: Path, progress: Silent | None = None, world: World | None = None
-) -> tuple[Decoder, OnlineMixer]:
+def online_run(scratch: Path, progress: Silent | None = None, mesh: Mesh | None = None) -> tuple[Decoder, OnlineMixer]:
     rows = MixedCorpus(shards([4] * 12), DOMAINS, [0.5, 0.3, 0.2], 16, seed=1)
     mixer = OnlineMixer(rows, NAMES, OnlineSettings(warmup_steps=3, floor_weight=0.05))
     model = tiny_model()
-    train(model, rows, SETTINGS, scratch, progress or Silent(), mixer=mixer, world=world)
+    train(model, rows, SETTINGS, scratch, progress or Silent(), mixer=mixer, mesh=mesh)
     return model, mixer
 
 
@@ -123,7 +121,7 @@ def online_rank(rank: int, port: int, folder: Path) -> None:
     """One of two ranks of the same run; leaves its weights and its mixer's state."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    model, mixer = online_run(folder / "scratch", world=join_world())
+    model, mixer = online_run(folder / "scratch", mesh=join_mesh())
     save_file(dict(model.named_parameters()), folder / f"rank-{rank}.safetensors")
     (folder / f"rank-{rank}.json").write_text(json.dumps(mixer.as_json()))
 

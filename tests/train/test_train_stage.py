@@ -11,7 +11,7 @@ from train_samples import Notes, tiny_settings
 
 from inkstone.errors import InkstoneError
 from inkstone.model import ModelSettings, load_model
-from inkstone.model.directory import read_stop_ids
+from inkstone.model.files.directory import read_stop_ids
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, encode_corpus, train_tokenizer
 from inkstone.train import new_model, pretrain

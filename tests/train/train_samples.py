@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from inkstone.model import Decoder, DecoderConfig
-from inkstone.model.decoder import initialise
+from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Field, Silent
 from inkstone.train import Row, TrainResult, TrainSettings, train
 from inkstone.train.loop import Objective, next_token_objective
-from inkstone.train.parallel import World, join_world
+from inkstone.train.mesh import Mesh, join_mesh
 
 SHAPE = DecoderConfig(
     vocab_size=53,
@@ -131,13 +131,13 @@ def run_rank(
     """One rank as torchrun starts it; `fault` is what happens to the last rank. Saves its final weights."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world = join_world()
-    assert world == World(rank, size)
+    mesh = join_mesh()
+    assert mesh == Mesh(rank, replicate=size)
     faulty = fault if rank == size - 1 else ""
     progress = SignalAt(3, 15) if faulty == "SIGTERM at step 3" else Silent()
     objective = nan_at({3}) if faulty == "NaN in step 4" else next_token_objective
     model, rows = tiny_model(), CountedRows()
-    result = train(model, rows, settings, scratch, progress, objective=objective, world=world)
+    result = train(model, rows, settings, scratch, progress, objective=objective, mesh=mesh)
     assert result.skipped_steps == (fault == "NaN in step 4")
     assert rows.count == result.steps * len(range(rank, settings.rows_per_step, size)), "a rank reads only its share"
     save_file(dict(model.named_parameters()), output / f"rank-{rank}.safetensors")

@@ -8,7 +8,7 @@ import torch
 
 from inkstone.model import ModelSettings, save_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
-from inkstone.tokenizer.train import train
+from inkstone.tokenizer.bpe.train import train
 from inkstone.train import new_model
 
 _TEXT = "system\nuser\nassistant\ntool\n你好，世界！Hello, what is 12 + 7?\n明月照我还。The answer is 19.\n"

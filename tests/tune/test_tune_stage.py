@@ -14,7 +14,7 @@ from inkstone.chat.template import Piece, Turn
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, generate
 from inkstone.model import load_model
-from inkstone.model.directory import read_stop_ids
+from inkstone.model.files.directory import read_stop_ids
 from inkstone.progress import Field, Silent
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import SFTSettings, sft

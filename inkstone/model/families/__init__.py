@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from inkstone.errors import InputError
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import baichuan, bloom, chatglm, llama, mixtral
 from inkstone.model.families.layout import Piece
 

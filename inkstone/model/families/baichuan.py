@@ -7,7 +7,7 @@ positions a model has; what they do say differs: only the models with RoPE have 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece, mlp_names, norm_names, outer_names, same_names
 from inkstone.model.families.reading import ConfigReader
 

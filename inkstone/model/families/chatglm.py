@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece
 from inkstone.model.families.reading import ConfigReader
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece, attention_names, mlp_names, norm_names, outer_names, same_names
 from inkstone.model.families.reading import ConfigReader, read_rope, write_shape
 

@@ -6,7 +6,7 @@ Experts are stored one by one (w1 gate, w3 up, w2 down), as published, or stacke
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from inkstone.model.config import DecoderConfig
+from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece, attention_names, mlp_names, norm_names, outer_names, same_names
 from inkstone.model.families.reading import ConfigReader, read_rope, write_shape
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inkstone.errors import InputError
-from inkstone.model.config import DecoderConfig, RopeScaling
+from inkstone.model.decoder.config import DecoderConfig, RopeScaling
 
 
 @dataclass

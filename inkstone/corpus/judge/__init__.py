@@ -1,0 +1,1 @@
+"""What is decided of one document alone: its language, its repairs, its private data, the rules and its quality."""

@@ -1,0 +1,129 @@
+"""Which language a document is in: by script first, and for Latin script by function words.
+
+Scripts decide between Chinese and the rest (a Han character is one word; kana makes Chinese characters Japanese).
+Latin letters alone do not make English: a document counts as another language when the function words of one of the
+languages below are clearly more frequent than those of English, or when many of its letters carry accents. No model
+and no download; code and short texts, which have few function words of any language, count as English.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from inkstone.corpus.judge.kernel import (
+    F64,
+    HAN,
+    HANGUL,
+    I64,
+    KANA,
+    LATIN,
+    LETTER,
+    U64,
+    Flat,
+    Tokens,
+    member,
+    segment_sums,
+)
+from inkstone.corpus.judge.phrases import STOP_CHARACTERS, STOP_WORDS, word_hashes
+
+# Function words that are neither frequent English words nor shared by most of the others.
+FOREIGN_WORDS = {
+    "fr": "le la les des du un une et est dans pour que qui sur pas avec sont au aux ce cette il elle nous vous par "
+    "plus mais ou où leur été être ont se sa ses",
+    "de": "der das und ist nicht ein eine einen dem den des mit sich auf für von zu auch wird sind aus bei nach wie "
+    "ich sie wir es im oder über als nur noch haben",
+    "es": "el los las una y en que por con para del es lo su como más pero sus al ha se fue este esta son entre",
+    "it": "il lo gli della che di e per un una con del non sono nel alla dei più anche si ha delle questo come da",
+    "pt": "os um uma e que não com para do da dos das em por mais como foi ao ele se na no são seu sua também",
+    "nl": "de het een en van dat niet met voor zijn op te er ook aan als maar bij naar uit door om wordt hij ze",
+    "sv": "och att det som en av för med den till inte är har ett om på var från kan ska vi jag",
+    "da": "og det er til af en på med for ikke den de som der et har jeg kan vil blev fra",
+    "pl": "i w na z się nie do to jest że o jak po ale za od przez przy są był jego oraz",
+    "cs": "a se na je že v to s z do i ve jako za by si pro ale jsou byl podle nebo",
+    "tr": "ve bir bu için ile da de çok olarak daha olan ne gibi kadar sonra var ama değil",
+    "id": "yang dan di dengan untuk dari ini itu pada tidak adalah dalam akan ke juga oleh ada karena",
+    "vi": "và của là có cho không được các người những một trong với này đã khi để",
+    "ro": "și în de la cu pe care nu este din un o mai pentru că să sunt a fost ce prin",
+    "fi": "ja on ei se että oli hän mutta myös kun niin ovat ole joka tai sen",
+    "hu": "a az és hogy nem egy is meg ez volt csak de még már mint el ha",
+    "la": "et in est non ad cum ut sed quae qui quod ex per sunt esse ab",
+}
+# Of these also frequent in English, so they tell nothing.
+ENGLISH_TOO = frozenset(
+    ("no", "do", "come", "non", "door", "till", "os", "son", "care", "met", "per", "plus", "van", "pour", "ha", "me")
+)
+MIN_WORDS = 10  # fewer words say too little
+FOREIGN_MIN_COUNT = 4
+FOREIGN_MIN_SHARE = 0.08
+ACCENTED_SHARE = 0.06
+JAPANESE_MIN_SHARE = 0.25  # a page with fewer such words names something in Japanese
+
+
+def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]:
+    """Shares of scripts among words, and figures about Latin words."""
+    kind = flat.classes[tokens.starts]
+    latin = kind == LATIN
+    words = segment_sums(latin, tokens.offsets)
+    lengths = np.where(latin, tokens.ends - tokens.starts, 0)
+    other = segment_sums((kind == LETTER) | (kind == HANGUL), tokens.offsets) + counts[KANA]
+    total = counts[HAN] + words + other
+    here = np.flatnonzero(latin)
+    hashes = tokens.hashes[here]
+    ends = np.searchsorted(here, tokens.offsets)
+    english = segment_sums(member(hashes, word_hashes(STOP_WORDS)), ends)
+    chinese = (kind == HAN) & member(tokens.hashes, word_hashes(STOP_CHARACTERS))
+    foreign = _foreign(hashes, ends)
+    accented = segment_sums((flat.classes == LATIN) & (flat.points > 0x7F), flat.starts)
+    return {
+        "han_share": _ratio(counts[HAN], total),
+        "kana_share": _ratio(counts[KANA], counts[HAN] + counts[KANA]),
+        "other_script_share": _ratio(other, total),
+        "latin_words": words.astype(float),
+        "mean_word_length": _ratio(segment_sums(lengths, tokens.offsets), words),
+        "stop_word_share": _ratio(english, words),
+        "han_stop_word_share": _ratio(segment_sums(chinese, tokens.offsets), counts[HAN]),
+        "foreign_word_share": _ratio(np.where(foreign >= FOREIGN_MIN_COUNT, foreign, 0), words),
+        "accented_share": _ratio(accented, counts[LATIN]),
+    }
+
+
+def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+    """zh, en, mixed or other."""
+    han, foreign = measures["han_share"], measures["other_script_share"]
+    lang = np.where(han >= 0.5, "zh", np.where(han > 0.1, "mixed", "en"))
+    no_words = (measures["latin_words"] == 0) & (han == 0)
+    english, words = measures["stop_word_share"], measures["foreign_word_share"]
+    not_english = (words >= FOREIGN_MIN_SHARE) & (words > english)
+    not_english |= (measures["accented_share"] >= ACCENTED_SHARE) & (english < 0.15)
+    not_english &= (measures["latin_words"] >= MIN_WORDS) & (han <= 0.1)
+    japanese = (measures["kana_share"] > 0.1) & (han + foreign > JAPANESE_MIN_SHARE)
+    return np.where((foreign > 0.3) | japanese | no_words | not_english, "other", lang)
+
+
+def _foreign(hashes: U64, ends: I64) -> I64:
+    """Function words of the foreign language that has most of them, per document."""
+    table, owners = _foreign_table()
+    found = np.flatnonzero(member(hashes, table))
+    place = np.searchsorted(table, hashes[found])
+    most = np.zeros(len(ends) - 1, np.int64)
+    for bit in range(len(FOREIGN_WORDS)):
+        has = (owners[place] >> np.uint64(bit)) & np.uint64(1) == 1
+        np.maximum(most, np.diff(np.searchsorted(found[has], ends)), out=most)
+    return most
+
+
+@cache
+def _foreign_table() -> tuple[U64, U64]:
+    """Sorted hashes of all foreign function words, and a bit for each language that has the word."""
+    owners: dict[int, int] = {}
+    for bit, words in enumerate(FOREIGN_WORDS.values()):
+        for word in word_hashes(
+            tuple(word for word in words.split() if len(word) > 1 and word not in {*STOP_WORDS, *ENGLISH_TOO})
+        ).tolist():
+            owners[word] = owners.get(word, 0) | 1 << bit
+    table = np.array(sorted(owners), np.uint64)
+    return table, np.array([owners[word] for word in table.tolist()], np.uint64)
+
+
+def _ratio(part: I64, whole: I64) -> F64:
+    return np.asarray(part / np.maximum(whole, 1), float)

@@ -1,0 +1,276 @@
+"""Raw files to batches of documents; what cannot be read becomes a `Broken` record, never an exception, never silence.
+
+A document is one .txt, .md or .html file, one page of a WARC or WET archive, or one row of the other formats.
+`read_batches` yields `Batch`es of bounded size in the order of the files, and a line is never read further than the
+largest document could reach, so memory stays bounded whatever the size of the corpus.
+"""
+
+import csv
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from inkstone.corpus.read.files import InputFile, open_bytes
+from inkstone.corpus.read.web import decode_page, warc_records
+from inkstone.errors import InkstoneError
+
+BATCH_CHARACTERS = 200_000
+BATCH_DOCUMENTS = 8_192
+_BOM = b"\xef\xbb\xbf"
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowInvalid)
+
+Row = dict[str, object]
+
+# One of each for all rows: making them costs as much as a short row.
+_DECODER = json.JSONDecoder(strict=False)  # raw control characters are for repair
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Something in a file that is not a document: where, which rule, why, and its text as far as it has one."""
+
+    id: str
+    source: str
+    rule: str  # encoding, json, csv, no_text, not_text, http_status, too_large, empty_file, damaged_file
+    detail: str
+    text: str = ""
+
+
+@dataclass
+class Batch:
+    """Documents and broken records that were read together, and the bytes of the files finished so far."""
+
+    ids: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    metas: list[str] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    characters: int = 0
+    bytes_done: int = 0
+
+    def full(self) -> bool:
+        return self.characters >= BATCH_CHARACTERS or len(self.ids) + len(self.broken) >= BATCH_DOCUMENTS
+
+
+def read_batches(files: list[InputFile], text_fields: list[str], max_document_mb: float) -> Iterator[Batch]:
+    """Batches of all files, in order; a batch may span files."""
+    batch, bytes_done = Batch(), 0
+    for file in files:
+        for number, row in read_rows(file, max_document_mb):
+            entry = row if isinstance(row, Broken) else _document(file, number, row, text_fields, max_document_mb)
+            if isinstance(entry, Broken):
+                batch.broken.append(entry)
+                batch.characters += len(entry.text)
+            else:
+                source, text, meta = entry
+                batch.ids.append(f"{source}:{file.label}:{number}")
+                batch.sources.append(source)
+                batch.texts.append(text)
+                batch.metas.append(meta)
+                batch.characters += len(text)
+            if batch.full():
+                batch.bytes_done = bytes_done
+                yield batch
+                batch = Batch()
+        bytes_done += file.size
+    batch.bytes_done = bytes_done
+    yield batch
+
+
+def _document(
+    file: InputFile, number: int, row: Row, text_fields: list[str], max_document_mb: float
+) -> tuple[str, str, str] | Broken:
+    """Source, text and meta (JSON) of a row, or why it is not a document."""
+    named = row.get("source")
+    source = named if isinstance(named, str) and named else file.source
+    parts = [value for name in text_fields if isinstance(value := row.get(name), str) and value.strip()]
+    if not parts:
+        names = " or ".join(text_fields)
+        have = ", ".join(str(name) for name in row) or "none"
+        reason = f"no text in field {names}; fields: {have}. Set [corpus] text_fields if the text has another name"
+        return _broken(file, number, "no_text", reason, _plain(row), source)
+    text = "\n\n".join(parts)
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        reason = f"character {error.start} is half of a surrogate pair"
+        return _broken(file, number, "encoding", reason, text.encode("utf-8", "replace").decode(), source)
+    if size > max_document_mb * 1e6:
+        reason = f"{size / 1e6:.1f} MB of text, more than max_document_mb = {max_document_mb:g}; split it"
+        return _broken(file, number, "too_large", reason, text, source)
+    rest = {name: value for name, value in row.items() if name not in text_fields and name != "source"}
+    return source, text, _plain(rest)
+
+
+def _plain(row: Row) -> str:
+    text = _ENCODER.encode(row)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _broken(file: InputFile, number: int, rule: str, reason: str, text: str = "", source: str = "") -> Broken:
+    source = source or file.source
+    return Broken(f"{source}:{file.label}:{number}", source, rule, f"{file.label}:{number}: {reason}", text)
+
+
+def read_rows(file: InputFile, max_document_mb: float = 1024) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows numbered from 1. A file that turns out damaged, or holds nothing, ends with a record saying so."""
+    number = 0
+    limit = int(max_document_mb * 2e6) + (1 << 16)  # a character may be escaped, and a row has other fields
+    try:
+        for number, row in _reader(file, limit):
+            yield number, row
+        if number == 0:
+            yield 1, _broken(file, 1, "empty_file", "the file holds no row")
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _DAMAGE):
+            raise InkstoneError(f"{file.path}: could not be read ({error.strerror or error}).") from error
+        reason = f"the file is damaged after row {number} ({error}); rows before that were read"
+        yield number + 1, _broken(file, number + 1, "damaged_file", reason)
+
+
+def _reader(file: InputFile, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    readers: dict[str, Callable[[InputFile, BinaryIO], Iterator[tuple[int, Row | Broken]]]] = {
+        "text": partial(_text_rows, limit=limit),
+        "jsonl": partial(_jsonl_rows, limit=limit),
+        "json": _json_rows,
+        "csv": partial(_csv_rows, limit=limit),
+        "warc": _warc_rows,
+        "parquet": _parquet_rows,
+    }
+    with open_bytes(file.path) as stream:
+        yield from readers[file.format](file, stream)
+
+
+def _text_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    data = stream.read(limit + 1).removeprefix(_BOM)
+    if len(data) > limit:
+        yield 1, _endless(file, 1, data)
+    elif file.label.lower().split(".")[-1] in ("html", "htm", "xhtml"):
+        yield 1, {"text": decode_page(data)}
+    else:
+        text = _decode(file, 1, data)
+        yield 1, text if isinstance(text, Broken) else {"text": text}
+
+
+def _jsonl_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    for number, line in enumerate(_lines(stream, limit), 1):
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if len(line) > limit:
+            yield number, _endless(file, number, line)
+        elif line.strip():
+            yield number, _json_row(file, number, line)
+
+
+def _lines(stream: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Lines; of one longer than `limit` the first `limit` + 1 bytes, the rest is passed over."""
+    while line := stream.readline(limit + 1):
+        yield line
+        while len(line) > limit and not line.endswith(b"\n") and (line := stream.readline(limit + 1)):
+            pass
+
+
+def _endless(file: InputFile, number: int, data: bytes) -> Broken:
+    """A line or file that is larger than a document may be; only its beginning is known."""
+    reason = f"more than {len(data) / 1e6:.1f} MB without an end, more than max_document_mb allows; split it"
+    return _broken(file, number, "too_large", reason, data[:1000].decode("utf-8", "replace"))
+
+
+def _warc_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+    for number, row in enumerate(warc_records(stream), 1):
+        yield number, row if isinstance(row, dict) else _broken(file, number, *row)
+
+
+def _json_row(file: InputFile, number: int, line: bytes) -> Row | Broken:
+    text = _decode(file, number, line)
+    if isinstance(text, Broken):
+        return text
+    try:
+        row = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        return _broken(file, number, "json", f"not JSON ({error})", text)
+    if not isinstance(row, dict):
+        return _broken(file, number, "json", f"a {type(row).__name__}, not an object with fields", text)
+    return row
+
+
+def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+    """A list of objects, one object, or (despite the name) one object per line."""
+    data = stream.read().removeprefix(_BOM)
+    text = _decode(file, 1, data)
+    if isinstance(text, Broken):
+        yield 1, text
+        return
+    try:
+        content = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        for number, line in enumerate(data.split(b"\n"), 1):
+            if line.strip():
+                yield number, _json_row(file, number, line)
+        return
+    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            yield number, _broken(file, number, "json", f"a {type(row).__name__}, not an object with fields", str(row))
+
+
+def _csv_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows under a header. Bytes that are not UTF-8 spoil their row only."""
+    csv.field_size_limit(limit)
+    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, limit))
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [name.removeprefix("\ufeff") for name in next(reader, [])]
+        number = 0
+        for number, cells in enumerate(reader, 1):
+            joined = ",".join(cells)
+            if _escaped(joined):
+                yield number, _decode(file, number, joined.encode("utf-8", "surrogateescape"))  # type: ignore[misc]
+            elif cells and len(cells) != len(header):
+                yield number, _broken(file, number, "csv", f"{len(cells)} cells under {len(header)} columns", joined)
+            elif cells:
+                yield number, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        yield number + 1, _broken(file, number + 1, "csv", f"not CSV ({error}); the rest of the file was not read")
+
+
+def _parquet_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+    number = 0
+    with pq.ParquetFile(stream) as table:
+        for batch in table.iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def _escaped(text: str) -> bool:
+    return not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def _decode(file: InputFile, number: int, data: bytes) -> str | Broken:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}){_encoding_hint(data)}"
+        return _broken(file, number, "encoding", reason, data.decode("utf-8", "replace"))
+
+
+def _encoding_hint(data: bytes) -> str:
+    """What the bytes are, where that is easy to tell, so that the user knows how to convert them."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "; it looks like UTF-16: convert it with iconv -f utf-16 -t utf-8"
+    try:
+        data.decode("gb18030")
+    except UnicodeDecodeError:
+        return ""
+    return "; it may be GBK: convert it with iconv -f gb18030 -t utf-8"

@@ -1,0 +1,1 @@
+"""The one decoder-only transformer: its configuration, positions, attention, experts."""

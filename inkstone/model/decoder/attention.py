@@ -1,0 +1,38 @@
+"""What a token may look at, said by one context object that the decoder passes to every layer.
+
+`PackedContext` (`packed.py`) is for training and whole-sequence scoring: rows that may hold several documents, which
+never see each other. `CacheContext` (`cached.py`) is for decoding: keys and values are kept and each row is at its own
+position. The decoder only calls `context.prepare(config, dtype)` once per forward, then `context.attend(...)`.
+
+ALiBi and sliding windows are part of the bias that says who sees whom: a context adds -slope x distance, and closes
+what lies beyond the window. Distances are between positions inside a document, so packing does not change them.
+
+Shapes: B rows, T new tokens, S cached tokens, H query heads, K key/value heads, d head_dim, L layers.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from inkstone.model.decoder.config import DecoderConfig
+
+
+class AttentionContext(Protocol):
+    """How keys and values are kept and masked."""
+
+    positions_BT: Tensor
+
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+        """Make what all layers share; called once per forward, before the first layer."""
+
+    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+        """Attention output [B, H, T, d] of the new tokens in `layer`."""
+
+
+def position_bias(distance_BTS: Tensor, slopes_H: Tensor | None, window: int | None) -> Tensor:
+    """[B, H or 1, T, S] float32: 0 or -slope x distance where a token may look, -inf ahead and past the window."""
+    hidden = distance_BTS < 0 if window is None else (distance_BTS < 0) | (distance_BTS >= window)
+    distance_B1TS = distance_BTS[:, None].float()
+    bias = torch.zeros_like(distance_B1TS) if slopes_H is None else -slopes_H[:, None, None] * distance_B1TS
+    return bias.masked_fill(hidden[:, None], -torch.inf)

@@ -1,0 +1,214 @@
+"""The decoder: embedding, pre-norm blocks of attention and MLP or experts, final norm, head.
+
+One decoder serves every family: `DecoderConfig` says which norm, positions, biases, MLP and head it has. Weights carry
+the names of Hugging Face Llama and Mixtral, so reading and writing those is the identity. Weights may be kept in
+float32 while the arithmetic runs in `compute_dtype`: every layer casts its weight to the dtype of its input, which
+costs one pass over the weights and keeps gradients and the optimizer in float32.
+
+Shapes: B rows, T tokens, D hidden, H heads, K kv heads, d head_dim, V vocabulary, E experts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inkstone.model.decoder.attention import AttentionContext
+from inkstone.model.decoder.config import DecoderConfig
+from inkstone.model.decoder.experts import MixtureMLP
+from inkstone.model.decoder.packed import PackedContext
+from inkstone.model.decoder.position import rotary_angles, rotate
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+
+
+class Linear(nn.Linear):
+    """A linear map that computes in the dtype of its input."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class NormalisedHead(Linear):
+    """A head whose rows count with length 1 (Baichuan 2). Lengths are measured once per version of the weight."""
+
+    _measured: tuple[tuple[int, int], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.linear(x, self.unit_weight().to(x.dtype))
+        version = (self.weight.data_ptr(), self.weight._version)
+        if self._measured is None or self._measured[0] != version:
+            length_V = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32).clamp(min=1e-12)
+            self._measured = (version, length_V)
+        return (super().forward(x).float() / self._measured[1]).to(x.dtype)
+
+    def unit_weight(self) -> Tensor:
+        """The weight [V, D] with rows of length 1, differentiable."""
+        return F.normalize(self.weight, dim=1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) x weight, in float32 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Mean 0, variance 1, then weight and bias, in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return normed.to(x.dtype)
+
+
+def norm(config: DecoderConfig) -> nn.Module:
+    """A fresh norm of the kind that `config` names."""
+    return (LayerNorm if config.norm == "layer" else RMSNorm)(config.hidden_size, config.norm_eps)
+
+
+Angles = tuple[Tensor, Tensor] | None
+"""cos and sin of rotary positions; None where there are none."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; masking, ALiBi and caching belong to the context."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        query_size, key_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = Linear(config.hidden_size, query_size, config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, key_size, config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, key_size, config.qkv_bias)
+        self.o_proj = Linear(query_size, config.hidden_size, config.out_bias)
+
+    def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        q_BHTd = self.q_proj(x_BTD).view(heads).transpose(1, 2)
+        k_BKTd = self.k_proj(x_BTD).view(heads).transpose(1, 2)
+        v_BKTd = self.v_proj(x_BTD).view(heads).transpose(1, 2)
+        if angles is not None:
+            q_BHTd, k_BKTd = rotate(q_BHTd, *angles), rotate(k_BKTd, *angles)
+        out_BHTd = context.attend(self.layer, q_BHTd, k_BKTd, v_BKTd)
+        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """down(act(gate x) * up x) (Shazeer 2020, arXiv 2002.05202), or plainly down(act(up x))."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.gated = config.gated
+        if config.gated:
+            self.gate_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+
+    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
+        if not self.gated:
+            return self.down_proj(self.activation(self.up_proj(x_BTD)))
+        return self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = norm(config)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = norm(config)
+        self.mlp = MixtureMLP(config) if config.num_experts else MLP(config)
+
+    def forward(
+        self, x_BTD: Tensor, angles: Angles, context: AttentionContext, routing: list[Tensor] | None = None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, context)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), routing)
+
+
+class Trunk(nn.Module):
+    """Everything but the head; a module of its own because Hugging Face names it `model.`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.embedding_norm:
+            self.embed_norm = norm(config)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = norm(config)
+
+
+class Decoder(nn.Module):
+    """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype: torch.dtype | None = None
+        self.model = Trunk(config)
+        head = NormalisedHead if config.normalised_head else Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.compute_dtype or self.lm_head.weight.dtype
+
+    def hidden(
+        self, tokens_BT: Tensor, context: AttentionContext | None = None, routing: list[Tensor] | None = None
+    ) -> Tensor:
+        """The final norm's output [B, T, D]; without a context every row is one document.
+
+        `routing` collects each layer's router logits [B T, E], where there are experts.
+        """
+        context = context or PackedContext.whole_rows(tokens_BT.shape[0], tokens_BT.shape[1], tokens_BT.device)
+        context.prepare(self.config, self.dtype)
+        angles = rotary_angles(self.config, context.positions_BT) if self.config.position == "rope" else None
+        x_BTD = self.model.embed_tokens(tokens_BT).to(self.dtype)
+        if self.config.embedding_norm:
+            x_BTD = self.model.embed_norm(x_BTD)
+        for block in self.model.layers:
+            x_BTD = block(x_BTD, angles, context, routing)
+        return self.model.norm(x_BTD)
+
+    def head_weight(self) -> Tensor:
+        """The matrix [V, D] that turns hidden states into logits, differentiable; what a loss multiplies with."""
+        head = self.lm_head
+        return head.unit_weight() if isinstance(head, NormalisedHead) else head.weight
+
+    def forward(self, tokens_BT: Tensor, context: AttentionContext | None = None) -> Tensor:
+        """Logits [B, T, V] in the compute dtype."""
+        return self.lm_head(self.hidden(tokens_BT, context))
+
+
+def initialise(model: Decoder, generator: torch.Generator) -> None:
+    """Normal weights of std 0.02, divided by sqrt(2 x layers) where a block adds to the residual (GPT-2)."""
+    depth_scale = (2 * model.config.num_layers) ** -0.5
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(weight)
+        elif weight.dim() == 1:
+            nn.init.ones_(weight)
+        else:
+            residual = name.removesuffix(".weight").endswith(("o_proj", "down_proj"))
+            nn.init.normal_(weight, std=0.02 * (depth_scale if residual else 1.0), generator=generator)

@@ -1,0 +1,126 @@
+"""Read and write a model as a Hugging Face directory: config.json, generation_config.json, *.safetensors.
+
+    model = load_model(directory)
+    save_model(model, directory, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+
+Loading maps the files and copies only what has to change (dtype, device, a family's own layout), tensor by tensor, so a
+model needs its own size in memory and no more. A tensor that needs no change stays a view of the mapped file: pages
+arrive when they are used and are shared by all processes that opened the checkpoint. The mapping is private, so
+training never writes into the file, and a file replaced by renaming (as everything here does) keeps its old content
+for those who have it open. Cutting a checkpoint's file short in place while a process uses it kills that process; give
+`mapped=False` where a directory is not yours to keep still.
+
+No pickle with code in it, no code from the checkpoint. Every missing, unexpected or misshaped tensor is named before
+anything is loaded, and every NaN after, so a model can never run with random or broken weights.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from inkstone.errors import InputError
+from inkstone.model.decoder.config import DecoderConfig
+from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.families import Family, family_of, writing_family
+from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, their_tensor
+from inkstone.model.files.safetensors_file import Entry
+from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
+from inkstone.model.files.weights import open_weights, read_values
+
+_CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+_CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
+
+
+def load_model(
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    mapped: bool = True,
+    check: bool = True,
+) -> Decoder:
+    """The decoder in evaluation mode, weights in `dtype` (default: as stored).
+
+    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used.
+    Raises InputError when the directory is not a readable model of a supported family.
+    """
+    weights = open_weights(directory)
+    dtype = dtype or weights.dtype
+    tensors: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for name in weights.shapes:
+        tensors[name] = weights.read(name, None, dtype, device, mapped)
+        problems += weights.not_finite(name, tensors[name]) if check else []
+    if problems:
+        raise InputError(sorted(set(problems)))
+    with torch.device("meta"):
+        model = Decoder(weights.config)
+    for name, tensor in tensors.items():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor))
+    if weights.config.tie_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.eval()
+
+
+def save_model(
+    model: Decoder,
+    directory: Path,
+    *,
+    bos_id: int | None,
+    eos_id: int | None,
+    pad_id: int | None,
+    stop_ids: list[int],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write config.json, generation_config.json (which stops at `stop_ids`) and the weights, in its family's layout."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ours = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def block_of(name: str, box: Box) -> Tensor:
+        return ours[name][slices(box)].cpu()
+
+    family = writing_family(model.config)
+    shapes = {name: tuple(weight.shape) for name, weight in ours.items()}
+    table = by_theirs(family.layout(model.config, ()))
+    dtype = next(iter(ours.values())).dtype
+    entries = {theirs: Entry(their_shape(pieces, shapes), dtype) for theirs, pieces in table.items()}
+    write_weights(directory, entries, lambda theirs: their_tensor(table[theirs], shapes, block_of), max_shard_bytes)
+    ids: dict[str, object] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    write_json(directory / "config.json", config_values(family, model.config, dtype, ids))
+    write_json(directory / "generation_config.json", {**ids, "eos_token_id": stop_ids, "do_sample": False})
+
+
+def config_values(
+    family: Family, config: DecoderConfig, dtype: torch.dtype, ids: dict[str, object]
+) -> dict[str, object]:
+    """The contents of config.json: the family's, with the dtype and the token ids."""
+    return {**family.write_config(config), **ids, "torch_dtype": str(dtype).removeprefix("torch."), "use_cache": True}
+
+
+def read_config(directory: Path) -> DecoderConfig:
+    """The shape of the model in `directory`."""
+    values, where = read_values(directory)
+    return family_of(values, where).read_config(values, where)
+
+
+def read_stop_ids(directory: Path) -> set[int]:
+    """The token ids at which generation stops, from generation_config.json or config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if path.is_file():
+            stop = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            if stop is not None:
+                return {stop} if isinstance(stop, int) else set(stop)
+    return set()
+
+
+def carry_files(source: Path, target: Path) -> None:
+    """Copy what stands beside the weights: tokenizer, template, generation settings, licence; never code."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in (*_CARRIED, *_CARRIED_TOO):
+        for path in source.glob(pattern):
+            if path.is_file() and path.suffix != ".py":
+                shutil.copyfile(path, target / path.name)

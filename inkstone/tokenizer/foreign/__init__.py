@@ -1,0 +1,1 @@
+"""Vocabularies of others, opened with identical ids (SentencePiece, GGUF, transformers), and ours written as theirs."""

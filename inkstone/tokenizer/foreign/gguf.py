@@ -1,0 +1,180 @@
+"""The vocabulary inside a GGUF file, with or without weights: SentencePiece BPE ("llama") and byte-level BPE ("gpt2").
+
+Only the metadata at the head of the file is read. A byte-level vocabulary says how it cuts text into words by a name
+alone; `_WORDS` knows the names whose ids are tested, and any other is refused, because a guess gives other ids.
+"""
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+from inkstone.errors import InputError
+from inkstone.tokenizer.foreign.sentencepiece import (
+    BYTE,
+    NORMAL,
+    USER_DEFINED,
+    Pieces,
+    Spec,
+    added_token,
+    pipeline,
+)
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _split(pattern: str) -> Spec:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _bytes(words: bool) -> Spec:
+    """Text as the letters that stand for its bytes, with GPT-2's words or without."""
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": words}
+
+
+_WORDS: dict[str, list[Spec]] = {
+    "llama-bpe": [_split(_LLAMA3), _bytes(words=False)],
+    "falcon": [
+        {"type": "Punctuation", "behavior": "Contiguous"},
+        _bytes(words=True),
+        {"type": "Digits", "individual_digits": False},
+        _split("[0-9][0-9][0-9]"),
+    ],
+    "mpt": [_bytes(words=True)],
+}
+
+
+def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
+    """The vocabulary as the JSON of a `tokenizers.Tokenizer`, and the names of begin, end and padding."""
+    metadata = read_metadata(path)
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind not in ("llama", "gpt2"):
+        raise InputError(f'{path} has a vocabulary of the kind "{kind}"; Inkstone opens "llama" and "gpt2".')
+    names = _list(metadata, "tokens", path)
+    numbers = {
+        "bos_token": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token": metadata.get("tokenizer.ggml.eos_token_id"),
+        "pad_token": metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    roles = {
+        role: names[number] if isinstance(number, int) and number < len(names) else None
+        for role, number in numbers.items()
+    }
+    return (_pieces(metadata, names, path) if kind == "llama" else _byte_level(metadata, names, path)), roles
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Every key of the file's head. Raises InputError where it is no GGUF file, or ends early."""
+    with path.open("rb") as stream:
+        try:
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Reader(data).metadata()
+        except (ValueError, struct.error) as error:
+            raise InputError(f"{path} cannot be read as a GGUF file ({error}).") from error
+
+
+class _Reader:
+    """A position in the file's bytes."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+
+    def metadata(self) -> dict[str, Any]:
+        magic, version = self.data[:4], self.number("<I", at=4)
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError("it does not begin with GGUF and the version 2 or 3")
+        self.at = 16  # past the number of tensors
+        return {self.string(): self.value(self.number("<I")) for _ in range(self.number("<Q"))}
+
+    def number(self, code: str, at: int | None = None) -> int:
+        self.at = self.at if at is None else at
+        value = struct.unpack_from(code, self.data, self.at)[0]
+        self.at += struct.calcsize(code)
+        return value
+
+    def string(self) -> str:
+        size = self.number("<Q")
+        self.at += size
+        if self.at > len(self.data):
+            raise ValueError("it ends inside a string")
+        return self.data[self.at - size : self.at].decode("utf-8", "replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            return self.number(self.scalar(kind))
+        kind, count = self.number("<I"), self.number("<Q")
+        if count > len(self.data) - self.at:
+            raise ValueError(f"it claims a list of {count} entries")
+        if kind in (_STRING, _ARRAY):
+            return [self.value(kind) for _ in range(count)]
+        code = f"<{count}{self.scalar(kind)[1]}"
+        values = list(struct.unpack_from(code, self.data, self.at))
+        self.at += struct.calcsize(code)
+        return values
+
+    def scalar(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise ValueError(f"byte {self.at} begins a value of the unknown kind {kind}")
+        return _SCALARS[kind]
+
+
+def _pieces(metadata: dict[str, Any], names: list[str], path: Path) -> Spec:
+    kinds = _list(metadata, "token_type", path)
+    model = Pieces(
+        names,
+        _list(metadata, "scores", path),
+        kinds,
+        dummy_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
+        remove_extra_whitespaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces", False),
+        charsmap=bytes(value & 0xFF for value in metadata.get("tokenizer.ggml.precompiled_charsmap", [])),
+    )
+    if not len(model.names) == len(model.scores) == len(kinds):
+        raise InputError(f"{path} has {len(names)} tokens, {len(model.scores)} scores and {len(kinds)} kinds.")
+    return pipeline(model, path)
+
+
+def _byte_level(metadata: dict[str, Any], names: list[str], path: Path) -> Spec:
+    words = metadata.get("tokenizer.ggml.pre")
+    if words not in _WORDS:
+        raise InputError(
+            f'{path} cuts text into words in the way "{words}", which Inkstone does not know (known: '
+            f"{', '.join(_WORDS)}): give the tokenizer.json of the same model."
+        )
+    kinds = _list(metadata, "token_type", path)
+    added = [(number, kind) for number, kind in enumerate(kinds) if kind not in (NORMAL, BYTE)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [added_token(number, names[number], special=kind != USER_DEFINED) for number, kind in added],
+        "normalizer": {"type": "NFC"} if words == "mpt" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _WORDS[words]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": words == "llama-bpe",
+            "vocab": {name: number for number, name in enumerate(names)},
+            "merges": [merge.split(" ") for merge in _list(metadata, "merges", path)],
+        },
+    }
+
+
+def _list(metadata: dict[str, Any], name: str, path: Path) -> list[Any]:
+    found = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(found, list):
+        raise InputError(f"{path} has no tokenizer.ggml.{name}: it holds no whole vocabulary.")
+    return found

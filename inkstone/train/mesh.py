@@ -1,0 +1,82 @@
+"""Which ranks share what: each rank runs its share of the step's rows, gradients are summed over the data ranks.
+
+Started by torchrun (RANK, WORLD_SIZE in the environment); alone otherwise. Because the loss is divided by the step's
+global token count before the backward pass, summing gradients is all there is to do.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How the processes of a run are laid out, and which of them this one is.
+
+    `replicate` x `shard` ranks hold different rows (data parallel; weights are split over `shard`); `tensor` and
+    `expert` ranks share the rows of one data rank.
+    """
+
+    rank: int = 0
+    replicate: int = 1
+    shard: int = 1
+    tensor: int = 1
+    expert: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.replicate * self.shard * self.tensor * self.expert
+
+    @property
+    def data_size(self) -> int:
+        """Number of ranks that see different rows."""
+        return self.replicate * self.shard
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of the rows is this rank's; ranks of one tensor or expert group are neighbours."""
+        return self.rank // (self.tensor * self.expert)
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def join_mesh() -> Mesh:
+    """Join the process group torchrun describes; the mesh of one where there is none."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Mesh()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Mesh(dist.get_rank(), replicate=size)
+
+
+def sum_gradients(model: nn.Module, mesh: Mesh) -> None:
+    """Replace every gradient by its sum over the ranks."""
+    if mesh.size == 1:
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(summed.view_as(gradient))
+
+
+def sum_numbers(numbers: list[float], mesh: Mesh) -> list[float]:
+    """Each number's sum over the ranks."""
+    if mesh.size == 1:
+        return numbers
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return [float(x) for x in total]
+
+
+def wait_for_all(mesh: Mesh) -> None:
+    """Return when every rank has come here."""
+    if mesh.size > 1:
+        dist.barrier()
