@@ -56,12 +56,11 @@ def next_token_objective(model: Decoder, batch: Batch, gradient_of: ChunkGradien
 
     In training, a model with experts adds its load-balancing loss, once per supervised token: like the rest, a sum.
     """
-    context = PackedContext.documents(batch.positions, batch.document_ids, model.dtype)
+    context = PackedContext.documents(batch.positions, batch.document_ids)
     balancing = model.config.num_experts > 0 and model.config.router_aux_loss > 0 and torch.is_grad_enabled()
-    routing: list[Tensor] | None = [] if balancing else None
-    hidden_BTD = model.hidden(batch.tokens, context, routing)
+    hidden_BTD, routing = model.hidden_and_routing(batch.tokens, context)
     loss = next_token_loss(hidden_BTD, model.head_weight(), batch.tokens, batch.weights, gradient_of)
-    if routing:
+    if balancing:
         balance = balance_loss(routing, model.config.experts_per_token)
         loss = loss + model.config.router_aux_loss * batch.supervised * balance
     return loss
@@ -153,7 +152,7 @@ def heldout_loss(
     model: Decoder, rows: Rows, settings: TrainSettings, objective: Objective = next_token_objective, limit: int = 64
 ) -> float:
     """Mean loss per supervised token over the first `limit` rows, uncompiled: a second graph would not pay."""
-    device = str(model.lm_head.weight.device)
+    device = str(model.device)
     total, count = 0.0, 0
     size = settings.micro_tokens // settings.sequence_length
     end = min(limit, rows.rows_per_epoch)

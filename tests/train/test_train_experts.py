@@ -37,17 +37,17 @@ def crowded(aux: float) -> Decoder:
 @torch.no_grad()
 def imbalance(model: Decoder) -> float:
     """The balance loss of a sample: 1 when all experts share the tokens evenly."""
-    routing: list[torch.Tensor] = []
-    model.hidden(Batch.stack([SampleRows().row(0, index) for index in range(11)]).tokens, routing=routing)
+    tokens = Batch.stack([SampleRows().row(0, index) for index in range(11)]).tokens
+    _, routing = model.hidden_and_routing(tokens)
     return float(balance_loss(routing, 1))
 
 
 def test_the_objective_is_cross_entropy_plus_the_balance_loss_of_each_supervised_token() -> None:
     model = fresh(EXPERTS)
     batch = Batch.stack([SampleRows().row(0, index) for index in range(3)])
-    routing: list[torch.Tensor] = []
-    context = PackedContext.documents(batch.positions, batch.document_ids, torch.float32)
-    plain = plain_loss(model.lm_head(model.hidden(batch.tokens, context, routing)), batch.tokens, batch.weights)
+    context = PackedContext.documents(batch.positions, batch.document_ids)
+    hidden, routing = model.hidden_and_routing(batch.tokens, context)
+    plain = plain_loss(model.lm_head(hidden), batch.tokens, batch.weights)
     expected = plain + 0.1 * batch.supervised * balance_loss(routing, 1)
     loss = next_token_objective(model, batch, chunk_gradient)
     torch.testing.assert_close(loss, expected)

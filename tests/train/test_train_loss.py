@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from train_samples import SampleRows, run, same_bits, tiny_model, tiny_settings
 
-from inkstone.model import Decoder, PackedContext
+from inkstone.model import Decoder, DecoderConfig
 from inkstone.progress import Silent
 from inkstone.train import Batch, TrainSettings, train
 from inkstone.train.batches import step_rows
@@ -86,6 +86,19 @@ def test_the_first_column_and_zero_weights_are_never_targets() -> None:
     assert torch.equal(next_token_loss(hidden, head, tokens, weights), next_token_loss(hidden, head, changed, weights))
 
 
+class PlainContext:
+    """Attention as the formula has it, with a mask of our own."""
+
+    def __init__(self, batch: Batch) -> None:
+        same = batch.document_ids[:, None, :, None] == batch.document_ids[:, None, None, :]
+        self.positions_BT, self.mask = batch.positions, same & torch.ones(16, 16).tril().bool()
+
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None: ...
+
+    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q_BHTd, k_BKTd, v_BKTd, self.mask, enable_gqa=True)
+
+
 def plain_training(model: Decoder, settings: TrainSettings, steps: int) -> None:
     """The loop as a textbook writes it: whole batch, whole logits, unfused optimizer."""
     rows = SampleRows()
@@ -97,9 +110,7 @@ def plain_training(model: Decoder, settings: TrainSettings, steps: int) -> None:
     )  # fmt: skip
     for step in range(steps):
         batch = Batch.stack([rows.row(*place) for place in step_rows(rows, step, settings.rows_per_step)])
-        same = batch.document_ids[:, None, :, None] == batch.document_ids[:, None, None, :]
-        bias = torch.where(same & torch.ones(16, 16).tril().bool(), 0.0, -torch.inf)
-        logits = model(batch.tokens, PackedContext(batch.positions, bias))
+        logits = model(batch.tokens, PlainContext(batch))
         loss = plain_loss(logits, batch.tokens, batch.weights) / (batch.weights[:, 1:] != 0).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

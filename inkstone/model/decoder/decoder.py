@@ -122,7 +122,7 @@ class MLP(nn.Module):
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
-    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor) -> Tensor:
         if not self.gated:
             return self.down_proj(self.activation(self.up_proj(x_BTD)))
         return self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
@@ -136,13 +136,19 @@ class Block(nn.Module):
         self.input_layernorm = norm(config)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = norm(config)
-        self.mlp = MixtureMLP(config) if config.num_experts else MLP(config)
+        self.routed = config.num_experts > 0
+        self.mlp = MixtureMLP(config) if self.routed else MLP(config)
 
-    def forward(
-        self, x_BTD: Tensor, angles: Angles, context: AttentionContext, routing: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> tuple[Tensor, Tensor | None]:
+        """The residual stream after the block, and the router's logits [N, E] where it has experts.
+
+        They are returned, not collected in a list: activation checkpointing would append them twice, and the list's
+        length would make every layer another program to torch.compile.
+        """
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, context)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), routing)
+        normed_BTD = self.post_attention_layernorm(x_BTD)
+        out_BTD, logits_NE = self.mlp(normed_BTD) if self.routed else (self.mlp(normed_BTD), None)
+        return x_BTD + out_BTD, logits_NE
 
 
 class Trunk(nn.Module):
@@ -150,11 +156,25 @@ class Trunk(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.embedding_norm:
             self.embed_norm = norm(config)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = norm(config)
+
+    def forward(self, tokens_BT: Tensor, context: AttentionContext, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states [B, T, D] computed in `dtype` with a prepared context; router logits of layers with experts."""
+        angles = rotary_angles(self.config, context.positions_BT) if self.config.position == "rope" else None
+        x_BTD = self.embed_tokens(tokens_BT).to(dtype)
+        if self.config.embedding_norm:
+            x_BTD = self.embed_norm(x_BTD)
+        routing = []
+        for block in self.layers:
+            x_BTD, logits_NE = block(x_BTD, angles, context)
+            if logits_NE is not None:
+                routing.append(logits_NE)
+        return self.norm(x_BTD), routing
 
 
 class Decoder(nn.Module):
@@ -172,24 +192,25 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.compute_dtype or self.lm_head.weight.dtype
+        return self.compute_dtype or self.model.embed_tokens.weight.dtype
 
-    def hidden(
-        self, tokens_BT: Tensor, context: AttentionContext | None = None, routing: list[Tensor] | None = None
-    ) -> Tensor:
-        """The final norm's output [B, T, D]; without a context every row is one document.
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        return self.model.embed_tokens.weight.device
 
-        `routing` collects each layer's router logits [B T, E], where there are experts.
-        """
+    def hidden(self, tokens_BT: Tensor, context: AttentionContext | None = None) -> Tensor:
+        """The final norm's output [B, T, D]; without a context every row is one document."""
+        return self.hidden_and_routing(tokens_BT, context)[0]
+
+    def hidden_and_routing(
+        self, tokens_BT: Tensor, context: AttentionContext | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`hidden`, and the router's logits [B T, E] of each layer that has experts, first layer first."""
         context = context or PackedContext.whole_rows(tokens_BT.shape[0], tokens_BT.shape[1], tokens_BT.device)
         context.prepare(self.config, self.dtype)
-        angles = rotary_angles(self.config, context.positions_BT) if self.config.position == "rope" else None
-        x_BTD = self.model.embed_tokens(tokens_BT).to(self.dtype)
-        if self.config.embedding_norm:
-            x_BTD = self.model.embed_norm(x_BTD)
-        for block in self.model.layers:
-            x_BTD = block(x_BTD, angles, context, routing)
-        return self.model.norm(x_BTD)
+        hidden_BTD, routing = self.model(tokens_BT, context, self.dtype)
+        return hidden_BTD, routing
 
     def head_weight(self) -> Tensor:
         """The matrix [V, D] that turns hidden states into logits, differentiable; what a loss multiplies with."""

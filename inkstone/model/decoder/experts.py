@@ -43,13 +43,11 @@ class MixtureMLP(nn.Module):
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config)
 
-    def forward(self, x_BTD: Tensor, routing: list[Tensor] | None = None) -> Tensor:
-        """`routing` collects the router's logits [N, E], for the load-balancing loss."""
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """The output [B, T, D] and the router's logits [N, E], for the load-balancing loss."""
         x_ND = x_BTD.flatten(0, 1)
         logits_NE = F.linear(x_ND, self.gate.weight.to(x_ND.dtype))
-        if routing is not None:
-            routing.append(logits_NE)
-        return self.experts(x_ND, *route(logits_NE, self.experts_per_token)).view_as(x_BTD)
+        return self.experts(x_ND, *route(logits_NE, self.experts_per_token)).view_as(x_BTD), logits_NE
 
 
 def route(logits_NE: Tensor, per_token: int) -> tuple[Tensor, Tensor]:

@@ -22,37 +22,42 @@ _PIECE = 512
 
 @dataclass
 class PackedContext:
-    """Causal attention inside each document of each row; `bias_B1TT` is None where every row is one document.
+    """Causal attention inside each document of each row; without `document_ids_BT` every row is one document.
 
-    The bias is 0 where a token may look and -inf elsewhere, in the dtype of the arithmetic.
+    `starts` [n + 1] int32 and `longest` say the same as the ids do, over the rows laid end to end: where each document
+    starts, with the end after the last one, and the tokens of the longest. Attention kernels for variable lengths
+    (CUDA) need them.
     """
 
     positions_BT: Tensor
-    bias_B1TT: Tensor | None
+    document_ids_BT: Tensor | None = None
+    starts: Tensor | None = None
+    longest: int | None = None
     _bias: Tensor | None = field(default=None, init=False, repr=False)
     _rule: tuple[Tensor | None, int | None] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def whole_rows(cls, rows: int, length: int, device: torch.device | str = "cpu") -> "PackedContext":
         """Every row is one document."""
-        return cls(torch.arange(length, device=device).expand(rows, length), None)
+        return cls(torch.arange(length, device=device).expand(rows, length))
 
     @classmethod
-    def documents(cls, positions_BT: Tensor, document_ids_BT: Tensor, dtype: torch.dtype) -> "PackedContext":
+    def documents(
+        cls,
+        positions_BT: Tensor,
+        document_ids_BT: Tensor,
+        starts: Tensor | None = None,
+        longest: int | None = None,
+    ) -> "PackedContext":
         """Rows that hold several documents: token t sees token s when s <= t and both have the same document id."""
-        length = document_ids_BT.shape[1]
-        same = document_ids_BT[:, None, :, None] == document_ids_BT[:, None, None, :]
-        visible = same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
-        return cls(
-            positions_BT, torch.zeros(visible.shape, dtype=dtype, device=same.device).masked_fill(~visible, -torch.inf)
-        )
+        return cls(positions_BT, document_ids_BT, starts, longest)
 
     def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         rows, length = self.positions_BT.shape
         window = config.sliding_window if config.sliding_window and config.sliding_window < length else None
         alibi = config.position == "alibi"
-        self._bias, self._rule = self.bias_B1TT, None
-        if not alibi and window is None:
+        self._bias, self._rule = None, None
+        if self.document_ids_BT is None and not alibi and window is None:
             return
         self._rule = (alibi_slopes(config.num_heads, self.positions_BT.device) if alibi else None, window)
         if rows * (config.num_heads if alibi else 1) * length**2 * dtype.itemsize <= KEPT_BIAS_BYTES:
@@ -87,10 +92,11 @@ class PackedContext:
     def _piece_bias(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """The bias of queries `start` to `stop`; without documents it is the same for all rows, which share one."""
         assert self._rule is not None
-        positions = self.positions_BT if self.bias_B1TT is not None else self.positions_BT[:1]
+        ids = self.document_ids_BT
+        positions = self.positions_BT if ids is not None else self.positions_BT[:1]
         distance = positions[:, start:stop, None] - positions[:, None, :stop]
         bias = position_bias(distance, *self._rule)
-        if self.bias_B1TT is not None:
-            # A position in another document may be smaller: the documents' own bias closes it.
-            bias = bias.masked_fill(self.bias_B1TT[:, :, start:stop, :stop] == -torch.inf, -torch.inf)
+        if ids is not None:
+            # A position in another document may be smaller: the ids close it.
+            bias = bias.masked_fill((ids[:, start:stop, None] != ids[:, None, :stop])[:, None], -torch.inf)
         return bias.to(dtype)
