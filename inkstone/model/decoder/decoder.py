@@ -178,12 +178,16 @@ class Trunk(nn.Module):
 
 
 class Decoder(nn.Module):
-    """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights."""
+    """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights.
+
+    `compiled` says whether the blocks are, so that a loss is too.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.compiled = False
         self.model = Trunk(config)
         head = NormalisedHead if config.normalised_head else Linear
         self.lm_head = head(config.hidden_size, config.vocab_size)
