@@ -190,6 +190,7 @@ class Decoder(nn.Module):
     Every projection in the blocks is made by `linear`, and experts multiply through `experts`: quantised, low-rank or
     float8 arithmetic is another argument. `lm_head` may be replaced by any module of the hidden states (a reward of
     size 1). `held` says which heads this process has: all, or those of a tensor-parallel rank (`config.heads_of`).
+    `compiled` says whether the blocks are, so that a loss is too.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = self.held = config
         self.compute_dtype: torch.dtype | None = None
+        self.compiled = False
         self.model = Trunk(config, linear, experts)
         head = NormalisedHead if config.normalised_head else Linear
         self.lm_head = head(config.hidden_size, config.vocab_size)

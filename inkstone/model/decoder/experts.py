@@ -64,22 +64,6 @@ def route(logits_NE: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
     return best[:, :per_token].softmax(-1), chosen_NE[:, :per_token]
 
 
-def balance_loss(routing: list[Tensor], per_token: int, weights_N: Tensor | None = None) -> Tensor:
-    """E x sum over experts of (share of tokens sent there) x (mean router probability); k when balanced.
-
-    All layers count as one (Fedus et al. 2021, arXiv 2101.03961, eqs. 4-6). Tokens of weight 0 do not count.
-    """
-    num_experts = routing[0].shape[-1]
-    weights_N = routing[0].new_ones(len(routing[0])) if weights_N is None else weights_N
-    sent_E, probability_E = (torch.zeros(num_experts, device=weights_N.device) for _ in range(2))
-    for logits_NE in routing:
-        chosen_Nk = route(logits_NE, per_token)[1]
-        sent_E = sent_E.index_add(0, chosen_Nk.flatten(), weights_N.float().repeat_interleave(per_token))
-        probability_E = probability_E + weights_N.float() @ logits_NE.float().softmax(-1)
-    count = weights_N.float().sum().clamp(min=1) * len(routing)
-    return num_experts * (sent_E / count * (probability_E / count)).sum()
-
-
 def matmul_runs(x_MD: Tensor, weights_EOD: Tensor, ends_E: Tensor) -> Tensor:
     """Row m of x times its expert's weight transposed, [M, O]; expert e has the rows up to ends_E[e].
 
