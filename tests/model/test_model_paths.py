@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_samples import tiny_model, tokens
 from torch import Tensor
-from torch._dynamo.testing import CompileCounter
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from inkstone.model import Decoder, DecoderConfig, PackedContext
 from inkstone.model.decoder import gpu_attention, packed
@@ -150,6 +150,22 @@ def test_rows_are_laid_end_to_end_for_variable_lengths(monkeypatch: pytest.Monke
     q, k, v = (torch.randn(2, heads, 130, 16, generator=generator) for heads in (4, 2, 2))
     ours = context.choose(config, torch.bfloat16, flash=True)(q, k, v)
     torch.testing.assert_close(ours, context.choose(config, torch.float32, flash=False)(q, k, v), atol=1e-5, rtol=1e-5)
+
+
+def test_torch_takes_the_arguments_of_variable_lengths_and_compiles_them_once_with_gradients() -> None:
+    with torch.device("meta"):
+        model = Decoder(tiny_model(head_dim=16, num_layers=10).config).to(torch.bfloat16)
+    counter = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    for block in model.model.layers:
+        block.compile(backend=counter, dynamic=False)
+    for documents in (DOCUMENTS, [[65, 65], [40, 50, 40]]):
+        context = by_kernels(packed_rows(documents, "meta"))
+        logits = model(tokens(2, 130).to("meta"), context)
+        assert context._attend.func is gpu_attention._varlen and logits.shape == (2, 130, 97)  # type: ignore[attr-defined]
+        gradients = torch.autograd.grad(logits.sum(), list(model.parameters()))
+        assert all(gradient.is_meta for gradient in gradients)
+    assert counter.frame_count == 1
 
 
 @ON_CUDA
