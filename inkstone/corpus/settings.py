@@ -135,9 +135,7 @@ class CorpusSettings(BaseModel):
     workers: Machine[int | None] = Field(
         default=None, ge=1, description="processes on this machine; default: one per core where it pays"
     )
-    ray: Machine[str | None] = Field(
-        default=None, description='address of a Ray cluster to run on; "local" starts one here'
-    )
+    ray: Machine[str | None] = Field(default=None, description='address of a Ray cluster; "local" starts one here')
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"
     )

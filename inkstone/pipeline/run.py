@@ -24,7 +24,7 @@ from inkstone.storage import Digests
 from inkstone.train import Mesh, join_mesh
 from inkstone.train.mesh import announce
 
-_NOTHING_MORE = ""
+_NOTHING_MORE = "nothing more"
 
 
 def run(
