@@ -1,8 +1,8 @@
 """The shape of one language's primer: facts, the relations that phrase them, and the voice around them.
 
-`words/*_facts.toml` fill `Relation`s and `words/*_voice.toml` a `Voice`; everything else in the room is written once against
-these shapes and never asks which language it is rendering. In every template `{k}` is the key of a fact (a poem),
-`{a}` its answer (the poet).
+`words/*_facts.toml` fill `Relation`s and `words/*_voice.toml` a `Voice`; everything else in the room is written once
+against these shapes and never asks which language it is rendering. In every template `{k}` is the key of a fact (a
+poem), `{a}` its answer (the poet).
 """
 
 from dataclasses import dataclass

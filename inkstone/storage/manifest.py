@@ -14,13 +14,14 @@ from inkstone.storage.fingerprint import file_sha256
 NAME = "manifest.json"
 
 
-def write_manifest(directory: Path, facts: Mapping[str, object]) -> None:
-    """Write `facts` and the checksum of every file under `directory`."""
-    files = {
-        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != NAME
-    }
+def write_manifest(directory: Path, facts: Mapping[str, object], digests: Mapping[str, str] | None = None) -> None:
+    """Write `facts` and the checksum of every file under `directory`; `digests` are those that are known already."""
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.name != NAME:
+            name = path.relative_to(directory).as_posix()
+            digest = (digests or {}).get(name) or file_sha256(path)
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     text = json.dumps({**facts, "files": files}, ensure_ascii=False, indent=1)
     (directory / NAME).write_text(text + "\n", encoding="utf-8")
 

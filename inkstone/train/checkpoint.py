@@ -1,23 +1,30 @@
-"""Training checkpoints: weights, optimizer moments and the loop's state, enough to continue to the same last bit.
+"""Training checkpoints: what trains, its moments and the loop's state, enough to continue to the same last bit.
 
-    save_checkpoint(folder, state, model, optimizer)   # folder/step-00000100/, atomic; the newest two are kept
-    state = load_checkpoint(folder, model, optimizer)  # the newest complete one, or None
+    save_checkpoint(folder, state, model, optimizer, mesh)    # folder/step-00000100/, atomic; the newest two are kept
+    state = load_checkpoint(folder, model, optimizer, mesh)   # the newest whole one, or None
 
-Tensors are safetensors and the state is JSON: PyTorch's distributed checkpoint writes its metadata with pickle, which
-this project never does.
+Every rank writes the parts of tensors that it holds, through PyTorch's distributed checkpoint in its safetensors form,
+which writes no pickle; what is no tensor is JSON. Any number of ranks reads what any other number wrote. The directory
+appears when all ranks have written, its manifest last: each rank hashes its own file.
 """
 
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from inkstone.errors import InkstoneError
-from inkstone.storage import atomic_directory, settle, verify_manifest, write_manifest
+from inkstone.storage import atomic_directory, file_sha256, settle, verify_manifest, write_manifest
+from inkstone.train.mesh import Mesh, wait_for_all
 from inkstone.train.source import SourceState
 
 _KEEP = 2
@@ -49,67 +56,105 @@ class TrainState:
         return self.step * rows_per_step if self.rows_drawn is None else self.rows_drawn
 
 
-def save_checkpoint(folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write `folder/step-N` and drop all but the newest two."""
-    with atomic_directory(folder / f"step-{state.step:08d}") as draft:
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}, draft / "model.safetensors"
-        )
-        save_file(_moments(model, optimizer), draft / "optimizer.safetensors")
+def save_checkpoint(
+    folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh
+) -> None:
+    """Write `folder/step-N` and drop all but the newest two; every rank calls it."""
+    place = folder / f"step-{state.step:08d}"
+    if not mesh.first:
+        wait_for_all(mesh)  # until the draft is there
+        _write_part(place.with_name(f".{place.name}.draft"), model, optimizer, mesh)
+        wait_for_all(mesh)  # until it has its name
+        return
+    with atomic_directory(place) as draft:
+        wait_for_all(mesh)
+        _write_part(draft, model, optimizer, mesh)
         (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-        write_manifest(draft, {"step": state.step})
+        notes = sorted(draft.glob("*.sha256"))
+        digests = {note.stem: note.read_text(encoding="utf-8") for note in notes}
+        for note in notes:
+            note.unlink()
+        write_manifest(draft, {"step": state.step}, digests)
     kept = _complete(folder)[-_KEEP:]
     for old in folder.glob("step-*"):
         if old not in kept:
             shutil.rmtree(old)
+    wait_for_all(mesh)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState | None:
-    """Load the newest checkpoint that is whole into `model` and `optimizer`; None when there is none.
+def _write_part(draft: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh) -> None:
+    """This rank's file, and beside it a note with its checksum for the first rank."""
+    writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
+    with _alone_is_fine():
+        dcp.save(_tensors(model, optimizer), storage_writer=writer, no_dist=mesh.size == 1)
+    for mine in draft.glob(f"shard-{mesh.rank + 1:05d}-*.safetensors"):
+        (draft / f"{mine.name}.sha256").write_text(file_sha256(mine), encoding="utf-8")
+    wait_for_all(mesh)
 
-    Raises InkstoneError when every checkpoint there is damaged: silently starting over would lose the run.
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """PyTorch warns that there is one process only; that is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh
+) -> tuple[TrainState | None, str]:
+    """Load the newest checkpoint that is whole into `model` and `optimizer`: its state, and what newer ones lack.
+
+    No state when there is no checkpoint. Raises InkstoneError when every checkpoint there is damaged: silently starting
+    over would lose the run.
     """
-    found = _complete(folder)
-    damage = ""
-    for path in reversed(found):
+    if mesh.first:
+        _complete(folder)
+    wait_for_all(mesh)
+    damage: list[str] = []
+    for path in reversed(_complete(folder, mend=False)):
         try:
             verify_manifest(path, contents=True)
         except InkstoneError as error:
-            damage = str(error)
+            damage.append(str(error))
             continue
-        weights = load_file(path / "model.safetensors")
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(weights[name])
-        _restore_moments(model, optimizer, load_file(path / "optimizer.safetensors"))
+        reader = HuggingFaceStorageReader(str(path))
+        _make_moments(reader, model, optimizer)
+        with _alone_is_fine():
+            dcp.load(_tensors(model, optimizer), storage_reader=reader, no_dist=mesh.size == 1)
         told = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if "mixture" in told:  # its name until 2026-11
             told["source"] = told.pop("mixture")
-        return TrainState(**told)
+        return TrainState(**told), "; ".join(damage)
     if damage:
-        raise InkstoneError(f"no usable checkpoint in {folder}: {damage}")
-    return None
+        raise InkstoneError(f"no usable checkpoint in {folder}: {'; '.join(damage)}")
+    return None, ""
 
 
-def _complete(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; remains of killed saves are cleared."""
-    if not folder.is_dir():
-        return []
-    for draft in folder.glob(".step-*.draft"):
+def _complete(folder: Path, mend: bool = True) -> list[Path]:
+    """Complete checkpoints, oldest first; with `mend`, remains of killed saves are cleared."""
+    for draft in folder.glob(".step-*.draft") if mend else ():
         settle(folder / draft.name.removeprefix(".").removesuffix(".draft"))
     return sorted(path for path in folder.glob("step-*") if (path / "manifest.json").is_file())
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything that trains by its name, and its moments as NAME|MOMENT."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            tensors[name] = weight.detach()
+            tensors |= {f"{name}|{key}": moment for key, moment in optimizer.state[weight].items()}
     return tensors
 
 
-def _restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for joined, value in tensors.items():
-        name, key = joined.split("|")
-        optimizer.state[parameters[name]][key] = value
+def _make_moments(reader: HuggingFaceStorageReader, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Empty moments for those that the checkpoint has: they are read in place, by the rank that holds their part."""
+    weights = dict(model.named_parameters())
+    for joined, stored in reader.read_metadata().state_dict_metadata.items():
+        name, _, key = joined.partition("|")
+        if key and name in weights and isinstance(stored, TensorStorageMetadata):
+            like = weights[name].detach()
+            dtype, size = stored.properties.dtype, stored.size
+            moment = torch.zeros_like(like, dtype=dtype) if size == like.shape else torch.zeros(size, dtype=dtype)
+            optimizer.state[weights[name]][key] = moment

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model import Decoder
@@ -22,9 +23,9 @@ from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
 from inkstone.train.batches import Batch, Rows, next_rows
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from inkstone.train.interrupt import StopRequest
-from inkstone.train.mesh import Mesh, sum_gradients, sum_numbers, wait_for_all
+from inkstone.train.mesh import ALONE, Mesh, sum_gradients, sum_numbers
 from inkstone.train.meter import Metrics, Report, TrainResult, finite
-from inkstone.train.objective import NextToken, Objective
+from inkstone.train.objective import Figures, NextToken, Objective
 from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import Source
@@ -41,22 +42,29 @@ def train(
     *,
     heldout: Rows | None = None,
     objective: Objective | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh = ALONE,
 ) -> TrainResult:
     """Train `model` in place. `scratch` keeps checkpoints/ and metrics.jsonl and must belong to this run alone.
 
     Raises InputError when a step has fewer rows than there are data ranks, InkstoneError when updates stay non-finite,
     KeyboardInterrupt after saving on SIGINT or SIGTERM.
     """
-    mesh, objective = mesh or Mesh(), objective or NextToken()
+    objective = objective or NextToken()
     if settings.rows_per_step < mesh.data_size:
         raise InputError(
             f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
             f"{mesh.data_size} processes: raise batch_tokens or start fewer"
         )
+    if mesh.shard > 1 and settings.optimizer == "muon":
+        raise InputError(
+            'optimizer = "muon" needs whole matrices on each process: set shard = 1, or optimizer = "adamw"'
+        )
     steps = settings.steps(source.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
-    state = load_checkpoint(scratch / "checkpoints", model, optimizer) or TrainState()
+    found, damage = load_checkpoint(scratch / "checkpoints", model, optimizer, mesh)
+    state = found or TrainState()
+    if damage:
+        progress.note(f"passed over a damaged checkpoint: {damage}")
     if state.source:
         source.restore(state.source)
     arithmetic = _arithmetic(settings, state, steps, progress)
@@ -90,9 +98,7 @@ def train(
             if state.step % settings.checkpoint_steps == 0 or last or stops:
                 state.loss, state.heldout_loss = finite(report.loss), report.heldout_loss
                 state.source = source.state()
-                if mesh.first:
-                    save_checkpoint(scratch / "checkpoints", state, model, optimizer)
-                wait_for_all(mesh)
+                save_checkpoint(scratch / "checkpoints", state, model, optimizer, mesh)
             if stops:
                 raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}; the same command continues there")
     model.eval()
@@ -112,22 +118,39 @@ def _step(
     numbers = next_rows(state.rows_behind(settings.rows_per_step), settings.rows_per_step, state.skipped_rows)
     batches = source.draw(numbers, settings.micro_tokens // settings.sequence_length, mesh)
     units = [objective.units(batch) for batch in batches]
-    (total_units,) = sum_numbers([sum(units, 0.0)], mesh)
+    total_units, forwards, squares = sum_numbers([sum(units, 0.0), len(batches), len(batches) ** 2], mesh)
+    if mesh.shard > 1 and squares * mesh.size != forwards**2:
+        raise InputError(
+            f"a step of {settings.rows_per_step} rows gives {mesh.data_size} processes different numbers of forwards, "
+            "and sharded weights need equal ones: make batch_tokens a multiple of processes x micro_batch_tokens"
+        )
     last = {name: torch.tensor(values) for name, values in state.figures.items()}
     losses, figures = [], []
     for batch in batches:
-        outcome = objective(model, batch.to(model.device), last)
-        (outcome.loss / (total_units or 1.0)).backward()
-        losses.append(float(outcome.loss.detach()))
-        figures.append(outcome.figures)
+        loss, told = model.compute(_parts, objective, batch.to(model.device), last)
+        (loss / (total_units or 1.0)).backward()
+        losses.append(float(loss.detach()))
+        figures.append(told)
     sum_gradients(model, mesh)
     state.figures = _sum_figures(figures, mesh)
     (total,) = sum_numbers([sum(losses, 0.0)], mesh)
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
+    norm = _clip(model, settings.gradient_clip)
     _update(optimizer, math.isfinite(norm) and math.isfinite(total), state)
     source.learn(losses, units, mesh)
     state.rows_drawn = numbers[-1] + 1
     return total / (total_units or 1.0), norm
+
+
+def _parts(policy: Decoder, objective: Objective, batch: Batch, last: Mapping[str, Tensor]) -> tuple[Tensor, Figures]:
+    """A batch's outcome as plain tensors, whose gradients FSDP waits for."""
+    outcome = objective(policy, batch, last)
+    return outcome.loss, outcome.figures
+
+
+def _clip(model: Decoder, limit: float) -> float:
+    """Scale the gradients down to a global norm of `limit`; returns what it was."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _update(optimizer: torch.optim.Optimizer, is_finite: bool, state: TrainState) -> None:
@@ -166,7 +189,7 @@ def heldout_loss(
     with torch.compiler.set_stance("force_eager"):
         for start in range(0, end, size):
             batch = Batch.stack([rows.row(0, index) for index in range(start, min(start + size, end))])
-            total += float(objective(model, batch.to(model.device), {}).loss)
+            total += float(model.compute(_parts, objective, batch.to(model.device), {})[0])
             count += objective.units(batch)
     return total / (count or 1.0)
 

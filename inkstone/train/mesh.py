@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from inkstone.errors import InputError
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -47,19 +49,28 @@ class Mesh:
         return self.rank == 0
 
 
-def join_mesh() -> Mesh:
-    """Join the process group torchrun describes; the mesh of one where there is none."""
+ALONE = Mesh()
+"""The mesh of one process."""
+
+
+def join_mesh(shard: int = 1) -> Mesh:
+    """Join the process group torchrun describes; the mesh of one where there is none.
+
+    `shard` ranks hold one copy of the weights together. Raises InputError when they do not divide the processes.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size % shard:
+        raise InputError(f"shard = {shard} does not divide the {size} processes: set it to a divisor, or start more")
     if size == 1:
-        return Mesh()
+        return ALONE
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Mesh(dist.get_rank(), replicate=size)
+    return Mesh(dist.get_rank(), replicate=size // shard, shard=shard)
 
 
 def sum_gradients(model: nn.Module, mesh: Mesh) -> None:
-    """Replace every gradient by its sum over the ranks."""
-    if mesh.size == 1:
+    """Replace every gradient by its sum over the ranks; where weights are sharded, the backward pass has done it."""
+    if mesh.size == 1 or mesh.shard > 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])

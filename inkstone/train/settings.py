@@ -40,6 +40,9 @@ class TrainSettings(BaseModel):
     compile: Machine[Literal["auto", "on", "off"]] = Field(
         "auto", description="torch.compile; auto: where a C++ compiler (or a GPU) is found and the run is long enough"
     )
+    shard: Machine[int] = Field(
+        1, ge=1, description="processes that hold one copy of the weights together (FSDP); the others have copies"
+    )
     log_steps: Machine[int] = Field(10, ge=1, description="steps between rows of metrics.jsonl")
     heldout_steps: Machine[int] = Field(100, ge=1, description="steps between held-out losses")
     checkpoint_steps: Machine[int] = Field(100, ge=1, description="steps between checkpoints a killed run resumes from")

@@ -17,9 +17,10 @@ from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
 from inkstone.train.batches import PackedCorpus
 from inkstone.train.loop import train
-from inkstone.train.mesh import Mesh, join_mesh
+from inkstone.train.mesh import ALONE, Mesh, join_mesh
 from inkstone.train.mixed import MixedCorpus, documents_of, read_mixture
 from inkstone.train.online import OnlineMixer
+from inkstone.train.parallelize import empty, gathered
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import InOrder, Source
 
@@ -33,7 +34,7 @@ def pretrain(
     scratch: Path,
     progress: Progress,
     mixture: Path | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh = ALONE,
 ) -> dict[str, object]:
     """Train a new model on `tokens_dir` and write it to `output`; returns the run's figures.
 
@@ -47,13 +48,14 @@ def pretrain(
     heldout = PackedCorpus(held, settings.sequence_length, settings.seed) if enough else None
     if heldout is None:
         progress.note("the held-out split is shorter than one row: no held-out loss during training")
-    model = new_model(shape, tokenizer.vocab_size, settings.seed)
+    model = new_model(shape, tokenizer.vocab_size, settings.seed, mesh)
     progress.note(
         f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(source.rows_per_epoch)} steps of "
         f"{settings.batch_tokens} tokens, {source.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
     result = train(model, source, settings, scratch, progress, heldout=heldout, mesh=mesh)
-    if mesh is None or mesh.first:
+    model = gathered(model, mesh)
+    if mesh.first:
         finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
     return {**asdict(result), "parameters": model.config.num_parameters(), **source.figures()}
 
@@ -68,9 +70,10 @@ def _source(shards: TokenShards, path: Path | None, settings: TrainSettings) -> 
     return OnlineMixer(rows, list(mixture.weights), mixture.online) if mixture.online else InOrder(rows)
 
 
-def new_model(shape: ModelSettings, vocab_size: int, seed: int) -> Decoder:
-    """A decoder with fresh weights, a function of the shape and the seed alone."""
-    model = Decoder(shape.decoder_config(vocab_size))
+def new_model(shape: ModelSettings, vocab_size: int, seed: int, mesh: Mesh = ALONE) -> Decoder:
+    """A decoder with fresh weights, a function of the shape and the seed alone, whoever holds them."""
+    config = shape.decoder_config(vocab_size)
+    model = Decoder(config) if mesh.shard == 1 else empty(config, mesh)
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 
@@ -110,7 +113,7 @@ def _run(job: Job) -> Result:
         job.scratch,
         job.progress,
         weights,
-        join_mesh(),
+        join_mesh(job.of(TrainSettings).shard),
     )
 
 

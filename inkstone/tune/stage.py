@@ -4,8 +4,6 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from inkstone.chat import (
     Message,
     Template,
@@ -19,11 +17,12 @@ from inkstone.chat import (
     without_rounds,
 )
 from inkstone.errors import InputError
-from inkstone.model import load_model
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import InOrder, Mesh, finish, join_mesh, train
+from inkstone.train.mesh import ALONE
+from inkstone.train.parallelize import gathered, open_model
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
 from inkstone.tune.settings import SFTSettings
 
@@ -35,13 +34,13 @@ def sft(
     output: Path,
     scratch: Path,
     progress: Progress,
-    mesh: Mesh | None = None,
+    mesh: Mesh = ALONE,
 ) -> dict[str, object]:
     """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
     template = find_template(base_dir, None if settings.template == "auto" else settings.template)
     tokenizer = Tokenizer.load(base_dir)
     require_tokens(template, tokenizer)
-    model = load_model(base_dir, torch.float32)
+    model = open_model(base_dir, mesh)
     if settings.sequence_length > model.config.max_positions:
         raise InputError(
             f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
@@ -62,7 +61,8 @@ def sft(
     )
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     stop_ids = sorted(template.stop_ids(tokenizer))
-    if mesh is None or mesh.first:
+    model = gathered(model, mesh)
+    if mesh.first:
         finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {
         **asdict(result),
@@ -137,7 +137,7 @@ def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
-    return sft(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh())
+    return sft(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
 
 
 SFT = StageKind(

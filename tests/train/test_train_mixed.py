@@ -20,7 +20,7 @@ from inkstone.errors import InputError
 from inkstone.model import Decoder
 from inkstone.progress import Silent
 from inkstone.train import MixedCorpus, Mixture, OnlineMixer, OnlineSettings, documents_of, read_mixture, train
-from inkstone.train.mesh import Mesh, join_mesh
+from inkstone.train.mesh import ALONE, Mesh, join_mesh
 from inkstone.train.mixed import quotas
 from inkstone.train.online import exp3_weights, exploration_rate
 
@@ -109,7 +109,7 @@ SETTINGS = tiny_settings(micro_batch_tokens=16)
 NAMES = ["a", "b", "c"]
 
 
-def online_run(scratch: Path, progress: Silent | None = None, mesh: Mesh | None = None) -> tuple[Decoder, OnlineMixer]:
+def online_run(scratch: Path, progress: Silent | None = None, mesh: Mesh = ALONE) -> tuple[Decoder, OnlineMixer]:
     rows = MixedCorpus(shards([4] * 12), DOMAINS, [0.5, 0.3, 0.2], 16, seed=1)
     mixer = OnlineMixer(rows, NAMES, OnlineSettings(warmup_steps=3, floor_weight=0.05, turn_rows=1))
     model = tiny_model()

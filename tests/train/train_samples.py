@@ -17,6 +17,7 @@ from inkstone.progress import Field, Silent
 from inkstone.train import Batch, InOrder, NextToken, Objective, Outcome, Row, TrainResult, TrainSettings, train
 from inkstone.train.mesh import Mesh, join_mesh
 from inkstone.train.objective import Figures
+from inkstone.train.parallelize import empty, gathered
 
 SHAPE = DecoderConfig(
     vocab_size=53,
@@ -132,16 +133,22 @@ def run_rank(
     """One rank as torchrun starts it; `fault` is what happens to the last rank. Saves its final weights."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    mesh = join_mesh()
-    assert mesh == Mesh(rank, replicate=size)
+    mesh = join_mesh(settings.shard)
+    assert mesh == Mesh(rank, replicate=size // settings.shard, shard=settings.shard)
     faulty = fault if rank == size - 1 else ""
     progress = SignalAt(3, 15) if faulty == "SIGTERM at step 3" else Silent()
     objective = NaNAt({3}) if faulty == "NaN in step 4" else NextToken()
-    model, rows = tiny_model(), CountedRows()
+    model, rows = tiny_model() if settings.shard == 1 else empty(SHAPE, mesh), CountedRows()
+    initialise(model, torch.Generator().manual_seed(0))
     result = train(model, InOrder(rows), settings, scratch, progress, objective=objective, mesh=mesh)
     assert result.skipped_steps == (fault == "NaN in step 4")
-    assert rows.count == result.steps * len(range(rank, settings.rows_per_step, size)), "a rank reads only its share"
-    save_file(dict(model.named_parameters()), output / f"rank-{rank}.safetensors")
+    share = len(range(rank, settings.rows_per_step, size))
+    assert rows.count % share == 0 and 0 < rows.count <= result.steps * share, "a rank reads only its share"
+    if settings.shard == 1 or mesh.first:
+        whole = dict(gathered(model, mesh).named_parameters())
+        save_file({name: p.detach() for name, p in whole.items()}, output / f"rank-{rank}.safetensors")
+    else:
+        gathered(model, mesh)
 
 
 class NaNAt(NextToken):

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, D hidden, H heads, K kv heads, d head_dim, V vocabular
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from inkstone.model.decoder.experts import ExpertProduct, MixtureMLP, matmul_run
 from inkstone.model.decoder.packed import PackedContext
 from inkstone.model.decoder.position import rotary_angles, rotate
 
+T = TypeVar("T")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
 
@@ -225,6 +227,10 @@ class Decoder(nn.Module):
         context.prepare(self.held, self.dtype)
         return self.model(tokens_BT, context, self.dtype)
 
+    def compute(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(self, *arguments)` as one forward: where weights are sharded, this is what gathers them."""
+        return function(self, *arguments)
+
     def head_weight(self) -> Tensor:
         """The matrix [V, D] that turns hidden states into logits, differentiable; what a loss multiplies with."""
         head = self.lm_head
@@ -245,4 +251,18 @@ def initialise(model: Decoder, generator: torch.Generator) -> None:
             nn.init.ones_(weight)
         else:
             residual = name.removesuffix(".weight").endswith(("o_proj", "down_proj"))
-            nn.init.normal_(weight, std=0.02 * (depth_scale if residual else 1.0), generator=generator)
+            std = 0.02 * (depth_scale if residual else 1.0)
+            _draw_normal(weight, std, generator)
+
+
+@torch.no_grad()
+def _draw_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    """The same draws on any number of ranks: a sharded weight is drawn whole, and each rank keeps its part."""
+    if not hasattr(weight, "device_mesh"):
+        nn.init.normal_(weight, std=std, generator=generator)
+        return
+    from torch.distributed.tensor import DTensor, distribute_tensor  # a second of imports that only ranks need
+
+    assert isinstance(weight, DTensor)
+    drawn = nn.init.normal_(torch.empty(weight.shape), std=std, generator=generator)
+    weight.copy_(distribute_tensor(drawn, weight.device_mesh, weight.placements, src_data_rank=None))
