@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.corpus.judge.measures import measure
 from inkstone.corpus.judge.rules import LIMITS, OTHER_KEYS, Verdicts, judge, key_of
-from inkstone.corpus.judge.thresholds import LANGUAGE_TABLES
 from inkstone.corpus.settings import CorpusSettings
 
 PROSE_ZH = (
@@ -153,7 +152,7 @@ def test_a_genre_table_comes_over_the_language_table() -> None:
 
 
 def test_every_language_table_names_every_limit() -> None:
-    for lang in LANGUAGE_TABLES:
+    for lang in ("zh", "en", "mixed"):
         table = getattr(CorpusSettings().rules, lang)
         assert None not in table.model_dump().values() and table.max_top_ngram_share and table.max_repeated_ngram_share
 

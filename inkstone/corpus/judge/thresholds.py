@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 TOP_SIZES = (2, 3, 4, 5, 6)
 REPEATED_SIZES = (5, 6, 7, 8, 9, 10, 11, 13, 14, 16)
 SHORT_TOKENS = 80
-LANGUAGE_TABLES = ("zh", "en", "mixed")
-GENRE_TABLES = ("verse", "code", "list", "short")
 
 
 @cache

@@ -1,8 +1,8 @@
 """The corpus stage: raw files in, `train/`, `heldout/`, `audit/`, `signatures/`, `report.json`, `manifest.json` out.
 
-`curate` is the list of its steps; `passes.py` has the work of each task, `engine.py` runs them. The result depends on
-the content of the files and the settings only: not on the order of the inputs, where they lie, how many workers there
-are, or whether a run was killed on the way.
+`curate` is the list of its steps; `passes.py` has the work of each task, `kept_tasks.py` runs them. The result depends
+on the content of the files and the settings only: not on the order of the inputs, where they lie, how many workers
+there are, or whether a run was killed on the way.
 """
 
 import json
@@ -22,14 +22,15 @@ from inkstone.corpus.repeats.dedup import EQUAL, Duplicates, Matches, resolve
 from inkstone.corpus.repeats.known import SIGNATURES, KnownCorpus, describe, known_texts, open_known
 from inkstone.corpus.repeats.spans import NEAR_BANDS
 from inkstone.corpus.run import passes
-from inkstone.corpus.run.engine import Work, Workers, default_processes, run_tasks
 from inkstone.corpus.run.figures import Figures
+from inkstone.corpus.run.kept_tasks import Work, default_processes, run_tasks
 from inkstone.corpus.run.report import clusters, report
 from inkstone.corpus.run.tables import Tables, load_matches, save
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_manifest
+from inkstone.tasks import Workers
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
