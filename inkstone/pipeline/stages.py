@@ -27,7 +27,7 @@ Work = Callable[[Path, Path, Progress], dict[str, object]]
 """(output directory, scratch directory that survives a kill, progress) -> key results."""
 
 
-VERSIONS = {"corpus": 3, "tokenizer": 2}
+VERSIONS = {"corpus": 4, "tokenizer": 2}
 """Raised when the same settings would now give another result, so that finished stages run again."""
 
 
