@@ -3,9 +3,10 @@
 The limits of the document rules (`[corpus.rules.zh]` ...) are in `thresholds.py` and `thresholds.toml`.
 """
 
+import codecs
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from inkstone.corpus.judge.operator_settings import PrivateSettings, QualitySettings, WordList
 from inkstone.corpus.judge.thresholds import Rules
@@ -103,6 +104,10 @@ class CorpusSettings(BaseModel):
     text_fields: list[str] = Field(
         default=["text"], min_length=1, description="fields of a row that make up its text, joined by an empty line"
     )
+    encoding: str = Field(
+        default="auto",
+        description='of text, CSV and web pages: "auto" is UTF-8, else GB18030 (GBK), Big5 or UTF-16 where plausible',
+    )
     languages: list[Language] = Field(default=["zh", "en", "mixed"], min_length=1, description="languages to keep")
     genres: list[Genre] = Field(default=["prose", "verse", "code", "list"], min_length=1, description="genres to keep")
     rules: Rules = Field(default=Rules(), description="document rules per language")
@@ -140,6 +145,17 @@ class CorpusSettings(BaseModel):
         le=1024,
         description="a larger document is not read (MB of UTF-8); measuring takes about 60 times its size in memory",
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name == "auto":
+            return name
+        try:
+            "".encode(name)  # `lookup` also knows encodings of bytes as bytes
+            return codecs.lookup(name).name
+        except (LookupError, UnicodeError) as error:
+            raise ValueError(f"{name!r} is no encoding: write auto, utf-8, gb18030, big5, utf-16 ...") from error
 
     @model_validator(mode="after")
     def _check(self) -> "CorpusSettings":

@@ -163,7 +163,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     assert problems[0].startswith(f"{two} is in no known format: its rows have the fields body, title; expected")
     assert problems[1:3] == [
         f"{tmp_path / 'three.jsonl'} does not exist",
-        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz or .zst)",
+        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz, .zst or .xz)",
     ]
     assert [problem.split(" ")[0] for problem in problems[3:]] == [f"{one}:{row}" for row in (1, 3, 4, 5)]
     assert "begins with the assistant" in problems[4] and "two assistant turns in a row" in problems[4]

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from inkstone.compressed import SUFFIXES
 from inkstone.corpus.judge.rules import key_of
-from inkstone.corpus.read.files import COMPRESSIONS, InputFile, find_files
+from inkstone.corpus.read.files import InputFile, find_files
 from inkstone.corpus.repeats import near, substrings
 from inkstone.corpus.repeats.dedup import EQUAL, Duplicates, Matches, resolve
 from inkstone.corpus.repeats.known import SIGNATURES, KnownCorpus, describe, known_texts, open_known
@@ -145,7 +146,7 @@ def _groups(files: list[InputFile]) -> list[tuple[InputFile, ...]]:
 
 def _text_bytes(file: InputFile) -> int:
     """About how much text a file holds; text shrinks to a quarter when it is compressed."""
-    return file.size * (4 if str(file.path).endswith((*COMPRESSIONS, ".parquet")) else 1)
+    return file.size * (4 if str(file.path).endswith((*SUFFIXES, ".parquet")) else 1)
 
 
 def _matches(
@@ -305,8 +306,11 @@ def _summary(figures: Figures) -> str:
         level: figures.total("rule", level, last="count")
         for level in ("document", "line", "sentence", "substring", "record")
     }
+    read_as = ", ".join(f"{n} as {key[2]}" for key, n in sorted(figures.numbers.items())
+                        if key[:2] == ("count", "encoding") and key[2] not in ("utf-8", "undecided"))  # fmt: skip
     return (
         f"kept {_kept(figures)} of {figures.total('flow', 'read', last='documents_out')} documents; removed "
         f"{parts['document']} documents, {parts['line']} lines, {parts['sentence']} sentences and {parts['substring']} "
         f"substrings, {parts['record']} records were unreadable (see audit/ and report.json)"
+        + (f"; files and pages that are not UTF-8 were read, {read_as}" if read_as else "")
     )
