@@ -57,6 +57,8 @@ FOREIGN_MIN_COUNT = 4
 FOREIGN_MIN_SHARE = 0.08
 ACCENTED_SHARE = 0.06
 JAPANESE_MIN_SHARE = 0.25  # a page with fewer such words names something in Japanese
+# Japanese is at least half kana, and its Chinese characters are seldom those that hold a Chinese sentence together.
+QUOTED_MAX_KANA, QUOTING_MIN_STOP_WORDS = 0.45, 0.15
 
 
 def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]:
@@ -96,7 +98,10 @@ def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.st
     not_english = (words >= FOREIGN_MIN_SHARE) & (words > english)
     not_english |= (measures["accented_share"] >= ACCENTED_SHARE) & (english < 0.15)
     not_english &= (measures["latin_words"] >= MIN_WORDS) & (han <= 0.1)
-    japanese = (measures["kana_share"] > 0.1) & (han + foreign > JAPANESE_MIN_SHARE)
+    kana = measures["kana_share"]
+    quoting = (kana < QUOTED_MAX_KANA) & (measures["han_stop_word_share"] >= QUOTING_MIN_STOP_WORDS)
+    foreign = np.where(quoting, foreign - han * kana / (1 - np.minimum(kana, 0.9)), foreign)
+    japanese = (kana > 0.1) & (han + foreign > JAPANESE_MIN_SHARE) & ~quoting
     return np.where((foreign > 0.3) | japanese | no_words | not_english, "other", lang)
 
 

@@ -40,6 +40,7 @@ LIMITS = {
 }  # fmt: skip
 OFF_AT_ZERO = ("max_tokens", "max_word_length")
 FRAGMENT_MAX_LINES = 2  # a longer list or verse need not end like a sentence
+POEM_TOKENS = (20, 28)  # four clauses of five or seven characters, written without marks
 STOP_WORD_MIN_WORDS = 100  # below that the share of function words says little
 # Where a setting outside the language tables decides, the key to relax.
 OTHER_KEYS = {
@@ -117,6 +118,7 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
             verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), setting)[1]
     fragment = _limits(settings, groups, documents, "fragment_tokens")
     cut_off = (measures["sentence_end"] == 0) & (measures["lines"] <= FRAGMENT_MAX_LINES)
+    cut_off &= ~((measures["characters"] == measures["tokens"]) & np.isin(measures["tokens"], POEM_TOKENS) & chinese)
     broken = (measures["tokens"] < fragment) & cut_off
     for row in break_rule(verdicts, "fragment", broken, measures["tokens"], fragment):
         verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), "fragment_tokens")[1]
