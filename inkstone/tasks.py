@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -36,21 +35,20 @@ def run_calls(
     function: Callable[..., Result],
     calls: Sequence[tuple[Any, ...]],
     workers: Workers,
-    *,
-    given: tuple[Any, ...] = (),
     preload: str = "",
     fewer: str = "fewer --workers",
 ) -> Iterator[tuple[int, Result]]:
-    """Yield (index, function(*given, *calls[index])) as calls finish.
+    """Yield (index, function(*calls[index])) as calls finish.
 
-    `given` is sent to a process once, not with every call; `preload` is the module that the processes import, once for
-    all of them. Raises InkstoneError where a worker keeps dying, telling the user to set `fewer`.
+    The function, which may be a `partial` with large tables, is sent to a process once, not with every call; `preload`
+    is the module that the processes import, once for all of them. Raises InkstoneError where a worker keeps dying,
+    telling the user to set `fewer`.
     """
     if workers.ray is not None:
-        return _on_ray(partial(function, *given), calls, workers.ray)
+        return _on_ray(function, calls, workers.ray)
     if workers.processes > 1 and len(calls) > 1:
-        return _in_pool(function, calls, min(workers.processes, len(calls)), given, preload, fewer)
-    return ((index, function(*given, *call)) for index, call in enumerate(calls))
+        return _in_pool(function, calls, min(workers.processes, len(calls)), preload, fewer)
+    return ((index, function(*call)) for index, call in enumerate(calls))
 
 
 def start_ahead(preload: str) -> None:
@@ -60,16 +58,11 @@ def start_ahead(preload: str) -> None:
 
 
 def _in_pool(
-    function: Callable[..., Result],
-    calls: Sequence[tuple[Any, ...]],
-    processes: int,
-    given: tuple[Any, ...],
-    preload: str,
-    fewer: str,
+    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], processes: int, preload: str, fewer: str
 ) -> Iterator[tuple[int, Result]]:
     left = dict(enumerate(calls))
     for _ in range(_TRIES):
-        with ProcessPoolExecutor(processes, _context(preload), _begin, (function, given)) as pool:
+        with ProcessPoolExecutor(processes, _context(preload), _begin, (function,)) as pool:
             try:
                 futures: dict[Future[Result], int] = {pool.submit(_call, call): index for index, call in left.items()}
                 for future in as_completed(futures):
@@ -100,12 +93,12 @@ def _context(preload: str) -> BaseContext:
     return context
 
 
-_bound: list[Callable[..., Any]] = []  # in a process of a pool: the function with what it was given
+_given: list[Callable[..., Any]] = []  # in a process of a pool: the function to call
 
 
-def _begin(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _begin(function: Callable[..., Any]) -> None:
     """What a process of a pool does first. One that outlived a killed run would write where the next run writes."""
-    _bound.append(partial(function, *given))
+    _given.append(function)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -117,7 +110,7 @@ def _begin(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
 
 
 def _call(call: tuple[Any, ...]) -> Any:
-    return _bound[0](*call)
+    return _given[0](*call)
 
 
 def _on_ray(

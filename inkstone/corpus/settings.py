@@ -6,7 +6,7 @@ The limits of the document rules (`[corpus.rules.zh]` ...) are in `thresholds.py
 import codecs
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from inkstone.corpus.judge.operator_settings import PrivateSettings, QualitySettings, WordList
 from inkstone.corpus.judge.thresholds import Rules
@@ -15,10 +15,8 @@ Language = Literal["zh", "en", "mixed", "other"]
 Genre = Literal["prose", "verse", "code", "list"]
 
 
-class LineRules(BaseModel):
+class LineRules(BaseModel, extra="forbid", frozen=True):
     """Removal of lines that many documents share: menus, footers, notices."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_line_documents: int = Field(
         default=100, ge=0, description="a line in more documents than this is removed from all of them; 0 = off"
@@ -35,10 +33,8 @@ class LineRules(BaseModel):
     )
 
 
-class SentenceRules(BaseModel):
+class SentenceRules(BaseModel, extra="forbid", frozen=True):
     """Removal of sentences that many documents repeat: quotations, slogans, disclaimers inside paragraphs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_documents: int = Field(
         default=30,
@@ -55,10 +51,8 @@ class SentenceRules(BaseModel):
     )
 
 
-class SubstringRules(BaseModel):
+class SubstringRules(BaseModel, extra="forbid", frozen=True):
     """Removal of long passages that stand in an earlier document, or earlier in the same one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_tokens: int = Field(
         default=0,
@@ -75,10 +69,8 @@ class SubstringRules(BaseModel):
         return self
 
 
-class DedupSettings(BaseModel):
+class DedupSettings(BaseModel, extra="forbid", frozen=True):
     """Duplicate documents. The first by id stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     exact: bool = Field(default=True, description="remove documents equal but for case, punctuation and spaces")
     near: bool = Field(default=True, description="remove near duplicates (MinHash over token shingles)")
@@ -95,10 +87,8 @@ class DedupSettings(BaseModel):
     )
 
 
-class CorpusSettings(BaseModel):
+class CorpusSettings(BaseModel, extra="forbid", frozen=True):
     """The `[corpus]` table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     inputs: list[str] = Field(default=["primer:raw"], min_length=1, description="files, folders or globs of raw text")
     text_fields: list[str] = Field(

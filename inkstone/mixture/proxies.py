@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def run_trials(bench: Bench, trials: list[Trial], folder: Path, progress: Progre
     progress.note(f"{label}: {len(trials)} proxies, {done} of them finished before", proxies=len(trials))
     calls = [(trial, path) for path, trial in waiting.items()]
     workers = Workers(bench.settings.workers)
-    for number, seconds in run_calls(run_trial, calls, workers, given=(bench,), fewer="fewer [mixture] workers"):
+    for number, seconds in run_calls(partial(run_trial, bench), calls, workers, fewer="fewer [mixture] workers"):
         done += 1
         name = calls[number][0].name
         progress.advance(done, len(trials), "proxies", mixture=name, seconds=round(seconds, 1))

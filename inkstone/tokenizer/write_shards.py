@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from shutil import copyfile, rmtree
 
@@ -150,7 +150,7 @@ def _encode_missing(
     workers = Workers(_processes(settings, [job.part for job in todo.values()]))
     calls = [(job, store) for job in todo.values()]
     fewer = "fewer [tokens] processes or a smaller batch_mb"
-    for number, _ in run_calls(_encode_part, calls, workers, given=(tools,), preload=__name__, fewer=fewer):
+    for number, _ in run_calls(partial(_encode_part, tools), calls, workers, __name__, fewer):
         done += calls[number][0].part.size / 1e6
         progress.advance(done, total, "MB")
 

@@ -92,7 +92,7 @@ def test_bytes_beyond_the_sample_that_do_not_fit_are_a_record(tmp_path: Path) ->
         batch.texts += part.texts
         batch.broken += part.broken
     assert [record.rule for record in batch.broken] == ["encoding"] * 2
-    assert set(batch.texts) == {SIMPLIFIED} and all("gb18030" in record.detail for record in batch.broken)
+    assert set(batch.texts) == {SIMPLIFIED} and all("GB18030" in record.detail for record in batch.broken)
 
 
 def test_json_is_utf8_or_marked_and_never_guessed(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_name_counts_half_and_a_phrase_without_end_counts_whole() -> None:
         "的父亲是国亲这个人",
         "曾向秀吉称臣并献马",
         "死于伏见的一座大屋",
-        "喜读诗书也善于弓马，不爱饮酒",
+        "喜读诗书也善于弓马不爱饮酒",
     ]
     phrase = "加我微信号码" * 20
     shares = repetition(tokenize(flatten(pa.array(["".join(name + other for other in others), phrase]))), (6,), ())

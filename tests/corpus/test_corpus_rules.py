@@ -55,8 +55,8 @@ NAMED = [  # encyclopedia paragraphs that say one long name again and again: a p
     "夏天的埃斯特雷马杜拉十分炎热。",
     "The Kung Fu Panda films follow a bear who learns to fight. The first Kung Fu Panda came out in 2008; critics "
     "liked how Kung Fu Panda drew its hills and rivers. After a second Kung Fu Panda film, the studio made a series "
-    "for children, and Kung Fu Panda toys were sold everywhere. In China, Kung Fu Panda led to a debate about why nobody "
-    "there had made it. A fourth Kung Fu Panda followed much later, with new Kung Fu Panda characters.",
+    "for children, and Kung Fu Panda toys were sold everywhere. In China, Kung Fu Panda led to a debate about why "
+    "nobody there had made it. A fourth Kung Fu Panda followed much later, with new Kung Fu Panda characters.",
 ]
 
 

@@ -17,6 +17,7 @@ warcio = pytest.importorskip("warcio")
 from warcio.statusandheaders import StatusAndHeaders  # noqa: E402
 from warcio.warcwriter import WARCWriter  # noqa: E402
 
+from inkstone.corpus.read.encoding import Reading  # noqa: E402
 from inkstone.corpus.read.files import find_files  # noqa: E402
 from inkstone.corpus.read.readers import Batch, read_batches  # noqa: E402
 from inkstone.corpus.read.web import decode_page, main_text, pages, with_page  # noqa: E402
@@ -92,22 +93,22 @@ def test_an_html_file_is_read_in_the_encoding_it_declares(tmp_path: Path) -> Non
 def test_a_page_that_declares_nonsense_is_read_by_what_is_plausible(declared: str) -> None:
     page = HTML.format(STORY)
     for encoding in ("utf-8", "gb18030", "utf-16"):
-        assert decode_page(page.encode(encoding), declared, "auto", Counter()) == page
-    assert decode_page("é".encode("latin-1"), declared, "auto", Counter()) is None
+        assert decode_page(page.encode(encoding), declared, Reading(1 << 20)) == page
+    assert decode_page("é".encode("latin-1"), declared, Reading(1 << 20)) is None
 
 
 def test_a_declaration_that_fits_every_byte_does_not_win_over_plausible_text() -> None:
     page = HTML.format(STORY)
-    assert decode_page(page.encode("gb18030"), "iso-8859-1", "auto", found := Counter()) == page
-    assert found == {"gb18030": 1}
+    assert decode_page(page.encode("gb18030"), "iso-8859-1", reading := Reading(1 << 20)) == page
+    assert reading.found == {"gb18030": 1}
     french = "<html><body>L’été, déjà vu à Besançon.</body></html>"
-    assert decode_page(french.encode("cp1252"), "windows-1252", "auto", found) == french
+    assert decode_page(french.encode("cp1252"), "windows-1252", reading) == french
 
 
 def test_a_page_cut_off_inside_a_character_is_read_with_a_mark() -> None:
     page = HTML.format(STORY * 20).encode() + "河".encode()[:2]
-    text = decode_page(page, None, "auto", found := Counter())
-    assert text is not None and text.endswith("</html>\ufffd") and found == {"utf-8 with losses": 1}
+    text = decode_page(page, None, reading := Reading(1 << 20))
+    assert text is not None and text.endswith("</html>\ufffd") and reading.found == {"utf-8 with losses": 1}
 
 
 def test_an_archive_with_an_endless_header_or_page_costs_no_memory(tmp_path: Path) -> None:

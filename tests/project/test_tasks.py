@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import pytest
 
@@ -24,7 +25,7 @@ def die(number: int) -> None:
 @pytest.mark.parametrize("processes", [1, 2, 8])
 def test_processes_do_not_change_the_results(processes: int) -> None:
     calls = [(n, n + 1) for n in range(7)]
-    found = dict(run_calls(add, calls, Workers(processes), given=(100,)))
+    found = dict(run_calls(partial(add, 100), calls, Workers(processes)))
     assert found == {n: 100 + n * (n + 1) for n in range(7)}
 
 

@@ -44,26 +44,15 @@ POEM_TOKENS = (20, 28)  # four clauses of five or seven characters, written with
 STOP_WORD_MIN_WORDS = 100  # below that the share of function words says little
 # Where a setting outside the language tables decides, the key to relax.
 OTHER_KEYS = {
-    "language": "languages",
-    "genre": "genres",
-    "banned_phrase": "banned_phrases",
-    "exact_duplicate": "dedup.exact",
-    "near_duplicate": "dedup.min_similarity",
-    "emptied": "lines.max_line_documents",
-    "boilerplate_line": "lines.max_line_documents",
-    "menu_line": "lines.max_menu_documents",
-    "repeated_sentence": "sentences.max_documents",
-    "near_repeated_sentence": "sentences.min_similarity",
-    "repeated_substring": "substrings.min_tokens",
-    "contaminated": "decontaminate",
-    "private_data": "pii.drop",
-    "low_score": "quality.min_score",
-    "low_quality": "quality.min_quantile",
-    "low_quality_line": "quality.min_line_score",
-    "high_perplexity": "quality.max_perplexity",
-    "html": "html",
+    "language": "languages", "genre": "genres", "banned_phrase": "banned_phrases", "exact_duplicate": "dedup.exact",
+    "near_duplicate": "dedup.min_similarity", "emptied": "lines.max_line_documents",
+    "boilerplate_line": "lines.max_line_documents", "menu_line": "lines.max_menu_documents",
+    "repeated_sentence": "sentences.max_documents", "near_repeated_sentence": "sentences.min_similarity",
+    "repeated_substring": "substrings.min_tokens", "contaminated": "decontaminate", "private_data": "pii.drop",
+    "low_score": "quality.min_score", "low_quality": "quality.min_quantile",
+    "low_quality_line": "quality.min_line_score", "high_perplexity": "quality.max_perplexity", "html": "html",
     "web_line": "web_lines",
-}
+}  # fmt: skip
 Names = np.ndarray[tuple[int], np.dtype[np.str_]]
 
 

@@ -9,7 +9,10 @@ refuses it: text in the wrong characters must never enter a corpus unnoticed.
 
 import codecs
 import io
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cache
+from importlib.resources import files
 from typing import BinaryIO
 
 import numpy as np
@@ -22,16 +25,19 @@ _MARKS = (
 )  # fmt: skip
 _CANDIDATES = ("gb18030", "big5hkscs", "utf-16-le", "utf-16-be")
 _LEAST, _CLEAR, _SHORT = 0.25, 0.1, 0.5  # plausibility needed, more than the second best's, and for few characters
-# fmt: off
-_FREQUENT = (
-    "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然没日于起还发成事只作当想看文无开手十用主行"
-    "方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第"
-    "门相次东政海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命活难神数件安表原车白应路期死常提感金何更反合放"
-    "做系计或司利受光王果亲界及今京务解各任至清物台象记边共风战干接它许八特觉望直林题建南度统色字请爱让认论百吃义科怎元社术结六功指思非流每青夫连远资队带花快条院变联权往展"
-    "這來個國說們為時會過學對裡後麼沒於還發當無開見經頭兩長樣現將與進實點種聲話兒問機給幾業間電門東聽氣關並內卻軍產萬體別處總場師書員華報馬難數應車親務記邊風戰許覺題統請"
-    "愛讓認論義術結連遠資隊帶條變聯權曰乃矣乎焉哉兮吾汝君臣侯诸王归歸云雲诗詩春秋夜雨江河烟煙楼樓梦夢愁酒歌玉寒霜雪柳松竹鸟鳥落谁誰"
-)
-# fmt: on
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: the most bytes of a row or page, the encoding ("auto" or a name), and which were found."""
+
+    limit: int
+    encoding: str = "auto"
+    found: Counter[str] = field(default_factory=Counter)
+
+    def encoding_of(self, data: bytes) -> str | None:
+        """The encoding of a whole text; None where undecided."""
+        return choose_encoding(data[:SAMPLE], len(data) <= SAMPLE) if self.encoding == "auto" else self.encoding
 
 
 def choose_encoding(sample: bytes, whole: bool) -> str | None:
@@ -105,5 +111,6 @@ def _weights() -> np.ndarray:
         common = "".join(codes[place : place + 2].decode(encoding, "ignore") for place in range(0, len(codes), 2))
         weights[[ord(char) for char in common if ord(char) > 127]] = 0.2
     weights[[*range(0x3000, 0x3020), *range(0xFF01, 0xFF60), *map(ord, "“”‘’…—·")]] = 0.2
-    weights[[ord(char) for char in _FREQUENT]] = 1
+    frequent = (files("inkstone.corpus.read") / "frequent.txt").read_text("utf-8").split()
+    weights[[ord(char) for char in "".join(frequent)]] = 1
     return weights

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inkstone.compressed import check_size, read_whole
-from inkstone.corpus.read.encoding import SAMPLE, UNDECIDED, choose_encoding, in_utf8, marked_encoding
+from inkstone.corpus.read.encoding import SAMPLE, UNDECIDED, Reading, choose_encoding, in_utf8, marked_encoding
 from inkstone.corpus.read.files import InputFile, open_bytes
 from inkstone.corpus.read.web import decode_page, warc_records
 from inkstone.errors import InkstoneError
@@ -59,15 +59,6 @@ class Batch:
 
     def full(self) -> bool:
         return self.characters >= BATCH_CHARACTERS or len(self.ids) + len(self.broken) >= BATCH_DOCUMENTS
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files are read: the most bytes of a row, "auto" or the name of an encoding, and which ones were found."""
-
-    limit: int
-    encoding: str = "auto"
-    found: Counter[str] = field(default_factory=Counter)
 
 
 def read_batches(
@@ -151,7 +142,7 @@ def read_rows(
         if number == 0:
             yield 1, _broken(file, 1, "empty_file", "the file holds no row")
     except UnicodeDecodeError as error:
-        reason = f"not {error.encoding} ({error.reason}) after row {number}; the rest of the file was not read"
+        reason = f"not {error.encoding.upper()} ({error.reason}) after row {number}; the rest of the file was not read"
         yield number + 1, _broken(file, number + 1, "encoding", reason)
     except InkstoneError:
         raise
@@ -177,11 +168,10 @@ def _text_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[
     if len(data) > reading.limit:
         yield 1, _endless(file, 1, data)
     elif file.label.lower().split(".")[-1] in ("html", "htm", "xhtml"):
-        page = decode_page(data, None, reading.encoding, reading.found)
+        page = decode_page(data, None, reading)
         yield 1, {"text": page} if page is not None else _broken(file, 1, "encoding", UNDECIDED)
     else:
-        whole = len(data) <= SAMPLE
-        name = choose_encoding(data[:SAMPLE], whole) if reading.encoding == "auto" else reading.encoding
+        name = reading.encoding_of(data)
         content = _decode(file, 1, data, name)
         reading.found[name or "undecided"] += 1
         yield 1, content if isinstance(content, Broken) else {"text": content.removeprefix("\ufeff")}
@@ -212,7 +202,7 @@ def _endless(file: InputFile, number: int, data: bytes) -> Broken:
 
 
 def _warc_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
-    for number, row in enumerate(warc_records(stream, reading.limit, reading.encoding, reading.found), 1):
+    for number, row in enumerate(warc_records(stream, reading), 1):
         yield number, row if isinstance(row, dict) else _broken(file, number, *row)
 
 
@@ -309,7 +299,7 @@ def _decode(file: InputFile, number: int, data: bytes, encoding: str | None = "u
     try:
         return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        reason = f"not {encoding or 'UTF-8'} (byte {error.start} is 0x{data[error.start]:02x})"
+        reason = f"not {(encoding or 'utf-8').upper()} (byte {error.start} is 0x{data[error.start]:02x})"
         reason += "" if encoding else f"; {UNDECIDED}"
         return _broken(file, number, "encoding", reason, data.decode("utf-8", "replace"))
 

@@ -7,7 +7,6 @@ recognised by how they begin, so a JSONL of crawled pages needs no special treat
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inkstone.compressed import DAMAGE
-from inkstone.corpus.read.encoding import SAMPLE, UNDECIDED, choose_encoding
+from inkstone.corpus.read.encoding import UNDECIDED, Reading
 from inkstone.errors import InputError
 
 # A page begins with its declaration or outermost tags; Markdown that opens with a <div> is not a page.
@@ -25,16 +24,12 @@ _HEAD = 1024
 _HEADER_BYTES = 1_000_000
 _WHOLE = 1000  # a page of UTF-8 may have lost one in so many characters; marks say where
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+Record = dict[str, object] | tuple[str, str]
 MISSING = "reading web pages needs more packages: pip install 'inkstone[web]'"
 
 
-def warc_records(
-    stream: BinaryIO, limit: int, encoding: str, found: Counter[str]
-) -> Iterator[dict[str, object] | tuple[str, str]]:
-    """Rows of an archive's pages; for what is not a page the rule and the reason. EOFError where it is damaged.
-
-    A page of more than `limit` bytes is not read; `found` counts the encodings of the others.
-    """
+def warc_records(stream: BinaryIO, reading: Reading) -> Iterator[Record]:
+    """Rows of an archive's pages; for what is not a page the rule and the reason. EOFError where it is damaged."""
     try:
         from warcio.archiveiterator import ArchiveIterator
         from warcio.exceptions import ArchiveLoadFailed
@@ -42,7 +37,7 @@ def warc_records(
         raise InputError(MISSING) from error
     watched = _Watched(stream)
     try:
-        for row in _records(ArchiveIterator(watched), watched, limit, encoding, found):
+        for row in _records(ArchiveIterator(watched), watched, reading):
             if watched.error:
                 break  # this record is cut off
             yield row
@@ -72,19 +67,17 @@ class _Watched:
             return b""
 
 
-def _records(
-    archive: Iterable[Any], watched: _Watched, limit: int, encoding: str, found: Counter[str]
-) -> Iterator[dict[str, object] | tuple[str, str]]:
+def _records(archive: Iterable[Any], watched: _Watched, reading: Reading) -> Iterator[Record]:
     for record in archive:
         watched.left = 1 << 62
-        if row := _row(record, limit, encoding, found):
+        if row := _row(record, reading):
             yield row
         while record.raw_stream.read(1 << 16):  # pass over what is left, so that only a header comes next
             pass
         watched.left = _HEADER_BYTES
 
 
-def _row(record: Any, limit: int, encoding: str, found: Counter[str]) -> dict[str, object] | tuple[str, str] | None:
+def _row(record: Any, reading: Reading) -> Record | None:
     """A page as a row, or why a record is none; None for requests and notes about the crawl."""
     if record.rec_type not in ("response", "conversion"):
         return None
@@ -99,27 +92,27 @@ def _row(record: Any, limit: int, encoding: str, found: Counter[str]) -> dict[st
             return "http_status", f"{url}: the server answered {status}"
     if not kind.startswith(("text/", "application/xhtml")):
         return "not_text", f"{url}: {kind}"
-    data = record.content_stream().read(limit + 1)
-    if len(data) > limit:
-        return "too_large", f"{url}: a page of more than {limit / 1e6:.1f} MB, more than max_document_mb allows"
-    text = decode_page(data, charset, encoding, found)
+    data = record.content_stream().read(reading.limit + 1)
+    if len(data) > reading.limit:
+        return "too_large", f"{url}: a page of more than {reading.limit / 1e6:.1f} MB, more than max_document_mb allows"
+    text = decode_page(data, charset, reading)
     return ("encoding", f"{url}: {UNDECIDED}") if text is None else {"text": text, **meta}
 
 
-def decode_page(data: bytes, charset: str | None, encoding: str, found: Counter[str]) -> str | None:
-    """Text of a page: by the `encoding` that is set, or ("auto") the one that fits, else the one that it declares."""
+def decode_page(data: bytes, charset: str | None, reading: Reading) -> str | None:
+    """Text of a page: by the encoding that is set, or ("auto") the one that fits, else the one that it declares."""
     declared = charset or ((named := _CHARSET.search(data[:2048])) and named.group(1).decode())
-    guess = choose_encoding(data[:SAMPLE], len(data) <= SAMPLE) if encoding == "auto" else encoding
-    for name in filter(None, (guess, declared if encoding == "auto" else None)):
+    auto = reading.encoding == "auto"
+    for name in filter(None, (reading.encoding_of(data), declared if auto else None)):
         try:
             text = data.decode("gb18030" if name.lower() in ("gb2312", "gbk") else name)
         except (ValueError, LookupError):  # also UnicodeError, which the codec "undefined" raises
             continue
-        found[name.lower()] += 1
+        reading.found[name.lower()] += 1
         return text.removeprefix("\ufeff")
     text = data.decode("utf-8", "replace")
-    few = encoding == "auto" and text.count("\ufffd") * _WHOLE <= len(text)  # e.g. a page that was cut off
-    found["utf-8 with losses" if few else "undecided"] += 1
+    few = auto and text.count("\ufffd") * _WHOLE <= len(text)  # e.g. a page that was cut off
+    reading.found["utf-8 with losses" if few else "undecided"] += 1
     return text if few else None
 
 

@@ -48,7 +48,7 @@ def run_tasks(
         else:
             waiting.append(index)
     jobs = [(work, arguments[index], places[index], keys[index]) for index in waiting]
-    for number, _ in run_calls(_task, jobs, workers, preload="inkstone.corpus.run.passes"):
+    for number, _ in run_calls(_task, jobs, workers, "inkstone.corpus.run.passes"):
         finished(waiting[number])
     return places
 
@@ -76,5 +76,5 @@ def _is_done(place: Path, key: str) -> bool:
 def code_digest() -> str:
     """Names the code of this room, so that a resumed pass never mixes the results of two versions."""
     room = Path(__file__).parents[1]
-    files = sorted(path for path in room.rglob("*") if path.suffix in (".py", ".toml"))
+    files = sorted(path for path in room.rglob("*") if path.suffix in (".py", ".toml", ".txt"))
     return fingerprint({path.relative_to(room).as_posix(): file_sha256(path) for path in files})
