@@ -20,7 +20,6 @@ import pyarrow as pa
 from inkstone.corpus.judge.kernel import I64, U32, Mask, code_points, decode, member
 from inkstone.corpus.judge.operator_settings import PrivateSettings
 
-KINDS = ("email", "ip", "phone", "id_number", "bank_card", "secret_url")
 _REACH = 96  # characters looked at around a trigger
 _LONGEST = 400  # a match may end this much later
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015-"

@@ -150,13 +150,15 @@ def _edit(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) ->
         return points, starts
     kind[:-1][(points[:-1] == 13) & (points[1:] == 10)] = _BEFORE_NEWLINE  # CR LF is one line end
     fixed = replacements[points]
-    stops = np.flatnonzero(points == 0xFF0E)  # a full-width full stop: between ASCII letters or digits it is theirs
+    stops = np.flatnonzero(kind == _FULLWIDTH)
+    stops = stops[points[stops] == 0xFF0E]  # a full-width full stop: between ASCII letters or digits it is theirs
     stops = stops[~(member(fixed[stops - 1], ascii := code_points(_ALNUM)) & member(fixed[stops + 1], ascii))]
     kind[stops], fixed[stops] = _KEEP, 0xFF0E
-    tags = np.flatnonzero(np.diff((points - np.uint32(0xE0020)) < 0x60, prepend=False, append=False)).reshape(-1, 2)
-    for first, end in tags.tolist():
-        if points[first - 1] == _BLACK_FLAG and points[end - 1] == 0xE007F:  # the flag of a country's part, e.g. Wales
-            kind[first:end] = _KEEP
+    tags = np.flatnonzero(kind == _CONTROL)
+    tags = tags[(points[tags] - np.uint32(0xE0020)) < 0x60]
+    for run in np.split(tags, np.flatnonzero(np.diff(tags) > 1) + 1) if len(tags) else ():
+        if points[run[0] - 1] == _BLACK_FLAG and points[run[-1]] == 0xE007F:  # of a country's part, e.g. Wales
+            kind[run] = _KEEP
     for name, code in (("control", _CONTROL), ("fullwidth", _FULLWIDTH), ("spaces", _SPACE)):
         _count(done, name, kind == code, starts)
     _count(done, "line_ends", kind >= _NEWLINE, starts)

@@ -73,14 +73,8 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
     lang, genre = languages(measures), genres(measures)
     documents = len(lang)
     zeros = np.zeros(documents)
-    verdicts = Verdicts(
-        lang.tolist(),
-        genre.tolist(),
-        [""] * documents,
-        np.zeros(documents),
-        np.zeros(documents),
-        ["mixed" if name == "other" else name for name in lang.tolist()],
-    )
+    tables = ["mixed" if name == "other" else name for name in lang.tolist()]
+    verdicts = Verdicts(lang.tolist(), genre.tolist(), [""] * documents, zeros.copy(), zeros.copy(), tables)
     nothing = np.full(documents, np.nan)
     break_rule(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)
     break_rule(verdicts, "genre", ~np.isin(genre, settings.genres), measures["sign_share"], nothing)

@@ -103,7 +103,7 @@ def _document(
     text = "\n\n".join(parts)
     try:
         size = len(text.encode("utf-8"))
-        source.encode("utf-8")
+        _ = source.isascii() or source.encode("utf-8")
     except UnicodeEncodeError as error:
         source = source.encode("utf-8", "replace").decode()
         reason = f"character {error.start} is half of a surrogate pair"
