@@ -157,7 +157,7 @@ def _window_losses(model: Decoder, ids: Tensor, bos: int, length: int) -> Tensor
     """-log p of every id, float64 [W, L]: window after window, each fed from the begin token."""
     target_WL = ids.view(-1, length)
     fed_WL = torch.cat((torch.full_like(target_WL[:, :1], bos), target_WL[:, :-1]), 1)
-    device = model.lm_head.weight.device
+    device = model.device
     losses = []
     for fed, target in zip(*(x.split(max(1, _FORWARD_TOKENS // length)) for x in (fed_WL, target_WL)), strict=True):
         hidden_ND = model.hidden(fed.to(device)).flatten(0, 1)

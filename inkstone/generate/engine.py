@@ -59,7 +59,7 @@ def _run(
     waiting = [_request(model, index, prompt, sampling) for index, prompt in enumerate(prompts)]
     rows = min(rows, len(waiting))
     length = max(len(request.prompt) + request.limit for request in waiting)
-    cache = KVCache(model.config, rows, length, model.dtype, model.lm_head.weight.device)
+    cache = KVCache(model.config, rows, length, model.dtype, model.device)
     busy: list[_Request | None] = [None] * rows
     while waiting or any(busy):
         fresh: dict[int, Tensor] = {}
@@ -96,7 +96,7 @@ def _request(model: Decoder, index: int, prompt: list[int], sampling: SamplingSe
 def _prefill(model: Decoder, cache: KVCache, row: int, request: _Request | None) -> Tensor:
     """Logits [V] after the prompt, whose keys and values now fill the row; long prompts are taken in pieces."""
     assert request is not None
-    tokens = torch.tensor([request.prompt], device=model.lm_head.weight.device)
+    tokens = torch.tensor([request.prompt], device=model.device)
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
     size = tokens.shape[1] if model.config.angles_depend_on_length else _PREFILL_TOKENS
     for piece, at in zip(tokens.split(size, 1), positions.split(size, 1), strict=True):
@@ -108,7 +108,7 @@ def _decode(model: Decoder, cache: KVCache, busy: list[_Request | None]) -> dict
     """One step for every busy row: logits [V] after its last token. Idle rows rewrite their first slot, unread."""
     last = [request.answer[-1] if request else 0 for request in busy]
     position = [len(request.prompt) + len(request.answer) - 1 if request else 0 for request in busy]
-    device = model.lm_head.weight.device
+    device = model.device
     context = CacheContext(cache, torch.tensor(position, device=device)[:, None])
     logits_BV = model(torch.tensor(last, device=device)[:, None], context)[:, -1]
     return {row: logits_BV[row] for row, request in enumerate(busy) if request}

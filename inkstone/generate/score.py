@@ -66,7 +66,7 @@ def next_token_logprobs(model: Decoder, contexts: Sequence[list[int]], batch: in
         if not context or (limit is not None and len(context) > limit):
             raise InputError(f"context {index} has {len(context)} tokens; the model takes 1 to {limit or 'any number'}")
     order = sorted(range(len(contexts)), key=lambda i: contexts[i])
-    table = torch.empty(len(contexts), model.config.vocab_size, device=model.lm_head.weight.device)
+    table = torch.empty(len(contexts), model.config.vocab_size, device=model.device)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         hidden, first = _hidden_after_shared_prefix(model, [contexts[i] for i in chosen])
@@ -99,7 +99,7 @@ def _hidden_after_shared_prefix(
 
     At least one token of each sequence is left to compute; rows are padded on the right, which no real token sees.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     if model.config.angles_depend_on_length and max(map(len, sequences)) > model.config.max_positions:
         # Neither a prefix nor padding may be shared where angles follow from each sequence's own length.
         alone = [model.hidden(torch.tensor([sequence], device=device))[0] for sequence in sequences]

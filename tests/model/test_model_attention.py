@@ -24,7 +24,7 @@ def packed(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def check_packed_row_equals_documents(model: Decoder, lengths: list[int]) -> None:
     row = tokens(1, sum(lengths), seed=len(lengths))
-    together = model(row, PackedContext.documents(*packed(lengths), torch.float32))[0]
+    together = model(row, PackedContext.documents(*packed(lengths)))[0]
     alone = torch.cat([model(piece[None])[0] for piece in row[0].split(lengths)])
     torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-5)
 
@@ -45,8 +45,9 @@ def test_packed_row_beyond_the_explicit_length_gives_the_same_logits_as_its_docu
 def test_explicit_attention_and_its_gradients_equal_scaled_dot_product_attention() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(4))
-    bias = PackedContext.documents(*packed([5, 9, 7]), torch.float32).bias_B1TT
-    assert bias is not None
+    _, ids = packed([5, 9, 7])
+    visible = (ids[:, None, :, None] == ids[:, None, None, :]) & torch.ones(21, 21, dtype=torch.bool).tril()
+    bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
     results = []
     for attend in (
         lambda *qkv: masked_attention(*qkv, bias.expand(2, 1, 21, 21))[0],
@@ -64,7 +65,7 @@ def test_training_gradients_do_not_depend_on_which_attention_path_runs(monkeypat
     gradients = []
     for explicit_length in (EXPLICIT_LENGTH, 0):
         monkeypatch.setattr("inkstone.model.decoder.packed.EXPLICIT_LENGTH", explicit_length)
-        loss = model(row, PackedContext.documents(*packed([11, 6, 7]), torch.float32)).square().sum()
+        loss = model(row, PackedContext.documents(*packed([11, 6, 7]))).square().sum()
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     for explicit, flash in zip(*gradients, strict=True):
         torch.testing.assert_close(explicit, flash, atol=1e-3, rtol=1e-4)
@@ -120,10 +121,10 @@ def test_no_token_sees_what_comes_after_it() -> None:
 
 def test_half_precision_arithmetic_keeps_float32_weights_and_gradients_near_the_exact_ones() -> None:
     model, row = tiny_model(), tokens(1, 24)
-    context = PackedContext.documents(*packed([24]), torch.float32)
+    context = PackedContext.documents(*packed([24]))
     exact = torch.autograd.grad(model(row, context).float().logsumexp(-1).sum(), list(model.parameters()))
     model.compute_dtype = torch.bfloat16
-    context = PackedContext.documents(*packed([24]), torch.bfloat16)
+    context = PackedContext.documents(*packed([24]))
     logits = model(row, context)
     assert logits.dtype == torch.bfloat16
     rounded = torch.autograd.grad(logits.float().logsumexp(-1).sum(), list(model.parameters()))
@@ -186,7 +187,7 @@ def test_a_bias_too_large_to_keep_is_made_in_pieces_with_the_same_logits(
     positions, ids = (x.expand(2, -1) for x in packed(lengths))
 
     def logits() -> torch.Tensor:
-        return model(row, PackedContext.documents(positions, ids, torch.float32) if len(lengths) > 1 else None)
+        return model(row, PackedContext.documents(positions, ids) if len(lengths) > 1 else None)
 
     kept = logits()
     monkeypatch.setattr("inkstone.model.decoder.packed.KEPT_BIAS_BYTES", 0)

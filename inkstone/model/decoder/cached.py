@@ -7,7 +7,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.decoder.attention import position_bias
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.decoder.position import alibi_slopes
+from inkstone.model.decoder.position import head_slopes
 
 
 class KVCache:
@@ -46,7 +46,7 @@ class CacheContext:
         if config.position == "rope" and config.sliding_window is None:
             self.mask_BHTS = slots <= self.positions_BT[:, None, :, None]
             return
-        slopes = alibi_slopes(config.num_heads, slots.device) if config.position == "alibi" else None
+        slopes = head_slopes(config, slots.device)
         self.mask_BHTS = position_bias(self.positions_BT[:, :, None] - slots, slopes, config.sliding_window).to(dtype)
 
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
