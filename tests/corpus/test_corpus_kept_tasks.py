@@ -185,6 +185,27 @@ def test_a_run_killed_in_any_pass_continues_where_it_was_and_ends_with_the_same_
     assert finished and len(done) == int((corpus.parent / "tasks").read_text()) - finished
 
 
+def test_a_run_continues_with_other_workers(
+    inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def run(number: int) -> None:
+        (output := tmp_path / str(number)).mkdir()
+        settings = CorpusSettings.model_validate({**SETTINGS, "workers": number})
+        curate(settings, inputs, output, Silent(), scratch=tmp_path / "scratch", workers=Workers(1))
+
+    gather = stage._gather
+    monkeypatch.setattr(stage, "_gather", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(1)
+    monkeypatch.setattr(stage, "_gather", gather)
+    monkeypatch.setattr(kept_tasks, "write_manifest", _counting(done := []))
+    run(2)
+    assert not [place for place in done if place.parent.parent == tmp_path / "scratch"]
+
+
 def _counting(calls: list[Path], write=kept_tasks.write_manifest):  # type: ignore[no-untyped-def]
     def counted(directory: Path, values: dict[str, object]) -> None:
         calls.append(directory)

@@ -56,6 +56,8 @@ def curate(
     Raises InputError where an input is missing or no document is left.
     """
     started = time.perf_counter()
+    # Where a run happens must not be in what its tasks are known by, or it could not go on elsewhere.
+    settings = settings.model_copy(update={"workers": None, "ray": None})
     files = find_files(inputs)
     known = open_known(settings.dedup)
     size = sum(_text_bytes(file) for file in files)
