@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from measured import cpu_seconds, measure
 from mixed_corpus import Sample, mixed, write
-from near_duplicates import KINDS, best_similarity, recall, shingle_sets, tokens_of
+from near_duplicates import KINDS, best_similarity, find_duplicates, recall, shingle_sets, tokens_of
 
 OURS = ("inkstone", "inkstone, rules alone")
 PARTS = ("rules", "minhash", "sentences", "end")
@@ -99,7 +99,7 @@ def _our_rules(settings, corpus, output):  # type: ignore[no-untyped-def]
 
 def _our_minhash(settings, corpus, output):  # type: ignore[no-untyped-def]
     from inkstone.corpus.judge.kernel import flatten, tokenize
-    from inkstone.corpus.repeats.dedup import Signatures, find_duplicates, signatures
+    from inkstone.corpus.repeats.dedup import Signatures, signatures
     from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
 
     parts = [signatures(tokenize(flatten(texts)), settings.dedup) for _, texts in _batches(settings, corpus)]
@@ -146,9 +146,9 @@ def _our_sentences(settings, corpus, output):  # type: ignore[no-untyped-def]
 
 
 def _our_end(settings, corpus, output):  # type: ignore[no-untyped-def]
-    from inkstone.corpus.run.engine import Workers
     from inkstone.corpus.run.stage import curate
     from inkstone.progress import Silent
+    from inkstone.tasks import Workers
 
     output.mkdir(exist_ok=True)
     curate(settings, [corpus], output, Silent(), workers=Workers(1))

@@ -21,7 +21,16 @@ import pyarrow as pa
 from mixed_corpus import Sample, mixed
 
 from inkstone.corpus.judge.kernel import Tokens, flatten, ngram_hashes, tokenize
-from inkstone.corpus.repeats.dedup import Signatures, find_duplicates, signatures
+from inkstone.corpus.repeats.dedup import (
+    Duplicates,
+    Matches,
+    Signatures,
+    band_keys,
+    equals,
+    matches,
+    resolve,
+    signatures,
+)
 from inkstone.corpus.settings import DedupSettings
 
 CHOICES = [(14, 8, 0.0), (14, 8, 0.65), (20, 6, 0.65), (20, 6, 0.6), (20, 6, 0.55), (25, 5, 0.6), (25, 5, 0.55),
@@ -110,6 +119,22 @@ def expected(samples: list[Sample], sets: list[np.ndarray], bands: int, rows: in
             alike = jaccard(sets[index], sets[row[sample.of]])
             chances[sample.lang, sample.kind].append(1 - (1 - alike**rows) ** bands)
     return [f"{np.mean(chances[kind]):.3f}" for kind in KINDS]
+
+
+def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
+    """Compare all documents of signatures held in memory."""
+    ranks = np.arange(len(found.exact))
+    parts = [equals(found.exact, ranks)] if settings.exact else []
+    if settings.near:
+        long = ranks[found.has_shingles]
+        keys = band_keys(found.minhash[long], settings)
+        parts.append(
+            matches(
+                keys.ravel(), np.repeat(long, settings.bands),
+                lambda one, other: (found.minhash[one] == found.minhash[other]).mean(axis=1), settings.min_similarity,
+            )
+        )  # fmt: skip
+    return resolve(Matches.joined(parts))
 
 
 def main() -> None:

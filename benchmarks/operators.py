@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from inkstone.corpus import CorpusSettings, Workers, curate, engine
+from inkstone.corpus import CorpusSettings, Workers, curate
 from inkstone.corpus.judge.benchmarks import find_contamination, load_benchmarks
 from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.corpus.judge.measures import measure
@@ -32,6 +32,7 @@ from inkstone.corpus.judge.repair import repair
 from inkstone.corpus.judge.resources import Models
 from inkstone.corpus.judge.rules import judge
 from inkstone.corpus.read.readers import BATCH_CHARACTERS, Batch
+from inkstone.corpus.run import kept_tasks
 from inkstone.progress import Silent
 
 
@@ -104,15 +105,15 @@ def speeds(texts: list[str], data: Path) -> None:
 
 def substrings(data: Path) -> None:
     """CPU-seconds and disk of every pass, with runs of 50 tokens looked for."""
-    seconds, size, run = Counter[str](), Counter[str](), engine._task
+    seconds, size, run = Counter[str](), Counter[str](), kept_tasks._task
 
-    def timed(work: engine.Work, argument: object, place: Path, key: str) -> None:
+    def timed(work: kept_tasks.Work, argument: object, place: Path, key: str) -> None:
         started = time.process_time()
         run(work, argument, place, key)
         seconds[place.parent.name] += time.process_time() - started
         size[place.parent.name] += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
-    engine._task = timed  # type: ignore[assignment]
+    kept_tasks._task = timed  # type: ignore[assignment]
     settings = CorpusSettings.model_validate({"substrings": {"min_tokens": 50}})
     for lang in ("en", "zh"):
         seconds.clear()

@@ -1,19 +1,18 @@
-"""Read rows of JSON from the files people have: a list (.json) or one object per line (.jsonl), plain, .gz or .zst.
+"""Read rows of JSON from the files people have: a list (.json) or one object per line (.jsonl), also .gz, .zst, .xz.
 
 Which of the two is decided by the content, since many files named .json hold lines. A broken line is a fault of that
 row; a file that cannot be read at all is an `UnreadableFile`.
 """
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import zstandard
+from inkstone.compressed import DAMAGE, read_whole, uncompressed
+from inkstone.compressed import SUFFIXES as COMPRESSIONS
 
 Row = dict[str, object]
 SUFFIXES = (".json", ".jsonl")
-COMPRESSIONS = (".gz", ".zst")
 
 
 class UnreadableFile(Exception):
@@ -60,18 +59,12 @@ def _read_bytes(path: Path) -> bytes:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     if not suffixes or suffixes[-1] not in SUFFIXES:
-        raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with {' or '.join(COMPRESSIONS)})")
+        raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with .gz, .zst or .xz)")
     try:
-        if compression == ".gz":
-            with gzip.open(path, "rb") as packed:
-                content = packed.read()
-        elif compression == ".zst":
-            with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as reader:
-                content = reader.readall()
-        else:
-            content = path.read_bytes()
+        with uncompressed(path, compression) as stream:
+            content = read_whole(stream, path.stat().st_size)
     except FileNotFoundError as error:
         raise UnreadableFile("does not exist") from error
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+    except (OSError, *DAMAGE) as error:
         raise UnreadableFile(f"cannot be read ({error})") from error
     return content.removeprefix(b"\xef\xbb\xbf")

@@ -3,9 +3,10 @@
 The limits of the document rules (`[corpus.rules.zh]` ...) are in `thresholds.py` and `thresholds.toml`.
 """
 
+import codecs
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from inkstone.corpus.judge.operator_settings import PrivateSettings, QualitySettings, WordList
 from inkstone.corpus.judge.thresholds import Rules
@@ -15,10 +16,8 @@ Language = Literal["zh", "en", "mixed", "other"]
 Genre = Literal["prose", "verse", "code", "list"]
 
 
-class LineRules(BaseModel):
+class LineRules(BaseModel, extra="forbid", frozen=True):
     """Removal of lines that many documents share: menus, footers, notices."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_line_documents: int = Field(
         default=100, ge=0, description="a line in more documents than this is removed from all of them; 0 = off"
@@ -35,10 +34,8 @@ class LineRules(BaseModel):
     )
 
 
-class SentenceRules(BaseModel):
+class SentenceRules(BaseModel, extra="forbid", frozen=True):
     """Removal of sentences that many documents repeat: quotations, slogans, disclaimers inside paragraphs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_documents: int = Field(
         default=30,
@@ -55,10 +52,8 @@ class SentenceRules(BaseModel):
     )
 
 
-class SubstringRules(BaseModel):
+class SubstringRules(BaseModel, extra="forbid", frozen=True):
     """Removal of long passages that stand in an earlier document, or earlier in the same one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_tokens: int = Field(
         default=0,
@@ -75,10 +70,8 @@ class SubstringRules(BaseModel):
         return self
 
 
-class DedupSettings(BaseModel):
+class DedupSettings(BaseModel, extra="forbid", frozen=True):
     """Duplicate documents. The first by id stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     exact: bool = Field(default=True, description="remove documents equal but for case, punctuation and spaces")
     near: bool = Field(default=True, description="remove near duplicates (MinHash over token shingles)")
@@ -95,14 +88,16 @@ class DedupSettings(BaseModel):
     )
 
 
-class CorpusSettings(BaseModel):
+class CorpusSettings(BaseModel, extra="forbid", frozen=True):
     """The `[corpus]` table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     inputs: list[str] = Field(default=["primer:raw"], min_length=1, description="files, folders or globs of raw text")
     text_fields: list[str] = Field(
         default=["text"], min_length=1, description="fields of a row that make up its text, joined by an empty line"
+    )
+    encoding: str = Field(
+        default="auto",
+        description='of text, CSV and web pages: "auto" is UTF-8, else GB18030 (GBK), Big5 or UTF-16 where plausible',
     )
     languages: list[Language] = Field(default=["zh", "en", "mixed"], min_length=1, description="languages to keep")
     genres: list[Genre] = Field(default=["prose", "verse", "code", "list"], min_length=1, description="genres to keep")
@@ -145,6 +140,17 @@ class CorpusSettings(BaseModel):
         le=1024,
         description="a larger document is not read (MB of UTF-8); measuring takes about 60 times its size in memory",
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name == "auto":
+            return name
+        try:
+            "".encode(name)  # `lookup` also knows encodings of bytes as bytes
+            return codecs.lookup(name).name
+        except (LookupError, UnicodeError) as error:
+            raise ValueError(f"{name!r} is no encoding: write auto, utf-8, gb18030, big5, utf-16 ...") from error
 
     @model_validator(mode="after")
     def _check(self) -> "CorpusSettings":

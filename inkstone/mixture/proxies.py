@@ -8,12 +8,10 @@ documents would leave a small domain with two or three of them, and seeds would 
 
 import json
 import math
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from inkstone.model import ModelSettings
 from inkstone.progress import Progress, Silent
 from inkstone.storage import atomic_directory, fingerprint, settle
 from inkstone.storage.manifest import read_manifest
+from inkstone.tasks import Workers, run_calls
 from inkstone.tokenizer import open_shards
 from inkstone.train import (
     InOrder,
@@ -114,24 +113,13 @@ def run_trials(bench: Bench, trials: list[Trial], folder: Path, progress: Progre
     folder.mkdir(parents=True, exist_ok=True)
     done = len(trials) - len(waiting)
     progress.note(f"{label}: {len(trials)} proxies, {done} of them finished before", proxies=len(trials))
-    for path, seconds in _work(bench, waiting):
+    calls = [(trial, path) for path, trial in waiting.items()]
+    workers = Workers(bench.settings.workers)
+    for number, seconds in run_calls(partial(run_trial, bench), calls, workers, fewer="fewer [mixture] workers"):
         done += 1
-        name = waiting[path].name
+        name = calls[number][0].name
         progress.advance(done, len(trials), "proxies", mixture=name, seconds=round(seconds, 1))
     return np.array([_finished(path) for path in paths]).reshape(len(paths), len(bench.domains.weights))
-
-
-def _work(bench: Bench, waiting: dict[Path, Trial]) -> Iterator[tuple[Path, float]]:
-    """Run what is waiting, here or in worker processes; yields each finished directory."""
-    if bench.settings.workers == 1:
-        for path, trial in waiting.items():
-            yield path, run_trial(bench, trial, path)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(bench.settings.workers, mp_context=context) as pool:
-        running = {pool.submit(run_trial, bench, trial, path): path for path, trial in waiting.items()}
-        for future in as_completed(running):
-            yield running[future], future.result()
 
 
 def run_trial(bench: Bench, trial: Trial, path: Path) -> float:

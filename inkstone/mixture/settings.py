@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from inkstone.stage import Machine
 from inkstone.train import OnlineSettings
@@ -11,10 +11,8 @@ Kind = Literal["natural", "stratified", "temperature", "fixed", "learned"]
 Grain = Literal["lang x source", "source", "lang"]
 
 
-class ProxySettings(BaseModel):
+class ProxySettings(BaseModel, extra="forbid", frozen=True):
     """`[mixture.proxy]`: the tiny models that mixtures are tried on; about 0.2 M parameters and 200 K tokens each."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     count: int | None = Field(None, ge=8, description="mixtures to fit the law on; default: 3 x domains, at least 24")
     checks: int = Field(6, ge=0, description="further mixtures, only to compare the law's prediction with")
@@ -31,10 +29,8 @@ class ProxySettings(BaseModel):
     workers: Machine[int] = Field(1, ge=1, description="proxies that run at once, one thread each")
 
 
-class MixtureSettings(BaseModel):
+class MixtureSettings(BaseModel, extra="forbid", frozen=True):
     """`[mixture]`: without this section every document is read once per epoch."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind = Field("learned", description="where the weights come from")
     keep: Literal["measured", "learned"] = Field(

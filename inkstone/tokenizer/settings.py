@@ -2,15 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from inkstone.stage import Machine
 
 
-class TokenizerSettings(BaseModel):
+class TokenizerSettings(BaseModel, extra="forbid", frozen=True):
     """`[tokenizer]`: how the vocabulary is learned."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     vocab_size: int = Field(
         8192,
@@ -48,10 +46,8 @@ class TokenizerSettings(BaseModel):
     )
 
 
-class TokensSettings(BaseModel):
+class TokensSettings(BaseModel, extra="forbid", frozen=True):
     """`[tokens]`: how the encoded corpus is cut into files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_shard_tokens: int = Field(
         100_000_000, ge=1, description="A new shard begins before a document that would exceed this many tokens."
@@ -71,10 +67,8 @@ class TokensSettings(BaseModel):
     )
 
 
-class ExtendSettings(BaseModel):
+class ExtendSettings(BaseModel, extra="forbid", frozen=True):
     """How a vocabulary is extended with Chinese pieces."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
     choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')

@@ -1,4 +1,4 @@
-"""The stage that learns a tokenizer from a corpus. Encoding the corpus with it is `encode.py`.
+"""The stage that learns a tokenizer from a corpus. Encoding the corpus with it is `write_shards.py`.
 
 The corpus is read in a stream; memory grows with the number of different words, which `sample_mb` bounds.
 """

@@ -6,24 +6,21 @@ the parts that are missing, and a corpus to which files were added encodes only 
 """
 
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cached_property
-from multiprocessing import forkserver
+from functools import cached_property, partial
 from pathlib import Path
 from shutil import copyfile, rmtree
 
 import numpy as np
 
-from inkstone.errors import InkstoneError, InputError
+from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import atomic_directory, file_sha256, fingerprint, write_manifest
+from inkstone.tasks import Workers, run_calls, start_ahead
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_part
 from inkstone.tokenizer.settings import TokensSettings
@@ -83,7 +80,7 @@ def encode_corpus(
     """
     parts = _parts(settings, corpus)
     if _processes(settings, [part for split in _SPLITS for part in parts[split]]) > 1:
-        _start_ahead()
+        start_ahead(__name__)
     tokenizer = Tokenizer.load(tokenizer_dir)
     own = store is None
     store = store or output / ".parts"
@@ -151,69 +148,15 @@ def _encode_missing(
     done = total - left
     encoder = None if tokenizer.has_prefix else tokenizer.encoder()
     tools = _Tools(settings, directory, tokenizer.vocab_size, tokenizer.first_id, tokenizer.last_id, encoder)
-    processes = _processes(settings, [job.part for job in todo.values()])
-    if processes <= 1:
-        for job in todo.values():
-            _encode_part(job, store, tools)
-            done += job.part.size / 1e6
-            progress.advance(done, total, "MB")
-        return
-    with ProcessPoolExecutor(processes, _context(), _take, (tools,)) as pool:
-        running: dict[Future[None], _Job] = {}
-        try:
-            for job in todo.values():
-                running[pool.submit(_encode_in_pool, job, store)] = job
-                if len(running) >= 2 * processes:
-                    done = _collect(running, done, total, progress)
-            while running:
-                done = _collect(running, done, total, progress)
-        except BrokenProcessPool as error:
-            raise InkstoneError(
-                "a process that encoded text was killed, perhaps for want of memory: run the same command again (parts "
-                "that were finished are kept), with a smaller processes or batch_mb if it happens again."
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _start_ahead() -> None:
-    """Let the fork server import this module while the tokenizer is opened."""
-    if _context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """Clean processes; where the system can, copies of one that has imported this module already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["inkstone.tokenizer.write_shards"])
-    return context
-
-
-def _collect(running: dict[Future[None], _Job], done: float, total: float, progress: Progress) -> float:
-    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in finished:
-        done += running.pop(future).part.size / 1e6
-        future.result()
+    workers = Workers(_processes(settings, [job.part for job in todo.values()]))
+    calls = [(job, store) for job in todo.values()]
+    fewer = "fewer [tokens] processes or a smaller batch_mb"
+    for number, _ in run_calls(partial(_encode_part, tools), calls, workers, __name__, fewer):
+        done += calls[number][0].part.size / 1e6
         progress.advance(done, total, "MB")
-    return done
 
 
-_taken: list[_Tools] = []  # in a process of the pool: what it was given when it began
-
-
-def _take(tools: _Tools) -> None:
-    """The first thing a process of the pool does."""
-    _taken.append(tools)
-
-
-def _encode_in_pool(job: _Job, store: Path) -> None:
-    _encode_part(job, store, _taken[0])
-
-
-def _encode_part(job: _Job, store: Path, tools: _Tools) -> None:
+def _encode_part(tools: _Tools, job: _Job, store: Path) -> None:
     """Encode one part into the store, where it appears whole or not at all."""
     settings = tools.settings
     groups: dict[Group, int] = {}

@@ -163,7 +163,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     assert problems[0].startswith(f"{two} is in no known format: its rows have the fields body, title; expected")
     assert problems[1:3] == [
         f"{tmp_path / 'three.jsonl'} does not exist",
-        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz or .zst)",
+        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz, .zst or .xz)",
     ]
     assert [problem.split(" ")[0] for problem in problems[3:]] == [f"{one}:{row}" for row in (1, 3, 4, 5)]
     assert "begins with the assistant" in problems[4] and "two assistant turns in a row" in problems[4]
@@ -194,6 +194,12 @@ def test_skipping_does_not_excuse_unreadable_files_or_an_empty_result(tmp_path: 
     good = write(tmp_path / "good.jsonl", [{"messages": [ASK, SAY]}])
     with pytest.raises(InputError, match=r"broken\.jsonl\.gz cannot be read"):
         read_chats([good, broken], on_problem="skip")
+    bomb = tmp_path / "bomb.jsonl.zst"
+    with zstandard.open(bomb, "wb") as stream:
+        for _ in range(200):
+            stream.write(b"[" * 1_000_000)
+    with pytest.raises(InputError, match=r"bomb\.jsonl\.zst cannot be read \(it unpacks to .* times its size\)"):
+        read_chats([bomb], on_problem="skip")
     (tmp_path / "empty.jsonl").write_bytes(b"\n")
     with pytest.raises(InputError, match=r"empty\.jsonl has no rows"):
         read_chats([good, tmp_path / "empty.jsonl"], on_problem="skip")

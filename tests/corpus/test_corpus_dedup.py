@@ -1,21 +1,43 @@
 """Duplicates: recall follows the closed form of MinHash, the first stays, chains and short texts do not merge."""
 
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from inkstone.corpus.judge.kernel import flatten, tokenize
-from inkstone.corpus.repeats.dedup import Duplicates, find_duplicates, signatures
-from inkstone.corpus.settings import DedupSettings
+from inkstone.corpus.repeats.dedup import Duplicates, resolve, signatures
+from inkstone.corpus.run.parquet_shards import DOCUMENT
+from inkstone.corpus.run.passes import MatchTask, match
+from inkstone.corpus.run.tables import TaskWriter, load_matches
+from inkstone.corpus.settings import CorpusSettings, DedupSettings
+
+PARTITIONS = 3
 
 HAN = [chr(point) for point in range(0x4E00, 0x4E00 + 3000)]
 
 
 def duplicates(texts: list[str], **settings: object) -> Duplicates:
+    """What the passes find: signatures and keys by partition on disk, each partition matched apart."""
     chosen = DedupSettings.model_validate(settings)
-    found = find_duplicates(signatures(tokenize(flatten(pa.array(texts, pa.string()))), chosen), chosen)
+    nothing = [""] * len(texts)
+    columns = {**dict.fromkeys(DOCUMENT.names, nothing), "text": texts, "quality": pa.nulls(len(texts), pa.float32())}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        with TaskWriter(place, PARTITIONS, chosen) as out:
+            signs = signatures(tokenize(flatten(pa.array(texts, pa.string()))), chosen)
+            out.add(pa.RecordBatch.from_pydict(columns, DOCUMENT), signs)
+        parts = []
+        for part in range(PARTITIONS):
+            everything = CorpusSettings(dedup=chosen)
+            task = MatchTask((place,), (), everything, part, PARTITIONS, chosen.min_similarity)
+            (draft := place / str(part)).mkdir()
+            match(task, draft)
+            parts.append(draft)
+        found = resolve(load_matches(parts))
     of, similarity, near = np.full(len(texts), -1), np.zeros(len(texts)), np.zeros(len(texts), bool)
     of[found.rank], similarity[found.rank], near[found.rank] = found.of, found.similarity, found.near
     return Duplicates(np.arange(len(texts)), of, similarity, near)  # one entry per text, of = -1 where it stays

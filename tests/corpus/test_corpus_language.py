@@ -59,3 +59,22 @@ def test_japanese_is_not_chinese_nor_english(text: str) -> None:
 @pytest.mark.parametrize("text", ENGLISH)
 def test_english_names_lists_and_code_are_english(text: str) -> None:
     assert lang(text) == "en"
+
+
+@pytest.mark.parametrize("text", [
+    "他在信里写了「ありがとう」和「さようなら」两句话，我到现在也没有忘记。",
+    "日语里的「いただきます」是吃饭之前说的，「ごちそうさま」是吃完以后说的，这两句话孩子们都会。",
+    "店门上写着いらっしゃいませ，他们说这是欢迎的意思。",
+])  # fmt: skip
+def test_chinese_that_quotes_japanese_is_chinese(text: str) -> None:
+    assert lang(text) in ("zh", "mixed")
+
+
+@pytest.mark.parametrize("text", [
+    "国境の長いトンネルを抜けると雪国であった。夜の底が白くなった。信号所に汽車が止まった。",
+    "メロスは激怒した。必ず、かの邪智暴虐の王を除かなければならぬと決意した。",
+    "東京都知事選挙の投票が行われ、現職の候補が当選した。投票率は前回を上回った。",
+    "人間の一生は、重い荷物を背負って遠い道を行くようなものだ。急いではいけない。不自由を常と思えば不足はない。",
+])  # fmt: skip
+def test_japanese_full_of_chinese_characters_is_not_chinese(text: str) -> None:
+    assert lang(text) == "other"

@@ -92,9 +92,10 @@ def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "data", "rule", "says"),
     [
-        ("a.txt", "水火".encode("gb18030"), "encoding", ["a.txt:1", "byte 2 is 0xbb", "iconv -f gb18030"]),
-        ("a.txt", "水火ab".encode("utf-16"), "encoding", ["iconv -f utf-16"]),
+        ("a.txt", "水火".encode("gb18030"), "encoding", ["a.txt:1", "byte 2 is 0xbb", "set [corpus] encoding"]),
         ("a.txt", b"abc\xff\xfe\xfd", "encoding", ["byte 3 is 0xff"]),
+        ("a.txt", "It’s “déjà vu”, naïve café — really.".encode("cp1252"), "encoding", ["plausible"]),
+        ("a.html", "It’s “déjà vu”, naïve café — really.".encode("cp1252"), "encoding", ["plausible"]),
         ("a.txt", b" \n", "no_text", ["a.txt:1"]),
         ("a.txt", b"", "no_text", ["a.txt:1"]),
         ("a.jsonl", b'{"text": "a"', "json", ["a.jsonl:1"]),
@@ -286,6 +287,90 @@ def test_an_endless_line_is_a_record_and_costs_no_memory(tmp_path: Path) -> None
     assert batch.texts == ["first", "last"]
     assert [(record.id, record.rule) for record in batch.broken] == [("a:a.jsonl.gz:2", "too_large")]
     assert peak < 30e6
+
+
+def bombs(folder: Path) -> None:
+    """Small files that become gigabytes, or would."""
+    text = b"x" * 1_000_000
+    with zstandard.open(folder / "a.json.zst", "wb") as stream, gzip.open(folder / "b.json.gz", "wb", 1) as other:
+        for _ in range(200):
+            stream.write(text)
+            other.write(text)
+    with gzip.open(folder / "c.csv.gz", "wb", 1) as stream:  # its first line has no end
+        for _ in range(70):
+            stream.write(text)
+    often = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 365_000]))
+    pq.write_table(pa.table({"text": often}), folder / "d.parquet", compression="zstd")
+    page = pa.table({"text": ["x" * 1_000_000] * 200})
+    pq.write_table(page, folder / "e.parquet", compression="zstd", use_dictionary=False)
+
+
+def test_a_bomb_is_a_record_and_costs_no_memory(tmp_path: Path) -> None:
+    bombs(tmp_path)
+    (tmp_path / "good.txt").write_text("good", encoding="utf-8")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2e6
+    tracemalloc.start()
+    before, texts, rules = pa.total_allocated_bytes(), 0, []
+    for batch in read_batches(find_files([tmp_path]), ["text"], 2):
+        texts += len(batch.texts)
+        rules += [record.rule for record in batch.broken]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (texts, rules) == (20_001, ["damaged_file", "damaged_file", "csv", "damaged_file"])
+    assert peak < 200e6 and pa.total_allocated_bytes() - before < 1e6
+
+
+def test_times_that_python_has_none_for_are_text(tmp_path: Path) -> None:
+    columns = {
+        "text": pa.array(["a", "b"]),
+        "ns": pa.array([1_700_000_000_123_456_789, None], pa.timestamp("ns")),
+        "wait": pa.array([1_000_000_001, 5], pa.duration("ns")),
+        "day": pa.array([2**30, 0], pa.date32()),
+        "late": pa.array([2**60, 0], pa.timestamp("us")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    batch = read(tmp_path / "a.parquet")
+    assert batch.texts == ["a", "b"] and not batch.broken
+    first = json.loads(batch.metas[0])
+    assert first["ns"] == "2023-11-14 22:13:20.123456789" and "1000000001" in first["wait"].replace(".", "")
+    assert first["day"].startswith("+29") or first["day"].startswith("29")
+    assert json.loads(batch.metas[1])["day"] == "1970-01-01"
+
+
+def test_one_bad_value_of_a_parquet_file_is_one_record(tmp_path: Path) -> None:
+    text = pa.array([b"one", b"\xff\xfe", "河".encode()]).view(pa.string())
+    pq.write_table(pa.table({"text": text, "n": [1, 2, 3]}), tmp_path / "a.parquet")
+    (tmp_path / "b.txt").write_text("good", encoding="utf-8")
+    batch = read(tmp_path)
+    assert batch.texts == ["one", "河", "good"]
+    assert [(record.id, record.rule) for record in batch.broken] == [("a:a.parquet:2", "encoding")]
+
+
+def test_a_source_that_is_no_text_is_a_record(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text":"hello","source":"\\ud800"}\n{"text":"b"}\n')
+    batch = read(tmp_path)
+    assert batch.texts == ["b"] and [record.rule for record in batch.broken] == ["encoding"]
+    assert batch.broken[0].id.encode("utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".csv", ".json", ".parquet", ".jsonl.gz"])
+def test_a_link_into_a_store_of_blobs_is_read_by_its_own_name(tmp_path: Path, suffix: str) -> None:
+    """How the caches of model and data hubs lie on disk."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    blob, link = tmp_path / "blobs" / "0a1b", tmp_path / "snapshot" / f"train{suffix}"
+    match suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(ROWS), blob)
+        case ".csv":
+            blob.write_bytes(csv_bytes())
+        case _:
+            blob.write_bytes(gzip.compress(JSONL) if suffix.endswith(".gz") else JSONL)
+    link.symlink_to(Path("..") / "blobs" / "0a1b")
+    for given in (link, link.parent, link.parent / ".." / "snapshot" / link.name):
+        batch = read(given)
+        assert batch.texts == ([JSONL.decode()] if suffix == ".txt" else TEXTS)
+        assert all(f":train{suffix}:" in id for id in batch.ids)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json", "a.parquet"])

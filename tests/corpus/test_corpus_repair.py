@@ -59,6 +59,19 @@ def test_full_width_letters_and_digits_become_ascii_and_chinese_punctuation_stay
     assert fixed("Ｐｙｔｈｏｎ３，你好！（是吗？）：；") == "Python3，你好！（是吗？）：；"
 
 
+def test_a_full_width_full_stop_is_ascii_between_ascii_letters_or_digits_only() -> None:
+    texts = ["ｘ＝１．５，见ａ．ｂ．", "１．床前明月光", "完．", "．5"]
+    assert [fixed(text) for text in texts] == ["x=1.5，见a.b．", "1．床前明月光", "完．", "．5"]
+
+
+def test_emoji_sequences_stay_whole_and_hidden_tags_go() -> None:
+    wales = "\U0001f3f4" + "".join(chr(0xE0000 + ord(sign)) for sign in "gbwls") + "\U000e007f"
+    hidden = "".join(chr(0xE0000 + ord(sign)) for sign in "obey")
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    texts = [f"{wales}赢了{wales}", f"字{hidden}句", f"\U0001f3f4{hidden}", f"{family}❤\ufe0f"]
+    assert [fixed(text) for text in texts] == [texts[0], "字句", "\U0001f3f4", texts[3]]
+
+
 def test_control_and_invisible_characters_go() -> None:
     assert fixed("\ufeff水\u200b火\x07木\u202e金\xad土\x7f") == "水火木金土"
 

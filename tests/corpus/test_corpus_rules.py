@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.corpus.judge.measures import measure
 from inkstone.corpus.judge.rules import LIMITS, OTHER_KEYS, Verdicts, judge, key_of
-from inkstone.corpus.judge.thresholds import LANGUAGE_TABLES
 from inkstone.corpus.settings import CorpusSettings
 
 PROSE_ZH = (
@@ -42,6 +41,38 @@ def verdicts(texts: list[str], **settings: object) -> Verdicts:
 
 def rule_of(text: str, **settings: object) -> str:
     return verdicts([text], **settings).rule[0]
+
+
+NAMED = [  # encyclopedia paragraphs that say one long name again and again: a person, a species, a place, a product
+    "长宗我部元亲是日本战国时代的大名。长宗我部元亲生于土佐国，父亲去世以后，长宗我部元亲继承家业，平定了邻近的豪族。"
+    "十年之间，长宗我部元亲几乎统一四国，但是在秀吉出兵以后，长宗我部元亲只好投降，领地也只剩下土佐一国。晚年的长宗我部元亲"
+    "因为长子战死而消沉，不久病逝于伏见。后人说起长宗我部元亲，多半称赞他治理领国的法令。",
+    "乌尔巴克齿龙生活在白垩纪晚期的中亚。乌尔巴克齿龙的牙齿细小而多，与同类不同。第一块乌尔巴克齿龙化石出自一处河谷，"
+    "后来人们认为乌尔巴克齿龙以植物的嫩叶为食。由于材料太少，乌尔巴克齿龙究竟属于哪一科仍有争议；有人把乌尔巴克齿龙归入鸭嘴龙类，"
+    "也有人认为乌尔巴克齿龙只是一个存疑的名字。",
+    "埃斯特雷马杜拉位于西班牙西部，与葡萄牙相邻。历史上的埃斯特雷马杜拉以牧羊闻名，冬天北方的羊群都赶到埃斯特雷马杜拉过冬。"
+    "今天埃斯特雷马杜拉出产软木、樱桃和火腿，许多去过美洲的人也出生在埃斯特雷马杜拉。乘火车从马德里到埃斯特雷马杜拉大约要四个小时，"
+    "夏天的埃斯特雷马杜拉十分炎热。",
+    "The Kung Fu Panda films follow a bear who learns to fight. The first Kung Fu Panda came out in 2008; critics "
+    "liked how Kung Fu Panda drew its hills and rivers. After a second Kung Fu Panda film, the studio made a series "
+    "for children, and Kung Fu Panda toys were sold everywhere. In China, Kung Fu Panda led to a debate about why "
+    "nobody there had made it. A fourth Kung Fu Panda followed much later, with new Kung Fu Panda characters.",
+]
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_one_name_again_and_again_condemns_no_paragraph(text: str) -> None:
+    assert rule_of(text) == ""
+
+
+@pytest.mark.parametrize("text", [
+    "白日依山尽黄河入海流欲穷千里目更上一层楼",
+    "牀前明月光疑是地上霜舉頭望明月低頭思故鄉",
+    "两个黄鹂鸣翠柳一行白鹭上青天窗含西岭千秋雪门泊东吴万里船",
+])  # fmt: skip
+def test_verse_written_without_marks_is_no_fragment(text: str) -> None:
+    assert rule_of(text) == ""
+    assert rule_of(text[:-1]) == "fragment"
 
 
 @pytest.mark.parametrize("text", [PROSE_ZH, PROSE_EN, PROSE_ZH + PROSE_EN, *VERSE])
@@ -153,7 +184,7 @@ def test_a_genre_table_comes_over_the_language_table() -> None:
 
 
 def test_every_language_table_names_every_limit() -> None:
-    for lang in LANGUAGE_TABLES:
+    for lang in ("zh", "en", "mixed"):
         table = getattr(CorpusSettings().rules, lang)
         assert None not in table.model_dump().values() and table.max_top_ngram_share and table.max_repeated_ngram_share
 

@@ -51,8 +51,8 @@ def write_inputs(folder: Path, rows: list[Row]) -> list[Path]:
     names[1].write_bytes(gzip.compress(_jsonl(rows[third : 2 * third])))
     names[2].write_text(json.dumps(rows[2 * third :]), encoding="utf-8")
     (folder / "poem.txt").write_text(POEMS[0], encoding="utf-8")
-    (folder / "gbk.txt").write_bytes(POEMS[1].encode("gb18030"))
-    return [*names, folder / "poem.txt", folder / "gbk.txt"]
+    (folder / "latin.txt").write_bytes("L’été, déjà à Besançon.".encode("cp1252"))
+    return [*names, folder / "poem.txt", folder / "latin.txt"]
 
 
 def _row(row: Row) -> int:
@@ -257,9 +257,9 @@ def test_an_empty_result_is_refused_with_the_settings_to_relax(tmp_path: Path) -
 
 
 def test_unreadable_input_only_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(POEMS[0].encode("gb18030"))
+    (tmp_path / "a.txt").write_bytes("L’été, déjà à Besançon.".encode("cp1252"))
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="iconv -f gb18030"):
+    with pytest.raises(InputError, match=r"set \[corpus\] encoding"):
         curate(CorpusSettings(), [tmp_path / "a.txt"], tmp_path / "out", Silent())
 
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ warcio = pytest.importorskip("warcio")
 from warcio.statusandheaders import StatusAndHeaders  # noqa: E402
 from warcio.warcwriter import WARCWriter  # noqa: E402
 
+from inkstone.corpus.read.encoding import Reading  # noqa: E402
 from inkstone.corpus.read.files import find_files  # noqa: E402
 from inkstone.corpus.read.readers import Batch, read_batches  # noqa: E402
 from inkstone.corpus.read.web import decode_page, main_text, pages, with_page  # noqa: E402
@@ -85,7 +87,69 @@ def test_an_html_file_is_read_in_the_encoding_it_declares(tmp_path: Path) -> Non
     page = HTML.format(STORY).replace("<head>", '<head><meta charset="gbk">')
     (tmp_path / "a.html").write_bytes(page.encode("gbk"))
     assert read(tmp_path / "a.html").texts == [page]
-    assert decode_page("é".encode("latin-1"), "no-such-encoding") == "\ufffd"
+
+
+@pytest.mark.parametrize("declared", ["undefined", "no-such-encoding", "idna", "base64", "gb\0k"])
+def test_a_page_that_declares_nonsense_is_read_by_what_is_plausible(declared: str) -> None:
+    page = HTML.format(STORY)
+    for encoding in ("utf-8", "gb18030", "utf-16"):
+        assert decode_page(page.encode(encoding), declared, Reading(1 << 20)) == page
+    assert decode_page("é".encode("latin-1"), declared, Reading(1 << 20)) is None
+
+
+def test_a_declaration_that_fits_every_byte_does_not_win_over_plausible_text() -> None:
+    page = HTML.format(STORY)
+    assert decode_page(page.encode("gb18030"), "iso-8859-1", reading := Reading(1 << 20)) == page
+    assert reading.found == {"gb18030": 1}
+    french = "<html><body>L’été, déjà vu à Besançon.</body></html>"
+    assert decode_page(french.encode("cp1252"), "windows-1252", reading) == french
+
+
+def test_a_page_cut_off_inside_a_character_is_read_with_a_mark() -> None:
+    page = HTML.format(STORY * 20).encode() + "河".encode()[:2]
+    text = decode_page(page, None, reading := Reading(1 << 20))
+    assert text is not None and text.endswith("</html>\ufffd") and reading.found == {"utf-8 with losses": 1}
+
+
+def test_an_archive_with_an_endless_header_or_page_costs_no_memory(tmp_path: Path) -> None:
+    body = HTML.format(STORY).encode()
+    first = warc(tmp_path / "a.warc", ("response", "200 OK", body, "text/html"))
+    with gzip.open(tmp_path / "a.warc.gz", "wb", compresslevel=1) as stream:
+        stream.write(first + b"WARC/1.0\r\nWARC-Type: ")
+        for _ in range(200):
+            stream.write(b"x" * 1_000_000)
+    (tmp_path / "a.warc").unlink()
+    tracemalloc.start()
+    batch = read(tmp_path / "a.warc.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert batch.texts == [body.decode()] and [record.rule for record in batch.broken] == ["damaged_file"]
+    assert peak < 30e6
+    warc(
+        tmp_path / "b.warc",
+        ("response", "200 OK", b"x" * 3_000_000, "text/html"),
+        ("response", "200 OK", body, "text/html"),
+    )
+    (batch,) = list(read_batches(find_files([tmp_path / "b.warc"]), ["text"], 1))
+    assert batch.texts == [body.decode()] and [record.rule for record in batch.broken] == ["too_large"]
+
+
+DAMAGED = [
+    (b"HTTP/1.1 200 OK", b"HTTP/1.1"),
+    (b"HTTP/1.1 200 OK", b"\xff\xfe"),
+    (b"WARC-Type: response", b"WARC-Type"),
+    (b"Content-Length: ", b"Content-Length: x"),
+    (b"Content-Type: text/html", b"Content-Type"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_does_not_end_the_run(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+    data = warc(tmp_path / "a.warc", ("response", "200 OK", HTML.format(STORY).encode(), "text/html"))
+    (tmp_path / "a.warc").write_bytes(data.replace(*damage))
+    (tmp_path / "b.txt").write_text("good", encoding="utf-8")
+    (batch,) = list(read_batches(find_files([tmp_path]), ["text"], 32))
+    assert "good" in batch.texts and len(batch.texts) + len(batch.broken) >= 1
 
 
 def test_a_page_without_text_gives_none() -> None:

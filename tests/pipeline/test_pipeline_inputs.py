@@ -11,6 +11,7 @@ import pytest
 import zstandard
 from tiny_run import RECIPE, Ended, inkstone, write_recipe
 
+LATIN = "L’été, déjà à Besançon."
 POEM = "登鹳雀楼是唐代诗人王之涣的一首诗：白日依山尽，黄河入海流。欲穷千里目，更上一层楼。写的是登高望远的景色。"
 PROSE = "The heron stood in the shallow water for a long time, and then it rose over the reeds and was gone."
 OWN = RECIPE[: RECIPE.index("[sft]")].replace("[primer]\nsize_mb = 0.3\n", "").replace('"primer:raw"', "INPUTS")
@@ -104,7 +105,7 @@ def test_a_file_that_is_not_utf8_among_good_ones_is_counted_and_recorded_and_the
     tmp_path: Path, my: Path
 ) -> None:
     (my / "good.txt").write_text(POEM, encoding="utf-8")
-    (my / "gbk.txt").write_bytes(POEM.encode("gbk"))
+    (my / "latin.txt").write_bytes(LATIN.encode("cp1252"))
     ended = inkstone("run", own_recipe(tmp_path))
     assert ended.code == 0, ended.err
     assert any(
@@ -112,19 +113,19 @@ def test_a_file_that_is_not_utf8_among_good_ones_is_counted_and_recorded_and_the
         for note in ended.notes
     )
     (record,) = audit(tmp_path)
-    assert (record["level"], record["rule"], record["id"]) == ("record", "encoding", "gbk:gbk.txt:1")
-    assert record["detail"].startswith("gbk.txt:1: not UTF-8 (byte 0 is 0xb5)")
-    assert "iconv -f gb18030 -t utf-8" in record["detail"]
+    assert (record["level"], record["rule"], record["id"]) == ("record", "encoding", "latin:latin.txt:1")
+    assert record["detail"].startswith("latin.txt:1: not UTF-8 (byte 1 is 0x92)")
+    assert "set [corpus] encoding, or convert it" in record["detail"]
     report = json.loads((tmp_path / "runs" / "tiny" / "corpus" / "report.json").read_text(encoding="utf-8"))
     assert report["unreadable"]["count"] == 1
 
 
 def test_files_that_are_all_not_utf8_are_refused_with_what_they_may_be(tmp_path: Path, my: Path) -> None:
     for number in range(4):
-        (my / f"{number}.txt").write_bytes(POEM.encode("gbk"))
+        (my / f"{number}.txt").write_bytes(LATIN.encode("cp1252"))
     said = refused(inkstone("run", own_recipe(tmp_path)))
     assert said.startswith("corpus: no document could be read; 4 records are unreadable: 0.txt:1: not UTF-8")
-    assert "it may be GBK: convert it with iconv" in said
+    assert "set [corpus] encoding, or convert it" in said
     assert not (tmp_path / "runs" / "tiny" / "corpus").exists()
 
 

@@ -116,13 +116,13 @@ def test_a_killed_worker_ends_in_a_sentence_and_keeps_what_was_done(
     corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_shards, "_ALONE_MB", 0.0)
-    monkeypatch.setattr(write_shards, "_encode_in_pool", _die)
-    with pytest.raises(InkstoneError, match="was killed, perhaps for want of memory: run the same command again"):
+    monkeypatch.setattr(write_shards, "_encode_part", _die)
+    with pytest.raises(InkstoneError, match=r"killed 3 times.*run the same command again with fewer .tokens."):
         run(TokensSettings(part_mb=0.01, processes=2), corpus, tokenizer_dir, tmp_path / "t", tmp_path / "store")
     assert not (tmp_path / "t" / "manifest.json").exists()
 
 
-def _die(job: object, store: Path) -> None:
+def _die(tools: object, job: object, store: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

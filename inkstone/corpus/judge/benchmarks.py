@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from inkstone.corpus.judge.kernel import F64, HAN, I64, U8, U64, Tokens, flatten, ngram_hashes, run_heads, tokenize
-from inkstone.corpus.judge.phrases import word_hashes
+from inkstone.corpus.judge.phrases import WORDS, word_hashes
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import Broken, Row, read_rows
 from inkstone.errors import InputError
@@ -25,16 +25,7 @@ from inkstone.errors import InputError
 NGRAM = 8
 MIN_WORDS = 8.0  # a Han character counts as 0.6 of a word
 MAX_ITEMS_PER_NGRAM = 16
-_QUESTION = ("question", "query", "prompt", "ctx", "goal", "instruction", "input", "problem", "turns", "sentence")
-_PASSAGE = ("context", "passage", "article", "text", "story", "support")
-# fmt: off
-_LABELS = (
-    "id", "task_id", "question_id", "subject", "split", "source", "category", "license", "answer", "label", "gold",
-    "index", "score", "year", "keyword", "analysis", "explanation", "other", "test", "entry_point", "ind", "type",
-    "activity_label", "ctx_a", "ctx_b", "canonical_solution", "answers", "ref_model_pred", "continuation", "level",
-    "domain_en", "domain_zh", "id_", "difficulty", "solution",
-)
-# fmt: on
+_QUESTION, _PASSAGE, _LABELS = (WORDS["benchmark_fields"][name].split() for name in ("question", "passage", "label"))
 
 
 @dataclass(frozen=True)

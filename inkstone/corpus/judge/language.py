@@ -24,39 +24,17 @@ from inkstone.corpus.judge.kernel import (
     member,
     segment_sums,
 )
-from inkstone.corpus.judge.phrases import STOP_CHARACTERS, STOP_WORDS, word_hashes
+from inkstone.corpus.judge.phrases import STOP_CHARACTERS, STOP_WORDS, WORDS, word_hashes
 
-# Function words that are neither frequent English words nor shared by most of the others.
-FOREIGN_WORDS = {
-    "fr": "le la les des du un une et est dans pour que qui sur pas avec sont au aux ce cette il elle nous vous par "
-    "plus mais ou où leur été être ont se sa ses",
-    "de": "der das und ist nicht ein eine einen dem den des mit sich auf für von zu auch wird sind aus bei nach wie "
-    "ich sie wir es im oder über als nur noch haben",
-    "es": "el los las una y en que por con para del es lo su como más pero sus al ha se fue este esta son entre",
-    "it": "il lo gli della che di e per un una con del non sono nel alla dei più anche si ha delle questo come da",
-    "pt": "os um uma e que não com para do da dos das em por mais como foi ao ele se na no são seu sua também",
-    "nl": "de het een en van dat niet met voor zijn op te er ook aan als maar bij naar uit door om wordt hij ze",
-    "sv": "och att det som en av för med den till inte är har ett om på var från kan ska vi jag",
-    "da": "og det er til af en på med for ikke den de som der et har jeg kan vil blev fra",
-    "pl": "i w na z się nie do to jest że o jak po ale za od przez przy są był jego oraz",
-    "cs": "a se na je že v to s z do i ve jako za by si pro ale jsou byl podle nebo",
-    "tr": "ve bir bu için ile da de çok olarak daha olan ne gibi kadar sonra var ama değil",
-    "id": "yang dan di dengan untuk dari ini itu pada tidak adalah dalam akan ke juga oleh ada karena",
-    "vi": "và của là có cho không được các người những một trong với này đã khi để",
-    "ro": "și în de la cu pe care nu este din un o mai pentru că să sunt a fost ce prin",
-    "fi": "ja on ei se että oli hän mutta myös kun niin ovat ole joka tai sen",
-    "hu": "a az és hogy nem egy is meg ez volt csak de még már mint el ha",
-    "la": "et in est non ad cum ut sed quae qui quod ex per sunt esse ab",
-}
-# Of these also frequent in English, so they tell nothing.
-ENGLISH_TOO = frozenset(
-    ("no", "do", "come", "non", "door", "till", "os", "son", "care", "met", "per", "plus", "van", "pour", "ha", "me")
-)
+FOREIGN_WORDS: dict[str, str] = WORDS["foreign"]
+ENGLISH_TOO = frozenset(WORDS["english_too"].split())
 MIN_WORDS = 10  # fewer words say too little
 FOREIGN_MIN_COUNT = 4
 FOREIGN_MIN_SHARE = 0.08
 ACCENTED_SHARE = 0.06
 JAPANESE_MIN_SHARE = 0.25  # a page with fewer such words names something in Japanese
+# Japanese is at least half kana, and its Chinese characters are seldom those that hold a Chinese sentence together.
+QUOTED_MAX_KANA, QUOTING_MIN_STOP_WORDS = 0.45, 0.15
 
 
 def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]:
@@ -96,7 +74,10 @@ def languages(measures: dict[str, F64]) -> np.ndarray[tuple[int], np.dtype[np.st
     not_english = (words >= FOREIGN_MIN_SHARE) & (words > english)
     not_english |= (measures["accented_share"] >= ACCENTED_SHARE) & (english < 0.15)
     not_english &= (measures["latin_words"] >= MIN_WORDS) & (han <= 0.1)
-    japanese = (measures["kana_share"] > 0.1) & (han + foreign > JAPANESE_MIN_SHARE)
+    kana = measures["kana_share"]
+    quoting = (kana < QUOTED_MAX_KANA) & (measures["han_stop_word_share"] >= QUOTING_MIN_STOP_WORDS)
+    foreign = np.where(quoting, foreign - han * kana / (1 - np.minimum(kana, 0.9)), foreign)
+    japanese = (kana > 0.1) & (han + foreign > JAPANESE_MIN_SHARE) & ~quoting
     return np.where((foreign > 0.3) | japanese | no_words | not_english, "other", lang)
 
 

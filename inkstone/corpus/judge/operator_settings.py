@@ -2,15 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 PrivateKind = Literal["email", "ip", "phone", "id_number", "bank_card", "secret_url"]
 
 
-class PrivateSettings(BaseModel):
+class PrivateSettings(BaseModel, extra="forbid", frozen=True):
     """Private data. Found pieces are masked; a document that holds many is a list of contacts and can be dropped."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kinds: list[PrivateKind] = Field(
         default=["email", "ip", "phone", "id_number", "bank_card", "secret_url"],
@@ -20,20 +18,16 @@ class PrivateSettings(BaseModel):
     drop: int = Field(default=0, ge=0, description="a document with this many pieces or more is removed; 0 = never")
 
 
-class WordList(BaseModel):
+class WordList(BaseModel, extra="forbid", frozen=True):
     """A user's list of words or phrases (adult content, spam, a competitor's names), one per line."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str = Field(description="UTF-8 text, one word or phrase per line; lines that start with # are notes")
     min_count: int = Field(default=3, ge=1, description="fewest occurrences that count")
     max_share: float = Field(default=0.01, ge=0, le=1, description="most tokens of a document inside these phrases")
 
 
-class QualitySettings(BaseModel):
+class QualitySettings(BaseModel, extra="forbid", frozen=True):
     """Quality score of documents between 0 and 1, from a hashed n-gram model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(default=None, description="model directory from `inkstone curate quality train`")
     good: list[str] = Field(

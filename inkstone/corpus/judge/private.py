@@ -1,44 +1,69 @@
-"""Private data: found by position, checked by its check digit, and masked.
+"""Private data: found by position, checked by its digits and by the words beside it, and masked.
 
 Kinds: e-mail addresses, IPv4 addresses, telephone numbers (Chinese mobile and landline, international with +), Chinese
 identity numbers with a valid check digit, bank cards (Luhn, known issuer range), URLs that carry a password, key or
 token. One regular expression runs over the stretches of text around an `@`, a run of seven digits, a dotted number or
-a URL query, found in the flat array; text without any of them, nearly all of it, is never scanned.
+a URL query, found in the flat array; text without any of them, nearly all of it, is never scanned. It sees text as
+`repair` leaves it: full-width letters, digits and full stops inside addresses are ASCII, `（）。` are not.
 """
 
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.judge.kernel import I64, U32, Mask, decode
+from inkstone.corpus.judge.kernel import I64, U32, Mask, code_points, decode, member
 from inkstone.corpus.judge.operator_settings import PrivateSettings
 
-KINDS = ("email", "ip", "phone", "id_number", "bank_card", "secret_url")
 _REACH = 96  # characters looked at around a trigger
 _LONGEST = 400  # a match may end this much later
-_MOBILE = r"1[3-9]\d[ -]?\d{4}[ -]?\d{4}"
-_LANDLINE = r"(?:\(0\d{2,3}\)[ ]?|0\d{2,3}[- ])[2-8]\d{6,7}(?:-\d{1,5})?"
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015-"
+_SEPARATORS = f" ().（）{_DASHES}"  # what may stand between the digits of one number
+_S = f"[ {_DASHES}]"
+_OPEN, _CLOSE = "[(（]", f"[)）]{_S}?"
+# A dot alone makes a decimal (1391234.5678), two make a number of three groups.
+_MOBILE = (
+    rf"1[3-9]\d(?:\d{{8}}|{_S}\d{{8}}|{_S}\d{{3}}{_S}\d{{5}}|\.\d{{4}}\.\d{{4}}"
+    rf"|{_S}?\d{{4}}{_S}?\d{{4}}(?!{_S}\d{{4}}(?!\d)))(?!\.?\d)"
+)
+_AREA = r"0(?:10|2\d|[3-9]\d\d)"
+_LANDLINE = (
+    rf"(?:{_OPEN}{_AREA}{_CLOSE}|{_AREA}{_S})[2-8](?:\d{{6,7}}|\d{{2,3}}{_S}\d{{4}})"
+    rf"(?:-\d{{1,5}}|\s?(?:转|(?i:ext\.?|x))\s?\d{{1,5}})?"
+)
+_AMERICAN = rf"(?:\(\d{{3}}\)[ ]?|\d{{3}}[{_DASHES}])\d{{3}}[{_DASHES}]\d{{4}}|[2-9]\d\d\.[2-9]\d\d\.\d{{4}}"
 _PATTERN = re.compile(
-    r"(?P<secret_url>(?:https?|ftp|wss?)://(?:[^\s/@:]+:[^\s/@]+@[^\s\"'<>，。；、）)]+|[^\s?#]*[?#]\S*?"
+    r"(?=[A-Za-z\d+(（])(?:(?P<secret_url>(?:https?|ftp|wss?)://(?:[^\s/@:]+:[^\s/@]+@[^\s\"'<>，。；、）)]+|[^\s?#]*[?#]\S*?"
     r"(?i:access_token|auth_token|token|api_?key|apikey|secret|password|passwd|pwd|session(?:_?id)?|signature|sig|"
     r"x-amz-signature|credential)=[^\s&#\"'<>，。；、）)]{6,}[^\s\"'<>，。；、）)]*))"
-    r"|(?P<email>(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})?\.)+[A-Za-z]{2,24}(?![\w-]))"
-    r"|(?P<ip>(?<![\d.A-Za-z_])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d_]|\.\d))"
-    r"|(?P<id_number>(?<![\dA-Za-z])[1-9]\d{5}(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z]))"
-    r"|(?P<bank_card>(?<![\w.])[3-6]\d{3}(?:[ -]?\d{4}){2}(?:[ -]?\d{3,4})(?:[ -]?\d{1,3})?(?![\d]))"
-    r"|(?P<phone>(?<![\d.])(?:(?:\+|00)86[ -]?|(?<![\w-]))"
-    + _MOBILE
-    + r"(?![\d])|(?<![\d(-])"
-    + _LANDLINE
-    + r"(?![\d-])"
-    r"|(?<![\w+])\+(?!86)[1-9]\d{0,2}[ -]?(?:\(\d{1,4}\)[ -]?)?\d{2,4}(?:[ -]?\d{2,4}){2,4}(?!\d)"
-    r"|(?<![\d.-])(?!\(?[48]00|\(?8[78][78])(?:\(\d{3}\)[ ]?|\d{3}-)\d{3}-\d{4}(?![\d-]))",
+    r"|(?P<email>(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})?\.)+[A-Za-z]{2,24}"
+    r"|[A-Za-z0-9][A-Za-z0-9-]{0,62}。(?:com|net|org|edu|gov|cn|io)(?:[.。]cn)?)(?![\w-]))"
+    r"|(?P<ip>(?=\d)(?<![\d.A-Za-z_])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d_]|\.\d))"
+    rf"|(?P<id_number>(?=\d)(?<![\dA-Za-z])[1-9]\d{{5}}{_S}?(?:18|19|20)\d{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+    rf"{_S}?\d{{3}}[\dXx](?![\dA-Za-z]))"
+    rf"|(?P<bank_card>(?=\d)(?<![\w.])[3-6]\d{{3}}(?:{_S}?\d{{4}}){{2}}(?:{_S}?\d{{3,4}})(?:{_S}?\d{{1,3}})?(?![\d]))"
+    rf"|(?P<phone>(?=[\d+(（])(?:(?<![\d.])(?:(?:\+|(?<![\w-])(?:00)?)86{_S}?|(?<![\w-])|(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=hone)){_MOBILE}"
+    rf"|(?<![\d.])(?:\+|00)86{_S}?{_OPEN}1[3-9]\d{_CLOSE}\d{{4}}{_S}?\d{{4}}(?!\d)"
+    rf"|(?<![\d(-]){_LANDLINE}(?![\d-])"
+    rf"|(?<![\w+])\+(?!86)[1-9]\d{{0,2}}{_S}?(?:\(\d{{1,4}}\){_S}?)?\d{{1,4}}(?:{_S}?\d{{2,4}}){{2,4}}(?!\d)"
+    rf"|(?<![\d.-])(?!\(?[48]00|\(?8[78][78])(?:{_AMERICAN})(?![\d-]|\.\d))))",
     re.ASCII,
+)
+# Words beside a number, in the characters before and after it.
+_BEFORE, _AFTER = 24, 10
+_NETWORK = re.compile(
+    r"(?<![a-z])(?:ip|ipv4|dns|servers?|ping|host|gateway|address|ssh)(?![a-z])|地址|服务器|域名|网关|解析"
+)
+_NUMBERING = re.compile(r"(?:第|§|版本|章节|(?<![a-z])(?:v|section|chapter|clause|version|release|rfc|sec\.)s?)\s*$")
+_NUMBERED = re.compile(r"\s*(?:节|章|条|款|版)")
+_THOUSANDS = re.compile(r"\+\d{1,3}(?: \d{3})+$")
+_AMOUNT = re.compile(
+    r"revenue|profit|income|sales|grew|rose|gain|increase|total|yuan|dollar|usd|eur|[元万亿￥$€%增涨]|收入|利润|销售"
 )
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CARD_STARTS = re.compile(r"(?:62\d{14,17}|4\d{15}|5[1-5]\d{14}|3[47]\d{13}|35\d{14}|6[05]\d{14})$")
@@ -95,7 +120,8 @@ def private_spans(text: str, start: int = 0, end: int | None = None) -> list[tup
             break
         kind = str(match.lastgroup)
         value = match.group()
-        if _VALID.get(kind, _always)(value):
+        before, after = text[max(match.start() - _BEFORE, 0) : match.start()], text[match.end() : match.end() + _AFTER]
+        if _VALID.get(kind, _always)(value, before.lower(), after.lower()):
             found.append((match.start(), match.end(), kind))
             position = match.end()
         else:
@@ -103,7 +129,7 @@ def private_spans(text: str, start: int = 0, end: int | None = None) -> list[tup
     return found
 
 
-def _always(value: str) -> bool:
+def _always(value: str, before: str, after: str) -> bool:
     return True
 
 
@@ -129,17 +155,27 @@ def valid_bank_card(value: str) -> bool:
     return sum(doubled) % 10 == 0
 
 
-def public_address(value: str) -> bool:
-    """Whether an IPv4 address can name a person's machine: no local network, no mask, no version (1.8.0.5)."""
-    return not _LOCAL_NETWORKS.match(value) and sum(map(int, value.split("."))) >= 64
+def public_address(value: str, before: str = "", after: str = "") -> bool:
+    """Whether an IPv4 address can name a person's machine: no local network, mask, version (1.8.0.5) or section."""
+    if _LOCAL_NETWORKS.match(value) or _NUMBERING.search(before) or _NUMBERED.match(after):
+        return False
+    return sum(map(int, value.split("."))) >= 64 or bool(_NETWORK.search(before) or _NETWORK.search(after))
 
 
-def _personal_address(value: str) -> bool:
-    return not value.startswith(("git@", "noreply@", "no-reply@"))
+def telephone(value: str, before: str = "", after: str = "") -> bool:
+    """Whether what looks like a number with + is one: +1 has ten digits after it, +100 000 000 is an amount."""
+    digits = re.sub(r"\D", "", value)
+    if value.startswith("+1"):
+        return len(digits) == 11 and digits[1] > "1" and not _THOUSANDS.match(value)
+    amount = len(digits) < 11 or digits.endswith("000") or _AMOUNT.search(before) or _AMOUNT.search(after)
+    return not (_THOUSANDS.match(value) and amount)
 
 
-_VALID = {
-    "id_number": valid_identity_number, "bank_card": valid_bank_card, "ip": public_address, "email": _personal_address,
+_VALID: dict[str, Callable[[str, str, str], bool]] = {
+    "id_number": lambda value, before, after: valid_identity_number(re.sub(_S, "", value)),
+    "bank_card": lambda value, before, after: valid_bank_card(value),
+    "email": lambda value, before, after: not value.startswith(("git@", "noreply@", "no-reply@")),
+    "ip": public_address, "phone": telephone,
 }  # fmt: skip
 
 
@@ -174,7 +210,7 @@ def _triggers(points: U32) -> tuple[I64, I64, I64]:
     separators between neighbours.
     """
     digit = points - np.uint32(48) <= 9
-    before, after, separator = _neighbours()
+    before, after = _neighbours()
     at = np.flatnonzero(points == ord("@"))
     at = at[before[np.minimum(points[at - 1], 128)] & after[np.minimum(points[at + 1], 128)]]
     url = np.flatnonzero(points == ord(":"))
@@ -185,8 +221,10 @@ def _triggers(points: U32) -> tuple[I64, I64, I64]:
     single = np.concatenate([at, url, dots])
     digits = np.flatnonzero(digit)
     gap = np.diff(digits)
-    linked = separator[np.minimum(points[digits[:-1] + 1], 128)] & separator[np.minimum(points[digits[1:] - 1], 128)]
-    breaks = np.flatnonzero((gap > 3) | ((gap > 1) & ~linked))
+    apart = np.flatnonzero(gap > 1)
+    linked = member(points[digits[apart] + 1], separators := code_points(_SEPARATORS))
+    linked &= member(points[digits[apart + 1] - 1], separators) & (gap[apart] <= 3)
+    breaks = apart[~linked]
     opening, closing = np.append(0, breaks + 1)[: len(digits)], np.append(breaks, len(digits) - 1)[: len(digits)]
     many = closing - opening >= 6
     begins = np.concatenate([single, digits[opening[many]]])
@@ -195,10 +233,10 @@ def _triggers(points: U32) -> tuple[I64, I64, I64]:
 
 
 @cache
-def _neighbours() -> tuple[Mask, Mask, Mask]:
-    """What stands before and after the @ of an address, and between the digits of a number; 128 is all that follows."""
+def _neighbours() -> tuple[Mask, Mask]:
+    """What stands before and after the @ of an address; 128 is all that is not ASCII."""
     alone = string.ascii_letters + string.digits
-    tables = np.zeros((3, 129), bool)
-    for table, chars in zip(tables, (alone + "_.+%-", alone, " -()"), strict=True):
+    tables = np.zeros((2, 129), bool)
+    for table, chars in zip(tables, (alone + "_.+%-", alone), strict=True):
         table[[ord(char) for char in chars]] = True
-    return tables[0], tables[1], tables[2]
+    return tables[0], tables[1]

@@ -212,11 +212,7 @@ def _figures(raw: F64, probability: F64, labels: F64) -> dict[str, object]:
 
 def save_quality(model: QualityModel, directory: Path) -> None:
     """Write `model.safetensors` and `quality.json` into an existing directory."""
-    tensors: dict[str, Array] = {
-        "weights": model.weights,
-        "curve_raw": model.curve_raw,
-        "curve_probability": model.curve_probability,
-    }
+    tensors: dict[str, Array] = {name: getattr(model, name) for name in ("weights", "curve_raw", "curve_probability")}
     tensors |= {f"ngrams.{name}": value for name, value in model.ngrams.arrays().items()}
     save_file(tensors, directory / "model.safetensors")
     described = {"format": FORMAT, "bits": BITS, "bias": model.bias, "figures": model.figures}

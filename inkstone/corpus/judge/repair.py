@@ -7,6 +7,7 @@ odd spaces become plain ones, the text is NFC. Line structure and indentation st
 
 import contextlib
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _TO_BYTE = {ord(char): byte for byte, char in _CP1252.items()}
 # What the first two bytes of frequent Chinese characters and of ，。 look like in GBK; rare in real text.
 _GBK_SIGNS = "锛銆鐨涓鏄浜鍦鍙鏈鍏鎴鐢璇鍚勫垎鍒瀹"
 _GBK_SHARE = 25  # one in so many characters beyond ASCII, or more
+_ALNUM = string.ascii_letters + string.digits
+_BLACK_FLAG = 0x1F3F4
 _MAX_MOJIBAKE_ROUNDS = 2  # text can have been damaged twice
 
 
@@ -146,11 +149,21 @@ def _edit(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) ->
     if not kind.any():
         return points, starts
     kind[:-1][(points[:-1] == 13) & (points[1:] == 10)] = _BEFORE_NEWLINE  # CR LF is one line end
+    fixed = replacements[points]
+    stops = np.flatnonzero(kind == _FULLWIDTH)
+    stops = stops[points[stops] == 0xFF0E]  # a full-width full stop: between ASCII letters or digits it is theirs
+    stops = stops[~(member(fixed[stops - 1], ascii := code_points(_ALNUM)) & member(fixed[stops + 1], ascii))]
+    kind[stops], fixed[stops] = _KEEP, 0xFF0E
+    tags = np.flatnonzero(kind == _CONTROL)
+    tags = tags[(points[tags] - np.uint32(0xE0020)) < 0x60]
+    for run in np.split(tags, np.flatnonzero(np.diff(tags) > 1) + 1) if len(tags) else ():
+        if points[run[0] - 1] == _BLACK_FLAG and points[run[-1]] == 0xE007F:  # of a country's part, e.g. Wales
+            kind[run] = _KEEP
     for name, code in (("control", _CONTROL), ("fullwidth", _FULLWIDTH), ("spaces", _SPACE)):
         _count(done, name, kind == code, starts)
     _count(done, "line_ends", kind >= _NEWLINE, starts)
     drop = (kind == _CONTROL) | (kind == _BEFORE_NEWLINE)
-    points, starts = without(replacements[points], starts, drop)
+    points, starts = without(fixed, starts, drop)
     rows[:] = encode(points, starts).to_pylist()
     return points, starts
 
@@ -170,8 +183,7 @@ def _edit_table() -> tuple[U8, U32]:
     kinds[[0xFFFE, 0xFFFF]] = _CONTROL
     for point in (0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029):
         kinds[point], replacements[point] = _NEWLINE, ord("\n")
-    signs = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\"#$%&'*+-/<=>@\\^_`{|}"
-    for sign in signs:  # ，．：；！？（）［］～ are Chinese punctuation and stay
+    for sign in _ALNUM + ".\"#$%&'*+-/<=>@\\^_`{|}":  # ，：；！？（）［］～ are Chinese punctuation and stay
         point = ord(sign) + 0xFEE0
         kinds[point], replacements[point] = _FULLWIDTH, ord(sign)
     return kinds, replacements

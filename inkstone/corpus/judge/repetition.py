@@ -12,6 +12,8 @@ import numpy as np
 from inkstone.corpus.judge.kernel import F64, I64, U64, Mask, Tokens, mix, ngram_base, window_positions
 
 TOP_MIN_OCCURRENCES = 5  # fewer say nothing: an aphorism or a summary has two
+NAME_SHARES = (0.1, 0.4)  # an n-gram that covers less breaks no limit; one that covers more is no name alone
+NAME_NEIGHBOURS = 4  # a name has another neighbour at one of so many places, or more often
 _SLOT_BITS = 19
 
 
@@ -29,9 +31,7 @@ def repetition(tokens: Tokens, top: Collection[int], repeated: Collection[int]) 
             keys = mix(window ^ salt[at])
             places, run = _equal(keys, at, prefilter=n == 2)
             if n in top:
-                most = _most_frequent(tokens, places, run)
-                share = np.where(most >= TOP_MIN_OCCURRENCES, most * n, 0) / total
-                measures[f"top_{n}gram_share"] = np.minimum(share, 1.0)
+                measures[f"top_{n}gram_share"] = np.minimum(_most_frequent(tokens, places, run, n) * n / total, 1.0)
             if n in repeated:
                 later = np.ones(len(places), bool)
                 later[run] = False
@@ -76,13 +76,33 @@ def _sharing_a_slot(keys: U64) -> Mask:
     return crowded[slot]
 
 
-def _most_frequent(tokens: Tokens, places: I64, run: I64) -> I64:
-    """Occurrences of the most frequent n-gram of each document (0 where none repeats)."""
-    most = np.zeros(len(tokens.offsets) - 1, np.int64)
-    if len(run):
-        document = np.searchsorted(tokens.offsets, places[run], side="right") - 1
-        np.maximum.at(most, document, np.diff(run, append=len(places)))
+def _most_frequent(tokens: Tokens, places: I64, run: I64, n: int) -> F64:
+    """Occurrences of each document's most frequent n-gram; 0 where none has enough to say anything.
+
+    Those of a name count half. A name is what stands between other words at every place, where a phrase that is
+    repeated without end stands between the same ones.
+    """
+    most = np.zeros(len(tokens.offsets) - 1)
+    times = np.diff(run, append=len(places))
+    run, times = run[times >= TOP_MIN_OCCURRENCES], times[times >= TOP_MIN_OCCURRENCES]
+    document = np.searchsorted(tokens.offsets, places[run], side="right") - 1
+    counted = times.astype(float)
+    share = times * n / np.diff(tokens.offsets)[document]
+    for row in np.flatnonzero((share > NAME_SHARES[0]) & (share < NAME_SHARES[1])).tolist():
+        first, end = tokens.offsets[document[row] : document[row] + 2]
+        if _is_name(tokens.hashes[first:end], places[run[row] : run[row] + times[row]] - first, n):
+            counted[row] /= 2
+    np.maximum.at(most, document, counted)
     return most
+
+
+def _is_name(words: U64, at: I64, n: int) -> bool:
+    """Whether the words before and after the n-gram at `at` (or, of a longer name, a little further) differ."""
+
+    def differ(beside: I64) -> bool:
+        return (len(np.unique(words[np.clip(beside, 0, len(words) - 1)])) - 1) * NAME_NEIGHBOURS >= len(at)
+
+    return any(differ(at - 1 - k) for k in range(n)) and any(differ(at + n + k) for k in range(n))
 
 
 def _covered(tokens: Tokens, places: I64, n: int) -> F64:

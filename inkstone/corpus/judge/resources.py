@@ -109,7 +109,7 @@ def sample(settings: CorpusSettings, files: list[InputFile], good: set[str] | No
     texts: tuple[list[str], list[str]] = ([], [])
     room = [wanted.sample_mb * 1e6, wanted.sample_mb * 1e6]
     seen: set[str] = set()
-    for batch in read_batches(files, settings.text_fields, settings.max_document_mb):
+    for batch in read_batches(files, settings.text_fields, settings.max_document_mb, settings.encoding):
         if not batch.ids:
             continue
         place = mix(np.array([hash_of(id) for id in batch.ids], np.uint64)) / 2.0**64

@@ -40,29 +40,19 @@ LIMITS = {
 }  # fmt: skip
 OFF_AT_ZERO = ("max_tokens", "max_word_length")
 FRAGMENT_MAX_LINES = 2  # a longer list or verse need not end like a sentence
+POEM_TOKENS = (20, 28)  # four clauses of five or seven characters, written without marks
 STOP_WORD_MIN_WORDS = 100  # below that the share of function words says little
 # Where a setting outside the language tables decides, the key to relax.
 OTHER_KEYS = {
-    "language": "languages",
-    "genre": "genres",
-    "banned_phrase": "banned_phrases",
-    "exact_duplicate": "dedup.exact",
-    "near_duplicate": "dedup.min_similarity",
-    "emptied": "lines.max_line_documents",
-    "boilerplate_line": "lines.max_line_documents",
-    "menu_line": "lines.max_menu_documents",
-    "repeated_sentence": "sentences.max_documents",
-    "near_repeated_sentence": "sentences.min_similarity",
-    "repeated_substring": "substrings.min_tokens",
-    "contaminated": "decontaminate",
-    "private_data": "pii.drop",
-    "low_score": "quality.min_score",
-    "low_quality": "quality.min_quantile",
-    "low_quality_line": "quality.min_line_score",
-    "high_perplexity": "quality.max_perplexity",
-    "html": "html",
+    "language": "languages", "genre": "genres", "banned_phrase": "banned_phrases", "exact_duplicate": "dedup.exact",
+    "near_duplicate": "dedup.min_similarity", "emptied": "lines.max_line_documents",
+    "boilerplate_line": "lines.max_line_documents", "menu_line": "lines.max_menu_documents",
+    "repeated_sentence": "sentences.max_documents", "near_repeated_sentence": "sentences.min_similarity",
+    "repeated_substring": "substrings.min_tokens", "contaminated": "decontaminate", "private_data": "pii.drop",
+    "low_score": "quality.min_score", "low_quality": "quality.min_quantile",
+    "low_quality_line": "quality.min_line_score", "high_perplexity": "quality.max_perplexity", "html": "html",
     "web_line": "web_lines",
-}
+}  # fmt: skip
 Names = np.ndarray[tuple[int], np.dtype[np.str_]]
 
 
@@ -83,14 +73,8 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
     lang, genre = languages(measures), genres(measures)
     documents = len(lang)
     zeros = np.zeros(documents)
-    verdicts = Verdicts(
-        lang.tolist(),
-        genre.tolist(),
-        [""] * documents,
-        np.zeros(documents),
-        np.zeros(documents),
-        ["mixed" if name == "other" else name for name in lang.tolist()],
-    )
+    tables = ["mixed" if name == "other" else name for name in lang.tolist()]
+    verdicts = Verdicts(lang.tolist(), genre.tolist(), [""] * documents, zeros.copy(), zeros.copy(), tables)
     nothing = np.full(documents, np.nan)
     break_rule(verdicts, "language", ~np.isin(lang, settings.languages), measures["han_share"], nothing)
     break_rule(verdicts, "genre", ~np.isin(genre, settings.genres), measures["sign_share"], nothing)
@@ -117,6 +101,7 @@ def judge(settings: CorpusSettings, measures: dict[str, F64], tokens: Tokens) ->
             verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), setting)[1]
     fragment = _limits(settings, groups, documents, "fragment_tokens")
     cut_off = (measures["sentence_end"] == 0) & (measures["lines"] <= FRAGMENT_MAX_LINES)
+    cut_off &= ~((measures["characters"] == measures["tokens"]) & np.isin(measures["tokens"], POEM_TOKENS) & chinese)
     broken = (measures["tokens"] < fragment) & cut_off
     for row in break_rule(verdicts, "fragment", broken, measures["tokens"], fragment):
         verdicts.table[row] = settings.rules.limit(verdicts.lang[row], str(shape[row]), "fragment_tokens")[1]

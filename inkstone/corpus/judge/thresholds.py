@@ -5,16 +5,15 @@ documents of that shape.
 """
 
 import tomllib
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 TOP_SIZES = (2, 3, 4, 5, 6)
 REPEATED_SIZES = (5, 6, 7, 8, 9, 10, 11, 13, 14, 16)
 SHORT_TOKENS = 80
-LANGUAGE_TABLES = ("zh", "en", "mixed")
-GENRE_TABLES = ("verse", "code", "list", "short")
 
 
 @cache
@@ -22,60 +21,37 @@ def _defaults() -> dict[str, dict[str, object]]:
     return tomllib.loads((files("inkstone.corpus.judge") / "thresholds.toml").read_text("utf-8"))
 
 
-class Limits(BaseModel):
+def _number(description: str, most: float | None = None) -> Any:
+    return Field(default=None, ge=0, le=most, description=description)
+
+
+_share = partial(_number, most=1)
+
+
+class Limits(BaseModel, extra="forbid", frozen=True):
     """Limits that a table names; the others are the language's (in a genre) or the defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_tokens: int | None = Field(
-        default=None, ge=0, description="fewest tokens (a Han character, or a run of letters or digits)"
+    min_tokens: int | None = _number("fewest tokens (a Han character, or a run of letters or digits)")
+    max_tokens: int | None = _number("most tokens; 0 = off")
+    fragment_tokens: int | None = _number(
+        "a document with fewer tokens than this and at most two lines must end like a sentence; 0 = off"
     )
-    max_tokens: int | None = Field(default=None, ge=0, description="most tokens; 0 = off")
-    fragment_tokens: int | None = Field(
-        default=None,
-        ge=0,
-        description="a document with fewer tokens than this and at most two lines must end like a sentence; 0 = off",
+    max_symbol_share: float | None = _share("most symbols and markup signs per character that is not a space")
+    min_alphabetic_share: float | None = _share("fewest letters and Han characters per character that is not a space")
+    max_replacement_share: float | None = _share("most replacement characters (U+FFFD, 锟斤拷) per character")
+    max_bullet_line_share: float | None = _share("most lines that start with a bullet sign")
+    max_ellipsis_line_share: float | None = _share("most lines that end with an ellipsis")
+    max_repeated_line_share: float | None = _share("most characters in lines that occurred before in the document")
+    max_repeated_line_count_share: float | None = _share("most lines that occurred before in the document")
+    max_repeated_paragraph_share: float | None = _share(
+        "most characters in paragraphs that occurred before in the document"
     )
-    max_symbol_share: float | None = Field(
-        default=None, ge=0, le=1, description="most symbols and markup signs per character that is not a space"
-    )
-    min_alphabetic_share: float | None = Field(
-        default=None, ge=0, le=1, description="fewest letters and Han characters per character that is not a space"
-    )
-    max_replacement_share: float | None = Field(
-        default=None, ge=0, le=1, description="most replacement characters (U+FFFD, 锟斤拷) per character"
-    )
-    max_bullet_line_share: float | None = Field(
-        default=None, ge=0, le=1, description="most lines that start with a bullet sign"
-    )
-    max_ellipsis_line_share: float | None = Field(
-        default=None, ge=0, le=1, description="most lines that end with an ellipsis"
-    )
-    max_repeated_line_share: float | None = Field(
-        default=None, ge=0, le=1, description="most characters in lines that occurred before in the document"
-    )
-    max_repeated_line_count_share: float | None = Field(
-        default=None, ge=0, le=1, description="most lines that occurred before in the document"
-    )
-    max_repeated_paragraph_share: float | None = Field(
-        default=None, ge=0, le=1, description="most characters in paragraphs that occurred before in the document"
-    )
-    max_newline_share: float | None = Field(default=None, ge=0, le=1, description="most line breaks per token")
-    min_line_end_share: float | None = Field(
-        default=None, ge=0, le=1, description="fewest lines that end like a sentence"
-    )
-    max_spam_share: float | None = Field(
-        default=None, ge=0, le=1, description="most tokens covered by solicitation phrases (at least three of them)"
-    )
-    min_word_length: float | None = Field(
-        default=None, ge=0, description="smallest mean length of Latin words, in letters"
-    )
-    max_word_length: float | None = Field(
-        default=None, ge=0, description="largest mean length of Latin words, in letters; 0 = off"
-    )
-    min_stop_word_share: float | None = Field(
-        default=None, ge=0, le=1, description="fewest function words per word, in documents of 100 words or more"
-    )
+    max_newline_share: float | None = _share("most line breaks per token")
+    min_line_end_share: float | None = _share("fewest lines that end like a sentence")
+    max_spam_share: float | None = _share("most tokens covered by solicitation phrases (at least three of them)")
+    min_word_length: float | None = _number("smallest mean length of Latin words, in letters")
+    max_word_length: float | None = _number("largest mean length of Latin words, in letters; 0 = off")
+    min_stop_word_share: float | None = _share("fewest function words per word, in documents of 100 words or more")
     max_top_ngram_share: dict[int, float] = Field(
         default={}, description="most tokens covered by the most frequent run of N tokens, N from 2 to 6"
     )
@@ -100,10 +76,8 @@ def _table(name: str) -> Limits:
     return Limits.model_validate(_defaults()[name])
 
 
-class Rules(BaseModel):
+class Rules(BaseModel, extra="forbid", frozen=True):
     """Document rules, one table per language and genre. Documents in other languages are removed as a whole."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     zh: Limits = Field(default=_table("zh"), description="Chinese")
     en: Limits = Field(default=_table("en"), description="English")

@@ -5,16 +5,13 @@ Files are sorted by a label, their name (with as many parent folders as make it 
 on the order of arguments nor on where the data lies. Compression (.gz, .zst, .xz) is undone while reading.
 """
 
-import gzip
-import io
-import lzma
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-import zstandard
-
+from inkstone.compressed import SUFFIXES, uncompressed
 from inkstone.errors import InputError
 
 FORMATS = {
@@ -22,7 +19,6 @@ FORMATS = {
     ".csv": "csv", ".html": "text", ".htm": "text", ".xhtml": "text", ".text": "text", ".markdown": "text",
     ".warc": "warc", ".wet": "warc",
 }  # fmt: skip
-COMPRESSIONS = (".gz", ".zst", ".xz")
 
 
 @dataclass(frozen=True)
@@ -71,15 +67,7 @@ def is_url(path: Path | str) -> bool:
 def open_bytes(path: Path | str) -> BinaryIO:
     """The file's bytes, uncompressed."""
     raw = _file_system(path)[0].open(path, "rb") if is_url(path) else Path(path)
-    match _pure(path).suffix.lower():
-        case ".gz":
-            return cast(BinaryIO, gzip.open(raw, "rb"))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(raw, "rb"))
-        case ".zst":
-            return io.BufferedReader(cast(io.RawIOBase, zstandard.open(raw, "rb")), 1 << 20)
-    # A remote file's own readline knows no limit.
-    return raw.open("rb") if isinstance(raw, Path) else io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
+    return uncompressed(raw, _pure(path).suffix)
 
 
 def url_states(url: str) -> dict[str, str]:
@@ -97,13 +85,14 @@ def url_states(url: str) -> dict[str, str]:
 def _local(given: Path) -> dict[Path | str, int]:
     if given.is_dir():
         paths = [path for path in given.rglob("*") if path.is_file() and _format(path)]
-    elif not given.exists():
+    elif not given.is_file():
         raise InputError(f"{given}: no such file; correct [corpus] inputs.")
     elif not _format(given):
         raise InputError(f"{given}: cannot read a file of this kind; known are {_kinds()}.")
     else:
         paths = [given]
-    return {path.resolve(): path.stat().st_size for path in paths}
+    # Not `resolve`: where files are links into a store of blobs, only the link's name says what is in it.
+    return {Path(os.path.abspath(path)): path.stat().st_size for path in paths}  # noqa: PTH100
 
 
 def _remote(url: str) -> dict[Path | str, int]:
@@ -146,13 +135,13 @@ def _pure(path: Path | str) -> PurePosixPath:
 
 def _format(path: Path | str) -> str | None:
     suffixes = [suffix.lower() for suffix in _pure(path).suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
+    if suffixes and suffixes[-1] in SUFFIXES:
         return FORMATS.get(suffixes[0]) if len(suffixes) == 2 and suffixes[0] != ".parquet" else None
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def _stem(name: str) -> str:
-    for endings in (COMPRESSIONS, tuple(FORMATS)):
+    for endings in (SUFFIXES, tuple(FORMATS)):
         for ending in endings:
             if name.lower().endswith(ending):
                 name = name[: -len(ending)]
@@ -175,4 +164,4 @@ def _labels(paths: list[Path | str]) -> dict[Path | str, str]:
 
 
 def _kinds() -> str:
-    return f"{', '.join(FORMATS)}, all but parquet also with {', '.join(COMPRESSIONS)}"
+    return f"{', '.join(FORMATS)}, all but parquet also with {', '.join(SUFFIXES)}"

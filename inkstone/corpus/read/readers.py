@@ -6,19 +6,18 @@ largest document could reach, so memory stays bounded whatever the size of the c
 """
 
 import csv
-import gzip
 import json
-import lzma
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
+from inkstone.compressed import check_size, read_whole
+from inkstone.corpus.read.encoding import SAMPLE, UNDECIDED, Reading, choose_encoding, in_utf8, marked_encoding
 from inkstone.corpus.read.files import InputFile, open_bytes
 from inkstone.corpus.read.web import decode_page, warc_records
 from inkstone.errors import InkstoneError
@@ -26,7 +25,6 @@ from inkstone.errors import InkstoneError
 BATCH_CHARACTERS = 200_000
 BATCH_DOCUMENTS = 8_192
 _BOM = b"\xef\xbb\xbf"
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowInvalid)
 
 Row = dict[str, object]
 
@@ -41,7 +39,7 @@ class Broken:
 
     id: str
     source: str
-    rule: str  # encoding, json, csv, no_text, not_text, http_status, too_large, empty_file, damaged_file
+    rule: str  # encoding, json, csv, parquet, no_text, not_text, http_status, too_large, empty_file, damaged_file
     detail: str
     text: str = ""
 
@@ -55,6 +53,7 @@ class Batch:
     sources: list[str] = field(default_factory=list)
     metas: list[str] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
+    encodings: Counter[str] = field(default_factory=Counter)  # of all files and pages; in the last batch
     characters: int = 0
     bytes_done: int = 0
 
@@ -62,11 +61,13 @@ class Batch:
         return self.characters >= BATCH_CHARACTERS or len(self.ids) + len(self.broken) >= BATCH_DOCUMENTS
 
 
-def read_batches(files: list[InputFile], text_fields: list[str], max_document_mb: float) -> Iterator[Batch]:
+def read_batches(
+    files: list[InputFile], text_fields: list[str], max_document_mb: float, encoding: str = "auto"
+) -> Iterator[Batch]:
     """Batches of all files, in order; a batch may span files."""
-    batch, bytes_done = Batch(), 0
+    batch, bytes_done, found = Batch(), 0, Counter[str]()
     for file in files:
-        for number, row in read_rows(file, max_document_mb):
+        for number, row in read_rows(file, max_document_mb, encoding, found):
             entry = row if isinstance(row, Broken) else _document(file, number, row, text_fields, max_document_mb)
             if isinstance(entry, Broken):
                 batch.broken.append(entry)
@@ -83,7 +84,7 @@ def read_batches(files: list[InputFile], text_fields: list[str], max_document_mb
                 yield batch
                 batch = Batch()
         bytes_done += file.size
-    batch.bytes_done = bytes_done
+    batch.bytes_done, batch.encodings = bytes_done, found
     yield batch
 
 
@@ -102,7 +103,9 @@ def _document(
     text = "\n\n".join(parts)
     try:
         size = len(text.encode("utf-8"))
+        _ = source.isascii() or source.encode("utf-8")
     except UnicodeEncodeError as error:
+        source = source.encode("utf-8", "replace").decode()
         reason = f"character {error.start} is half of a surrogate pair"
         return _broken(file, number, "encoding", reason, text.encode("utf-8", "replace").decode(), source)
     if size > max_document_mb * 1e6:
@@ -122,48 +125,61 @@ def _broken(file: InputFile, number: int, rule: str, reason: str, text: str = ""
     return Broken(f"{source}:{file.label}:{number}", source, rule, f"{file.label}:{number}: {reason}", text)
 
 
-def read_rows(file: InputFile, max_document_mb: float = 1024) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows numbered from 1. A file that turns out damaged, or holds nothing, ends with a record saying so."""
+def read_rows(
+    file: InputFile, max_document_mb: float = 1024, encoding: str = "auto", found: Counter[str] | None = None
+) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows numbered from 1. A file that turns out damaged, or holds nothing, ends with a record saying so.
+
+    `found` counts the encodings of the texts and pages that do not say theirs.
+    """
     number = 0
-    limit = int(max_document_mb * 2e6) + (1 << 16)  # a character may be escaped, and a row has other fields
+    # A character may be escaped, and a row has other fields.
+    reading = Reading(int(max_document_mb * 2e6) + (1 << 16), encoding, Counter() if found is None else found)
     try:
-        for number, row in _reader(file, limit):
-            yield number, row
+        with open_bytes(file.path) as stream:
+            for number, row in _READERS[file.format](file, stream, reading):
+                yield number, row
         if number == 0:
             yield 1, _broken(file, 1, "empty_file", "the file holds no row")
-    except (*_DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, _DAMAGE):
+    except UnicodeDecodeError as error:
+        reason = f"not {error.encoding.upper()} ({error.reason}) after row {number}; the rest of the file was not read"
+        yield number + 1, _broken(file, number + 1, "encoding", reason)
+    except InkstoneError:
+        raise
+    except Exception as error:  # the one guard: a damaged or hostile file makes libraries raise what they please
+        if isinstance(error, OSError) and error.errno is not None:
             raise InkstoneError(f"{file.path}: could not be read ({error.strerror or error}).") from error
-        reason = f"the file is damaged after row {number} ({error}); rows before that were read"
+        reason = f"the file is damaged after row {number} ({error or type(error).__name__}); rows before that were read"
         yield number + 1, _broken(file, number + 1, "damaged_file", reason)
 
 
-def _reader(file: InputFile, limit: int) -> Iterator[tuple[int, Row | Broken]]:
-    readers: dict[str, Callable[[InputFile, BinaryIO], Iterator[tuple[int, Row | Broken]]]] = {
-        "text": partial(_text_rows, limit=limit),
-        "jsonl": partial(_jsonl_rows, limit=limit),
-        "json": _json_rows,
-        "csv": partial(_csv_rows, limit=limit),
-        "warc": _warc_rows,
-        "parquet": _parquet_rows,
-    }
-    with open_bytes(file.path) as stream:
-        yield from readers[file.format](file, stream)
+def _utf8(stream: BinaryIO, reading: Reading, guess: bool) -> BinaryIO:
+    """The stream in UTF-8: from the encoding that is set, else from the one a mark names, or (`guess`) that fits."""
+    if (name := reading.encoding) == "auto":
+        sample = stream.peek(SAMPLE)[:SAMPLE]  # type: ignore[attr-defined]
+        name = (choose_encoding(sample, whole=False) if guess else marked_encoding(sample)) or "utf-8"
+    if guess:
+        reading.found[name] += 1
+    return in_utf8(stream, name)
 
 
-def _text_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
-    data = stream.read(limit + 1).removeprefix(_BOM)
-    if len(data) > limit:
+def _text_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
+    data = stream.read(reading.limit + 1)
+    if len(data) > reading.limit:
         yield 1, _endless(file, 1, data)
     elif file.label.lower().split(".")[-1] in ("html", "htm", "xhtml"):
-        yield 1, {"text": decode_page(data)}
+        page = decode_page(data, None, reading)
+        yield 1, {"text": page} if page is not None else _broken(file, 1, "encoding", UNDECIDED)
     else:
-        text = _decode(file, 1, data)
-        yield 1, text if isinstance(text, Broken) else {"text": text}
+        name = reading.encoding_of(data)
+        content = _decode(file, 1, data, name)
+        reading.found[name or "undecided"] += 1
+        yield 1, content if isinstance(content, Broken) else {"text": content.removeprefix("\ufeff")}
 
 
-def _jsonl_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
-    for number, line in enumerate(_lines(stream, limit), 1):
+def _jsonl_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
+    limit = reading.limit
+    for number, line in enumerate(_lines(_utf8(stream, reading, guess=False), limit), 1):
         line = line.removeprefix(_BOM) if number == 1 else line
         if len(line) > limit:
             yield number, _endless(file, number, line)
@@ -185,8 +201,8 @@ def _endless(file: InputFile, number: int, data: bytes) -> Broken:
     return _broken(file, number, "too_large", reason, data[:1000].decode("utf-8", "replace"))
 
 
-def _warc_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
-    for number, row in enumerate(warc_records(stream), 1):
+def _warc_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
+    for number, row in enumerate(warc_records(stream, reading), 1):
         yield number, row if isinstance(row, dict) else _broken(file, number, *row)
 
 
@@ -203,9 +219,9 @@ def _json_row(file: InputFile, number: int, line: bytes) -> Row | Broken:
     return row
 
 
-def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
+def _json_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
     """A list of objects, one object, or (despite the name) one object per line."""
-    data = stream.read().removeprefix(_BOM)
+    data = read_whole(_utf8(stream, reading, guess=False), file.size).removeprefix(_BOM)
     text = _decode(file, 1, data)
     if isinstance(text, Broken):
         yield 1, text
@@ -224,14 +240,14 @@ def _json_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | B
             yield number, _broken(file, number, "json", f"a {type(row).__name__}, not an object with fields", str(row))
 
 
-def _csv_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[int, Row | Broken]]:
-    """Rows under a header. Bytes that are not UTF-8 spoil their row only."""
-    csv.field_size_limit(limit)
-    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, limit))
+def _csv_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
+    """Rows under a header. Bytes that are not UTF-8, in a file that seems to be, spoil their row only."""
+    csv.field_size_limit(reading.limit)
+    stream, number = _utf8(stream, reading, guess=True), 0
+    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, reading.limit))
     reader = csv.reader(lines, strict=True)
     try:
         header = [name.removeprefix("\ufeff") for name in next(reader, [])]
-        number = 0
         for number, cells in enumerate(reader, 1):
             joined = ",".join(cells)
             if _escaped(joined):
@@ -244,33 +260,51 @@ def _csv_rows(file: InputFile, stream: BinaryIO, limit: int) -> Iterator[tuple[i
         yield number + 1, _broken(file, number + 1, "csv", f"not CSV ({error}); the rest of the file was not read")
 
 
-def _parquet_rows(file: InputFile, stream: BinaryIO) -> Iterator[tuple[int, Row | Broken]]:
-    number = 0
-    with pq.ParquetFile(stream) as table:
+def _parquet_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[tuple[int, Row | Broken]]:
+    number, metadata = 0, pq.read_metadata(stream)
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = [group.column(place) for group in groups for place in range(metadata.num_columns)]
+    check_size(sum(chunk.total_uncompressed_size for chunk in chunks), file.size)
+    # One long text that stands in very many rows takes hardly a byte a row: it must not be copied for each of them.
+    texts = (chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY")
+    often = {chunk.path_in_schema for chunk in texts if chunk.total_uncompressed_size < 32 * chunk.num_values}
+    with pq.ParquetFile(stream, metadata=metadata, read_dictionary=sorted(often)) as table:
         for batch in table.iter_batches(1024):
-            for row in batch.to_pylist():
+            for values in zip(*batch.columns, strict=True):
                 number += 1
-                yield number, row
+                try:
+                    yield number, dict(zip(batch.schema.names, map(_value, values), strict=True))
+                except (ValueError, OverflowError) as error:
+                    rule = "encoding" if isinstance(error, UnicodeDecodeError) else "parquet"
+                    yield number, _broken(file, number, rule, f"a value that is none ({error})")
+
+
+def _value(scalar: pa.Scalar) -> object:
+    """A value of a Parquet row; a time that Python has none for (nanoseconds, the year 10000) as text."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        if not pa.types.is_temporal(scalar.type):
+            raise
+        make = np.timedelta64 if pa.types.is_duration(scalar.type) else np.datetime64
+        return str(make(scalar.value, getattr(scalar.type, "unit", "D"))).replace("T", " ")
 
 
 def _escaped(text: str) -> bool:
     return not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text)
 
 
-def _decode(file: InputFile, number: int, data: bytes) -> str | Broken:
+def _decode(file: InputFile, number: int, data: bytes, encoding: str | None = "utf-8") -> str | Broken:
+    """Text; of data whose encoding is undecided (None) a record that says where it is not UTF-8."""
     try:
-        return data.decode("utf-8")
+        return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        reason = f"not UTF-8 (byte {error.start} is 0x{data[error.start]:02x}){_encoding_hint(data)}"
+        reason = f"not {(encoding or 'utf-8').upper()} (byte {error.start} is 0x{data[error.start]:02x})"
+        reason += "" if encoding else f"; {UNDECIDED}"
         return _broken(file, number, "encoding", reason, data.decode("utf-8", "replace"))
 
 
-def _encoding_hint(data: bytes) -> str:
-    """What the bytes are, where that is easy to tell, so that the user knows how to convert them."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "; it looks like UTF-16: convert it with iconv -f utf-16 -t utf-8"
-    try:
-        data.decode("gb18030")
-    except UnicodeDecodeError:
-        return ""
-    return "; it may be GBK: convert it with iconv -f gb18030 -t utf-8"
+_READERS: dict[str, Callable[[InputFile, BinaryIO, Reading], Iterator[tuple[int, Row | Broken]]]] = {
+    "text": _text_rows, "jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows, "warc": _warc_rows,
+    "parquet": _parquet_rows,
+}  # fmt: skip

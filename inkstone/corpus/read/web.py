@@ -6,27 +6,29 @@ recognised by how they begin, so a JSONL of crawled pages needs no special treat
 """
 
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import zstandard
 
+from inkstone.compressed import DAMAGE
+from inkstone.corpus.read.encoding import UNDECIDED, Reading
 from inkstone.errors import InputError
 
 # A page begins with its declaration or outermost tags; Markdown that opens with a <div> is not a page.
 _PAGE = r"(?is)^[\s\x{feff}]*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,400}?-->\s*)*<(?:!doctype\s+html|html|head|body)[\s>]"
 _MAYBE = r"^[\s\x{feff}]*<"
 _HEAD = 1024
+_HEADER_BYTES = 1_000_000
+_WHOLE = 1000  # a page of UTF-8 may have lost one in so many characters; marks say where
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+Record = dict[str, object] | tuple[str, str]
 MISSING = "reading web pages needs more packages: pip install 'inkstone[web]'"
 
 
-def warc_records(stream: BinaryIO) -> Iterator[dict[str, object] | tuple[str, str]]:
+def warc_records(stream: BinaryIO, reading: Reading) -> Iterator[Record]:
     """Rows of an archive's pages; for what is not a page the rule and the reason. EOFError where it is damaged."""
     try:
         from warcio.archiveiterator import ArchiveIterator
@@ -35,7 +37,7 @@ def warc_records(stream: BinaryIO) -> Iterator[dict[str, object] | tuple[str, st
         raise InputError(MISSING) from error
     watched = _Watched(stream)
     try:
-        for row in _records(ArchiveIterator(watched)):
+        for row in _records(ArchiveIterator(watched), watched, reading):
             if watched.error:
                 break  # this record is cut off
             yield row
@@ -51,44 +53,67 @@ class _Watched:
     def __init__(self, stream: BinaryIO) -> None:
         self._read = getattr(stream, "read1", stream.read)  # read1 gives what there is before the damage
         self.error: Exception | None = None
+        self.left = _HEADER_BYTES  # that the header of a record may still take
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return bytes(self._read(size))
-        except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+            data = bytes(self._read(size))
+            self.left -= len(data)
+            if self.left < 0:
+                raise EOFError(f"the header of a record has no end in {_HEADER_BYTES / 1e6:.0f} MB")
+            return data
+        except (*DAMAGE, OSError) as error:
             self.error = error
             return b""
 
 
-def _records(archive: Iterable[Any]) -> Iterator[dict[str, object] | tuple[str, str]]:
+def _records(archive: Iterable[Any], watched: _Watched, reading: Reading) -> Iterator[Record]:
     for record in archive:
-        if record.rec_type not in ("response", "conversion"):
-            continue  # requests and notes about the crawl
-        url = record.rec_headers.get_header("WARC-Target-URI") or ""
-        meta = {"url": url, "date": record.rec_headers.get_header("WARC-Date") or ""}
-        kind, charset = "text/plain", None
-        if record.rec_type == "response" and record.http_headers is not None:
-            status = record.http_headers.get_statuscode()
-            kind = (record.http_headers.get_header("Content-Type") or "text/html").lower()
-            charset = kind.partition("charset=")[2].strip(" \"';") or None
-            if not status.startswith("2"):
-                yield "http_status", f"{url}: the server answered {status}"
-                continue
-        if not kind.startswith(("text/", "application/xhtml")):
-            yield "not_text", f"{url}: {kind}"
-            continue
-        yield {"text": decode_page(record.content_stream().read(), charset), **meta}
+        watched.left = 1 << 62
+        if row := _row(record, reading):
+            yield row
+        while record.raw_stream.read(1 << 16):  # pass over what is left, so that only a header comes next
+            pass
+        watched.left = _HEADER_BYTES
 
 
-def decode_page(data: bytes, charset: str | None = None) -> str:
-    """Text of a page: by the encoding it declares, else UTF-8, GB 18030, or UTF-8 with marks for what is lost."""
-    declared = charset or ((found := _CHARSET.search(data[:2048])) and found.group(1).decode()) or "utf-8"
-    for encoding in (declared, "utf-8", "gb18030" if declared.lower().startswith("gb") or not charset else "utf-8"):
+def _row(record: Any, reading: Reading) -> Record | None:
+    """A page as a row, or why a record is none; None for requests and notes about the crawl."""
+    if record.rec_type not in ("response", "conversion"):
+        return None
+    url = record.rec_headers.get_header("WARC-Target-URI") or ""
+    meta = {"url": url, "date": record.rec_headers.get_header("WARC-Date") or ""}
+    kind, charset = "text/plain", None
+    if record.rec_type == "response" and record.http_headers is not None:
+        status = record.http_headers.get_statuscode() or "without a status"
+        kind = (record.http_headers.get_header("Content-Type") or "text/html").lower()
+        charset = kind.partition("charset=")[2].strip(" \"';") or None
+        if not status.startswith("2"):
+            return "http_status", f"{url}: the server answered {status}"
+    if not kind.startswith(("text/", "application/xhtml")):
+        return "not_text", f"{url}: {kind}"
+    data = record.content_stream().read(reading.limit + 1)
+    if len(data) > reading.limit:
+        return "too_large", f"{url}: a page of more than {reading.limit / 1e6:.1f} MB, more than max_document_mb allows"
+    text = decode_page(data, charset, reading)
+    return ("encoding", f"{url}: {UNDECIDED}") if text is None else {"text": text, **meta}
+
+
+def decode_page(data: bytes, charset: str | None, reading: Reading) -> str | None:
+    """Text of a page: by the encoding that is set, or ("auto") the one that fits, else the one that it declares."""
+    declared = charset or ((named := _CHARSET.search(data[:2048])) and named.group(1).decode())
+    auto = reading.encoding == "auto"
+    for name in filter(None, (reading.encoding_of(data), declared if auto else None)):
         try:
-            return data.decode("gb18030" if encoding.lower() in ("gb2312", "gbk") else encoding)
-        except (UnicodeDecodeError, LookupError):
+            text = data.decode("gb18030" if name.lower() in ("gb2312", "gbk") else name)
+        except (ValueError, LookupError):  # also UnicodeError, which the codec "undefined" raises
             continue
-    return data.decode("utf-8", "replace")
+        reading.found[name.lower()] += 1
+        return text.removeprefix("\ufeff")
+    text = data.decode("utf-8", "replace")
+    few = auto and text.count("\ufffd") * _WHOLE <= len(text)  # e.g. a page that was cut off
+    reading.found["utf-8 with losses" if few else "undecided"] += 1
+    return text if few else None
 
 
 def pages(texts: pa.StringArray) -> list[int]:

@@ -187,19 +187,3 @@ def resolve(found: Matches) -> Duplicates:
             similarity.append((1.0 if agreement == EQUAL else agreement) if stays else similarity[place])
             near.append(agreement != EQUAL if stays else near[place])
     return Duplicates(np.array(rank, np.int64), np.array(of, np.int64), np.array(similarity), np.array(near, bool))
-
-
-def find_duplicates(found: Signatures, settings: DedupSettings) -> Duplicates:
-    """Compare all documents of signatures held in memory."""
-    ranks = np.arange(len(found.exact))
-    parts = [equals(found.exact, ranks)] if settings.exact else []
-    if settings.near:
-        long = ranks[found.has_shingles]
-        keys = band_keys(found.minhash[long], settings)
-        parts.append(
-            matches(
-                keys.ravel(), np.repeat(long, settings.bands),
-                lambda one, other: (found.minhash[one] == found.minhash[other]).mean(axis=1), settings.min_similarity,
-            )
-        )  # fmt: skip
-    return resolve(Matches.joined(parts))

@@ -59,12 +59,7 @@ class Audit:
     def add(self, level: Level, entries: list[Entry]) -> None:
         """Write removals of one level."""
         for entry in entries:
-            example: dict[str, object] = {
-                "id": entry.id,
-                "value": entry.value,
-                "threshold": entry.threshold,
-                "detail": entry.detail,
-            }
+            example = {name: getattr(entry, name) for name in ("id", "value", "threshold", "detail")}
             example["text"] = shortened(entry.text)
             self._figures.removed(level, entry.rule, entry.lang or "other", len(entry.text), example)
         if entries:

@@ -99,8 +99,9 @@ def read(task: ReadTask, draft: Path) -> None:
     """Read, repair and judge; describe what stays."""
     settings, models = task.settings, open_models(task.models.place, task.models.digest)
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
-        for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb):
+        for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb, settings.encoding):
             out.audit.broken(batch.broken)
+            out.figures.numbers.update({("count", "encoding", name): n for name, n in batch.encodings.items()})
             if not batch.ids:
                 continue
             cleaned = clean(batch, settings, models)

@@ -1,8 +1,8 @@
 """The corpus stage: raw files in, `train/`, `heldout/`, `audit/`, `signatures/`, `report.json`, `manifest.json` out.
 
-`curate` is the list of its steps; `passes.py` has the work of each task, `engine.py` runs them. The result depends on
-the content of the files and the settings only: not on the order of the inputs, where they lie, how many workers there
-are, or whether a run was killed on the way.
+`curate` is the list of its steps; `passes.py` has the work of each task, `kept_tasks.py` runs them. The result depends
+on the content of the files and the settings only: not on the order of the inputs, where they lie, how many workers
+there are, or whether a run was killed on the way.
 """
 
 import json
@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from inkstone.compressed import SUFFIXES
 from inkstone.corpus.judge.rules import key_of
-from inkstone.corpus.read.files import COMPRESSIONS, InputFile, find_files
+from inkstone.corpus.read.files import InputFile, find_files
 from inkstone.corpus.repeats import near, substrings
 from inkstone.corpus.repeats.dedup import EQUAL, Duplicates, Matches, resolve
 from inkstone.corpus.repeats.known import SIGNATURES, KnownCorpus, describe, known_texts, open_known
 from inkstone.corpus.repeats.spans import NEAR_BANDS
 from inkstone.corpus.run import passes
-from inkstone.corpus.run.engine import Work, Workers, default_processes, run_tasks
 from inkstone.corpus.run.figures import Figures
+from inkstone.corpus.run.kept_tasks import Work, default_processes, run_tasks
 from inkstone.corpus.run.report import clusters, report
 from inkstone.corpus.run.tables import Tables, load_matches, save
 from inkstone.corpus.settings import CorpusSettings
@@ -31,6 +32,7 @@ from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind, deciding
 from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_manifest
+from inkstone.tasks import Workers
 
 GROUP_BYTES = 32_000_000
 """Small files are read together, up to so many bytes of text; a larger file is a task of its own."""
@@ -54,6 +56,8 @@ def curate(
     Raises InputError where an input is missing or no document is left.
     """
     started = time.perf_counter()
+    # Where a run happens must not be in what its tasks are known by, or it could not go on elsewhere.
+    settings = settings.model_copy(update={"workers": None, "ray": None})
     files = find_files(inputs)
     known = open_known(settings.dedup)
     size = sum(_text_bytes(file) for file in files)
@@ -145,7 +149,7 @@ def _groups(files: list[InputFile]) -> list[tuple[InputFile, ...]]:
 
 def _text_bytes(file: InputFile) -> int:
     """About how much text a file holds; text shrinks to a quarter when it is compressed."""
-    return file.size * (4 if str(file.path).endswith((*COMPRESSIONS, ".parquet")) else 1)
+    return file.size * (4 if str(file.path).endswith((*SUFFIXES, ".parquet")) else 1)
 
 
 def _matches(
@@ -305,10 +309,13 @@ def _summary(figures: Figures) -> str:
         level: figures.total("rule", level, last="count")
         for level in ("document", "line", "sentence", "substring", "record")
     }
+    read_as = ", ".join(f"{n} as {key[2]}" for key, n in sorted(figures.numbers.items())
+                        if key[:2] == ("count", "encoding") and key[2] not in ("utf-8", "undecided"))  # fmt: skip
     return (
         f"kept {_kept(figures)} of {figures.total('flow', 'read', last='documents_out')} documents; removed "
         f"{parts['document']} documents, {parts['line']} lines, {parts['sentence']} sentences and {parts['substring']} "
         f"substrings, {parts['record']} records were unreadable (see audit/ and report.json)"
+        + (f"; files and pages that are not UTF-8 were read, {read_as}" if read_as else "")
     )
 
 
@@ -326,4 +333,4 @@ def _run(job: Job) -> Result:
     return curate(settings, job.resolve(settings.inputs), job.output, job.progress, job.scratch / "passes", workers)
 
 
-CORPUS = StageKind("corpus", ("corpus",), _run, inputs=lambda settings, _: corpus_files(settings), version=3)
+CORPUS = StageKind("corpus", ("corpus",), _run, inputs=lambda settings, _: corpus_files(settings), version=4)

@@ -1,4 +1,4 @@
-"""The engine: workers, clusters, groupings and kills change nothing; a rerun does only what is missing."""
+"""Tasks that are kept: workers, clusters, groupings and kills change nothing; a rerun does only what is missing."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ import pytest
 from test_corpus_stage import story
 
 from inkstone.corpus import CorpusSettings, Workers, curate
-from inkstone.corpus.run import engine, stage
-from inkstone.corpus.run.engine import run_tasks
+from inkstone.corpus.run import kept_tasks, stage
+from inkstone.corpus.run.kept_tasks import run_tasks
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
 
@@ -69,7 +69,7 @@ def make(inputs: list[Path], output: Path, workers: Workers, **changes: object) 
 def corpus(inputs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "write_manifest", _counting(tasks := []))
+        patch.setattr(kept_tasks, "write_manifest", _counting(tasks := []))
         make(inputs, place / "out", Workers(1))
     (place / "tasks").write_text(str(len(tasks)))
     return place / "out"
@@ -154,17 +154,17 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from inkstone.corpus import CorpusSettings, Workers, curate
-from inkstone.corpus.run import engine, stage
+from inkstone.corpus.run import kept_tasks, stage
 from inkstone.progress import Silent
 stage.GROUP_BYTES, stage.PARTITION_BYTES = 20_000, 60_000
 name, left = sys.argv[1], 2
-def mark(place, *given, write=engine.write_manifest):
+def mark(place, *given, write=kept_tasks.write_manifest):
     global left
     left -= place.parent.name == name
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
     write(place, *given)
-engine.write_manifest = mark
+kept_tasks.write_manifest = mark
 settings = CorpusSettings.model_validate_json(sys.argv[2])
 output = Path(sys.argv[3])
 output.mkdir()
@@ -180,12 +180,33 @@ def test_a_run_killed_in_any_pass_continues_where_it_was_and_ends_with_the_same_
     assert subprocess.run(command).returncode == -signal.SIGKILL
     shutil.rmtree(tmp_path / "out")  # the caller's draft; the scratch directory stays
     finished = len(list((tmp_path / "scratch").glob("*/*/manifest.json")))
-    monkeypatch.setattr(engine, "write_manifest", _counting(done := []))
+    monkeypatch.setattr(kept_tasks, "write_manifest", _counting(done := []))
     assert content(make(inputs, tmp_path / "out", Workers(1))) == content(corpus)
     assert finished and len(done) == int((corpus.parent / "tasks").read_text()) - finished
 
 
-def _counting(calls: list[Path], write=engine.write_manifest):  # type: ignore[no-untyped-def]
+def test_a_run_continues_with_other_workers(
+    inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def run(number: int) -> None:
+        (output := tmp_path / str(number)).mkdir()
+        settings = CorpusSettings.model_validate({**SETTINGS, "workers": number})
+        curate(settings, inputs, output, Silent(), scratch=tmp_path / "scratch", workers=Workers(1))
+
+    gather = stage._gather
+    monkeypatch.setattr(stage, "_gather", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(1)
+    monkeypatch.setattr(stage, "_gather", gather)
+    monkeypatch.setattr(kept_tasks, "write_manifest", _counting(done := []))
+    run(2)
+    assert not [place for place in done if place.parent.parent == tmp_path / "scratch"]
+
+
+def _counting(calls: list[Path], write=kept_tasks.write_manifest):  # type: ignore[no-untyped-def]
     def counted(directory: Path, values: dict[str, object]) -> None:
         calls.append(directory)
         write(directory, values)
@@ -251,8 +272,8 @@ def work_long(argument: int, draft: Path) -> None:
 LONG = """
 import sys
 from pathlib import Path
-from inkstone.corpus.run.engine import Workers, run_tasks
-from test_corpus_engine import work_long
+from inkstone.corpus.run.kept_tasks import Workers, run_tasks
+from test_corpus_kept_tasks import work_long
 if __name__ == "__main__":
     run_tasks(Path(sys.argv[1]), work_long, [1, 2], "key", Workers(2))
 """
