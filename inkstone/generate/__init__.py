@@ -6,16 +6,20 @@ scored = score(model, [(context_ids, continuation_ids), ...])
 """
 
 from inkstone.generate.dialogue import Speaker, build_prompt, load_speaker, read_sampling, stream_reply, text_deltas
-from inkstone.generate.engine import generate, stream
+from inkstone.generate.engine import Delta, Engine, Request, generate, generate_each, stream
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.generate.score import Scored, next_token_logprobs, score
 
 __all__ = [
+    "Delta",
+    "Engine",
+    "Request",
     "SamplingSettings",
     "Scored",
     "Speaker",
     "build_prompt",
     "generate",
+    "generate_each",
     "load_speaker",
     "next_token_logprobs",
     "read_sampling",
