@@ -8,8 +8,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from inkstone.model.decoder.cached import BLOCK
+from inkstone.model import BLOCK, BlockPool, CacheContext, Decoder, Span
 
 _Key = tuple[int, tuple[int, ...]]
 """The serial of the block before it, and the block's tokens."""
@@ -18,6 +20,13 @@ _Key = tuple[int, tuple[int, ...]]
 def blocks_for(tokens: int) -> int:
     """How many blocks hold that many tokens."""
     return -(-tokens // BLOCK)
+
+
+def hidden_of(model: Decoder, pool: BlockPool, tokens: Sequence[list[int]], spans: Sequence[Span]) -> Tensor:
+    """Hidden states [N, D] of the new `tokens` of each span, laid end to end; the pool keeps their keys and values."""
+    context = CacheContext(pool, spans, model.device)
+    tokens_N = torch.tensor(list(itertools.chain(*tokens)), device=model.device)
+    return model.hidden(tokens_N.view_as(context.positions_BT), context).flatten(0, 1)
 
 
 class Blocks:

@@ -6,9 +6,9 @@
         for delta in engine.step(): ...
 
 A step gives every running request one token, and fills what is left of its budget with pieces of prompts, so a long
-prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. Where the pool is
-short a new request waits; where a running one needs a block and there is none, the youngest gives its blocks up and is
-computed again later. `generate` and `stream` are helpers for a list of prompts and for one.
+prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request waits until
+the pool has blocks for its prompt and its longest answer, so one that runs is never pushed out. `generate` and `stream`
+are helpers for a list of prompts and for one.
 """
 
 import itertools
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from inkstone.errors import InputError
-from inkstone.generate.blocks import Blocks, blocks_for
+from inkstone.generate.blocks import Blocks, blocks_for, hidden_of
 from inkstone.generate.sampler import SamplingSettings, sample
-from inkstone.model import BLOCK, BlockPool, CacheContext, Decoder, Span
+from inkstone.model import BLOCK, BlockPool, Decoder, Span
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ class _Sequence:
     draw: random.Random
     seen_V: Tensor | None
     blocks: list[int] = field(default_factory=list)
-    spare: list[int] = field(default_factory=list)
-    """Held for what is still to come; given up when others need them."""
     cached: int = 0
     serial: int = 0
     """Of the last block that is known (`Blocks.learn`)."""
@@ -75,12 +73,8 @@ class _Sequence:
 class Engine:
     """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step."""
 
-    def __init__(
-        self, model: Decoder, tokens: int, rows: int = 32, vocab_size: int | None = None, step_tokens: int = 1024
-    ) -> None:
-        """Ids from `vocab_size` on (the tokenizer's) are never chosen; default: all of the model's may be."""
+    def __init__(self, model: Decoder, tokens: int, rows: int = 32, step_tokens: int = 1024) -> None:
         self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
-        self.vocab_size = vocab_size
         self.blocks = Blocks(blocks_for(tokens))
         self.pool = BlockPool(model.config.num_layers, self.blocks.count)
         self.waiting: deque[_Sequence] = deque()
@@ -113,7 +107,7 @@ class Engine:
         seen_V = None
         if request.sampling.repetition_penalty != 1:
             seen_V = torch.zeros(vocab, dtype=torch.bool).index_fill(0, torch.tensor(request.prompt), True)
-            seen_V = seen_V[: self.vocab_size].to(self.model.device)
+            seen_V = seen_V[: self.model.known_ids].to(self.model.device)
         draw = random.Random(request.sampling.seed % 2**64)
         self.waiting.append(_Sequence(number, request, list(request.prompt), limit, draw, seen_V))
         return number
@@ -134,8 +128,9 @@ class Engine:
             logits_RV = self._forward(chosen)
         except BaseException:
             # Others count already on what was to be computed: nothing of it is known, all of it comes again.
-            for one in reversed(chosen):
-                self._put_back(one)
+            self.waiting.extendleft(reversed(chosen))
+            for one in chosen:
+                self._end(one)
             self.blocks.forget_all()
             raise
         for one, count in chosen.items():
@@ -144,7 +139,7 @@ class Engine:
         return self._deltas(ready, logits_RV) if ready else []
 
     def _schedule(self) -> dict[_Sequence, int]:
-        """Who computes how many tokens in this step; they hold the blocks for them."""
+        """Who computes how many tokens in this step: those that decode, then prompts, those that still wait at last."""
         if self._whole:
             # One prompt, or one token of everybody.
             new = self._admitted()
@@ -153,78 +148,43 @@ class Engine:
         budget = self.step_tokens
         decoding_first = sorted(self.running, key=lambda one: one.missing > 1)
         for one in itertools.chain(decoding_first, iter(self._admitted, None)):
-            count = min(one.missing, budget)
-            # One that gave its blocks up is not running any more.
-            if one in self.running and self._grow(one, one.cached + count, chosen):
-                chosen[one] = count
-                budget -= count
-                # What this step fills is known from now on: who is admitted next in this step may share it.
-                for number in range(one.cached // BLOCK, (one.cached + count) // BLOCK):
-                    tokens = one.tokens[number * BLOCK : (number + 1) * BLOCK]
-                    one.serial = self.blocks.learn(one.blocks[number], one.serial, tokens)
+            chosen[one] = count = min(one.missing, budget)
+            # What this step fills is known from now on: who is admitted next in this step may share it.
+            for number in range(one.cached // BLOCK, (one.cached + count) // BLOCK):
+                tokens = one.tokens[number * BLOCK : (number + 1) * BLOCK]
+                one.serial = self.blocks.learn(one.blocks[number], one.serial, tokens)
+            budget -= count
             if not budget:
                 break
         return chosen
 
     def _admitted(self) -> _Sequence | None:
-        """The first that waits, now running, if there are a row and blocks for its text; best for its answer too."""
+        """The first that waits, now running, if there are a row and blocks for it."""
         if not self.waiting or len(self.running) == self.rows:
             return None
         one = self.waiting[0]
         found, serial = ([], 0) if self._whole else self.blocks.match(one.tokens)
-        wanted = blocks_for(one.limit) - len(found)
-        needed = wanted if self._whole else blocks_for(len(one.tokens) + 1) - len(found)
-        if not self._make_room(needed):
+        count = blocks_for(one.limit) - len(found)
+        if count > self.blocks.free:
             self.blocks.release(found)
             return None
-        held = found + self.blocks.take(wanted if wanted <= self.blocks.free else needed, found[-1] if found else None)
-        one.blocks, one.spare = held[: len(found) + needed], held[len(found) + needed :]
+        one.blocks = found + self.blocks.take(count, found[-1] if found else None)
         one.cached, one.serial = len(found) * BLOCK, serial
         self.running.append(self.waiting.popleft())
         return one
 
-    def _grow(self, one: _Sequence, length: int, chosen: dict[_Sequence, int]) -> bool:
-        """Blocks for `length` tokens; for want of any the youngest that is not in this step gives up its own."""
-        while (count := blocks_for(length) - len(one.blocks)) > 0:
-            younger = [other for other in self.running if other is not one and other not in chosen]
-            if one.spare:
-                one.blocks.append(one.spare.pop(0))
-            elif self._make_room(count):
-                one.blocks += self.blocks.take(count, one.blocks[-1])
-            elif younger:
-                self._put_back(younger[-1])
-            else:
-                return False
-        return True
-
-    def _make_room(self, count: int) -> bool:
-        """Whether `count` blocks are free, at worst after all have given up their spare ones."""
-        if count > self.blocks.free:
-            for one in self.running:
-                self.blocks.release(one.spare)
-                one.spare = []
-        return count <= self.blocks.free
-
-    def _put_back(self, one: _Sequence) -> None:
-        """It waits again, first of all, and will compute its text anew, but for what is still known."""
-        self._end(one)
-        self.waiting.appendleft(one)
-
     def _end(self, one: _Sequence) -> None:
         self.running.remove(one)
-        self.blocks.release(one.blocks + one.spare)
-        one.blocks, one.spare, one.cached = [], [], 0
+        self.blocks.release(one.blocks)
 
     def _forward(self, chosen: dict[_Sequence, int]) -> Tensor:
         """Logits [R, V] after the last token of those that are complete."""
         spans = [Span(one.blocks, one.cached, count) for one, count in chosen.items()]
-        tokens = [token for one, count in chosen.items() for token in one.tokens[one.cached : one.cached + count]]
-        context = CacheContext(self.pool, spans, self.model.device)
-        tokens_BT = torch.tensor(tokens, device=self.model.device).view_as(context.positions_BT)
-        hidden_ND = self.model.hidden(tokens_BT, context).flatten(0, 1)
+        tokens = [one.tokens[one.cached : one.cached + count] for one, count in chosen.items()]
+        hidden_ND = hidden_of(self.model, self.pool, tokens, spans)
         ends = zip(itertools.accumulate(chosen.values()), chosen.items(), strict=True)
         last = [end - 1 for end, (one, count) in ends if count == one.missing]
-        logits_RV: Tensor = self.model.lm_head(hidden_ND[last])[:, : self.vocab_size]
+        logits_RV: Tensor = self.model.lm_head(hidden_ND[last])[:, : self.model.known_ids]
         return logits_RV
 
     def _deltas(self, ready: list[_Sequence], logits_RV: Tensor) -> list[Delta]:
@@ -252,55 +212,39 @@ class Engine:
 
 
 def generate(
-    model: Decoder,
-    prompts: Sequence[list[int]],
-    sampling: SamplingSettings,
-    stop_ids: Collection[int],
-    rows: int = 32,
-    vocab_size: int | None = None,
+    model: Decoder, prompts: Sequence[list[int]], sampling: SamplingSettings, stop_ids: Collection[int], rows: int = 32
 ) -> list[list[int]]:
     """New token ids for each prompt, in order, without the stop token. At most `rows` are decoded together.
 
     Request i draws from seed + i. Raises InputError when a prompt is empty or leaves no room in the model's positions.
     """
-    return [ids for _, ids in sorted(generate_each(model, prompts, sampling, stop_ids, rows, vocab_size))]
+    return [ids for _, ids in sorted(generate_each(model, prompts, sampling, stop_ids, rows))]
 
 
 def generate_each(
-    model: Decoder,
-    prompts: Sequence[list[int]],
-    sampling: SamplingSettings,
-    stop_ids: Collection[int],
-    rows: int = 32,
-    vocab_size: int | None = None,
+    model: Decoder, prompts: Sequence[list[int]], sampling: SamplingSettings, stop_ids: Collection[int], rows: int = 32
 ) -> Iterator[tuple[int, list[int]]]:
     """`generate`, but each answer comes with its prompt's number as soon as it is complete."""
     seeds = (sampling.model_copy(update={"seed": seed}) for seed in itertools.count(sampling.seed))
     requests = [Request(prompt, one, stop_ids) for prompt, one in zip(prompts, seeds, strict=False)]
     answers: list[list[int]] = [[] for _ in prompts]
-    for delta in _run(model, requests, rows, vocab_size):
+    for delta in _run(model, requests, rows):
         if delta.token is not None:
             answers[delta.id].append(delta.token)
         if delta.finish:
             yield delta.id, answers[delta.id]
 
 
-def stream(
-    model: Decoder,
-    prompt: list[int],
-    sampling: SamplingSettings,
-    stop_ids: Collection[int],
-    vocab_size: int | None = None,
-) -> Iterator[int]:
+def stream(model: Decoder, prompt: list[int], sampling: SamplingSettings, stop_ids: Collection[int]) -> Iterator[int]:
     """The tokens of one request as they are decoded."""
-    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1, vocab_size)
+    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1)
     return (delta.token for delta in deltas if delta.token is not None)
 
 
-def _run(model: Decoder, requests: list[Request], rows: int, vocab_size: int | None) -> Iterator[Delta]:
+def _run(model: Decoder, requests: list[Request], rows: int) -> Iterator[Delta]:
     """All deltas, from an engine that is as large as the `rows` longest requests need."""
     blocks = sorted((blocks_for(_limit(model, request)) for request in requests), reverse=True)
-    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows, vocab_size)
+    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows)
     for request in requests:
         engine.submit(request)
     while engine.busy:

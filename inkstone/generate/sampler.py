@@ -34,7 +34,8 @@ def sample(
 ) -> Tensor:
     """The next ids [B], on the logits' device.
 
-    `draws` are uniform in [0, 1), one for each row; `seen` [V] marks the tokens of a row's text where it has a penalty.
+    `draws` are uniform in [0, 1), one for each row; `seen` [V] marks the tokens of a row's text, given where
+    it has a penalty and only there.
     """
     logits_BV = _penalised(logits_BV.float(), settings, seen)
     ids_B = logits_BV.argmax(-1)
@@ -46,15 +47,15 @@ def sample(
 
 def _penalised(logits_BV: Tensor, settings: Sequence[SamplingSettings], seen: Sequence[Tensor | None]) -> Tensor:
     """Divide positive and multiply negative logits of seen tokens (Keskar et al. 2019, arXiv 1909.05858)."""
-    marks = {row: mark for row, mark in enumerate(seen) if mark is not None and settings[row].repetition_penalty != 1}
-    if not marks:
+    rows = [row for row, one in enumerate(settings) if one.repetition_penalty != 1]
+    marks = [mark for mark in seen if mark is not None]
+    if not rows:
         return logits_BV
-    rows = list(marks)
     penalty_R1 = logits_BV.new_tensor([settings[row].repetition_penalty for row in rows])[:, None]
     chosen_RV = logits_BV[rows]
     changed_RV = torch.where(chosen_RV > 0, chosen_RV / penalty_R1, chosen_RV * penalty_R1)
-    marked_RV = torch.stack(list(marks.values()))
-    return logits_BV.index_put((torch.tensor(rows, device=logits_BV.device),), changed_RV.where(marked_RV, chosen_RV))
+    index = (torch.tensor(rows, device=logits_BV.device),)
+    return logits_BV.index_put(index, changed_RV.where(torch.stack(marks), chosen_RV))
 
 
 def _drawn(logits_RV: Tensor, settings: Sequence[SamplingSettings], draws: Sequence[float]) -> Tensor:

@@ -105,7 +105,7 @@ def build_stages(recipe: Recipe, workers: Workers | None = None) -> list[Stage]:
         patterns = [one for one in (evaluation.quiz, evaluation.problems, evaluation.prompts) if one]
         add(
             "evaluate", {"evaluate": evaluation}, needs, patterns,
-            lambda out, _, p: _evaluate(recipe, inputs, out, p),
+            lambda out, scratch, p: _evaluate(recipe, inputs, out, scratch, p),
         )  # fmt: skip
     if problems:
         raise InputError(problems)
@@ -121,7 +121,7 @@ def _budget(recipe: Recipe) -> int | None:
     return training.steps(max(1, tokens // training.sequence_length)) * training.batch_tokens
 
 
-def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progress) -> dict[str, object]:
+def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, scratch: Path, progress: Progress) -> dict[str, object]:
     """Score an untrained model of the same shape, the base and the tuned model, so that each stage's gain shows."""
     settings, run = recipe.evaluate, recipe.run_dir
     assert settings is not None
@@ -140,7 +140,7 @@ def _evaluate(recipe: Recipe, inputs: "_Inputs", output: Path, progress: Progres
         inputs.resolve([one])[0] if one else None for one in (settings.quiz, settings.problems, settings.prompts)
     )
     tokens = run / "tokens" if settings.heldout and recipe.tokenizer else None
-    scores = evaluate_models(settings, models, quiz, problems, tokens, output, progress, prompts)
+    scores = evaluate_models(settings, models, quiz, problems, tokens, output, progress, prompts, scratch)
     shutil.rmtree(untrained, ignore_errors=True)
     return scores
 

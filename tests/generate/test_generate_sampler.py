@@ -158,11 +158,12 @@ def test_every_row_of_a_batch_gets_what_it_gets_alone_whatever_its_neighbours_as
     for vocab in (20, 3000):
         generator = torch.Generator().manual_seed(vocab)
         logits = (torch.randn(len(settings), vocab, generator=generator) * 2).bfloat16()
-        seen = [mark(row, [0, 5, 7]) for row in logits]
+        marks = mark(logits[0], [0, 5, 7])
+        seen = [marks if one.repetition_penalty != 1 else None for one in settings]
         places = [number / len(settings) for number in range(len(settings))]
         together = sample(logits, settings, places, seen).tolist()
         rows = zip(logits, settings, places, seen, strict=True)
-        assert together == [int(sample(one[None], [how], [place], [marks])) for one, how, place, marks in rows]
+        assert together == [int(sample(one[None], [how], [place], [own])) for one, how, place, own in rows]
         backwards = sample(logits.flip(0), settings[::-1], places[::-1], seen[::-1]).tolist()
         assert together == backwards[::-1]
 

@@ -178,12 +178,17 @@ class Trunk(nn.Module):
 
 
 class Decoder(nn.Module):
-    """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights."""
+    """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights.
+
+    `known_ids`: how many ids the tokenizer has, where known. An embedding may be padded beyond them; what generates or
+    scores leaves the rest out.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.known_ids: int | None = None
         self.model = Trunk(config)
         head = NormalisedHead if config.normalised_head else Linear
         self.lm_head = head(config.hidden_size, config.vocab_size)
