@@ -24,7 +24,7 @@ def blocks_for(tokens: int) -> int:
 
 def hidden_of(model: Decoder, pool: BlockPool, tokens: Sequence[list[int]], spans: Sequence[Span]) -> Tensor:
     """Hidden states [N, D] of the new `tokens` of each span, laid end to end; the pool keeps their keys and values."""
-    context = CacheContext(pool, spans, model.device)
+    context = CacheContext(pool, spans)
     tokens_N = torch.tensor(list(itertools.chain(*tokens)), device=model.device)
     return model.hidden(tokens_N.view_as(context.positions_BT), context).flatten(0, 1)
 
@@ -69,21 +69,17 @@ class Blocks:
             self._key_of[block] = key
         return self._known[key][1]
 
-    def take(self, count: int, after: int | None = None) -> list[int]:
-        """Hold `count` blocks, which must be free: side by side (and after `after`) if possible, unused for longest."""
+    def take(self, count: int) -> list[int]:
+        """Hold `count` blocks, which must be free: side by side if possible; those unused for longest."""
         free = np.isfinite(self._stamps)
-        if after is not None and free[after + 1 : after + 1 + count].sum() == count:
-            chosen = list(range(after + 1, after + 1 + count))
-        else:
-            taken = np.concatenate(([0], (~free).cumsum()))
-            age = np.concatenate(([0], np.where(free, self._stamps, 0).cumsum()))
-            starts = np.flatnonzero(taken[count:] == taken[: len(taken) - count])
-            start = starts[np.argmin(age[starts + count] - age[starts])] if len(starts) else None
-            oldest = np.argsort(self._stamps, kind="stable")[:count]
-            chosen = oldest.tolist() if start is None else list(range(start, start + count))
-        for block in chosen:
+        taken, age = (np.append(0, values.cumsum()) for values in (~free, np.where(free, self._stamps, 0)))
+        chosen = np.argsort(self._stamps, kind="stable")[:count]
+        starts = np.flatnonzero(taken[count:] == taken[: len(taken) - count])
+        if len(starts):
+            chosen = starts[np.argmin(age[starts + count] - age[starts])] + np.arange(count)
+        for block in chosen.tolist():
             self._known.pop(self._key_of.pop(block, None), None)
-        return self._hold(chosen)
+        return self._hold(chosen.tolist())
 
     def release(self, blocks: Sequence[int]) -> None:
         """Hold no longer. Of what is known, the end of a text is forgotten before its beginning."""

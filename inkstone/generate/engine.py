@@ -76,7 +76,7 @@ class Engine:
     def __init__(self, model: Decoder, tokens: int, rows: int = 32, step_tokens: int = 1024) -> None:
         self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
         self.blocks = Blocks(blocks_for(tokens))
-        self.pool = BlockPool(model.config.num_layers, self.blocks.count)
+        self.pool = BlockPool(model.config.num_layers, self.blocks.count, model.device)
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
         self._ids = itertools.count()
@@ -168,7 +168,7 @@ class Engine:
         if count > self.blocks.free:
             self.blocks.release(found)
             return None
-        one.blocks = found + self.blocks.take(count, found[-1] if found else None)
+        one.blocks = found + self.blocks.take(count)
         one.cached, one.serial = len(found) * BLOCK, serial
         self.running.append(self.waiting.popleft())
         return one
@@ -196,18 +196,16 @@ class Engine:
             logprobs = logits_RV.float().log_softmax(-1).gather(1, ids_R[:, None])[:, 0].tolist()
         deltas = []
         for one, token, logprob in zip(ready, ids_R.tolist(), logprobs, strict=True):
-            stopped = token in one.request.stop_ids
-            if not stopped:
+            if token in one.request.stop_ids:
+                deltas.append(Delta(one.id, None, finish="stop"))
+            else:
                 one.tokens.append(token)
-            if one.seen_V is not None:
-                one.seen_V[token] = True
-            finish: Literal["stop", "length"] | None = (
-                "stop" if stopped else "length" if len(one.tokens) == one.limit else None
-            )
-            if finish:
+                if one.seen_V is not None:
+                    one.seen_V[token] = True
+                finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
+                deltas.append(Delta(one.id, token, logprob if one.request.logprobs else None, finish))
+            if deltas[-1].finish:
                 self._end(one)
-            logprob = logprob if one.request.logprobs and not stopped else None
-            deltas.append(Delta(one.id, None if stopped else token, logprob, finish))
         return deltas
 
 

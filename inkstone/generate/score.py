@@ -93,7 +93,7 @@ def _hidden_after_shared_prefix(model: Decoder, sequences: list[list[int]], limi
     whole, first = prefix // BLOCK, blocks_for(prefix)
     numbers = itertools.count(first)
     rows = [[*range(whole), *itertools.islice(numbers, blocks_for(len(one)) - whole)] for one in sequences]
-    pool = BlockPool(model.config.num_layers, next(numbers))
+    pool = BlockPool(model.config.num_layers, next(numbers), model.device)
     if prefix:
         hidden_of(model, pool, [sequences[0][:prefix]], [Span(range(first), 0, prefix)])
     if first > whole:

@@ -32,18 +32,16 @@ class BlockPool:
     keys: Tensor
     values: Tensor
 
-    def __init__(self, num_layers: int, blocks: int) -> None:
-        self.num_layers, self.blocks = num_layers, blocks
+    def __init__(self, num_layers: int, blocks: int, device: torch.device | str = "cpu") -> None:
+        self.num_layers, self.blocks, self.device = num_layers, blocks, torch.device(device)
 
     def write(self, layer: int, slots_N: Tensor, k_KNd: Tensor, v_KNd: Tensor) -> tuple[Tensor, Tensor]:
         """Keep new keys and values; those of the layer, views [K, slots, d], come back."""
         if not hasattr(self, "keys"):
-            heads, _, size = k_KNd.shape
-            shape = (self.num_layers, self.blocks, BLOCK, heads, size)
-            order = (0, 3, 1, 2, 4) if k_KNd.device.type == "cpu" else (0, 1, 2, 3, 4)
-            self.keys, self.values = (
-                torch.empty_permuted(shape, order, dtype=k_KNd.dtype, device=k_KNd.device).zero_() for _ in range(2)
-            )
+            shape = (self.num_layers, self.blocks, BLOCK, k_KNd.shape[0], k_KNd.shape[2])
+            order = (0, 3, 1, 2, 4) if self.device.type == "cpu" else (0, 1, 2, 3, 4)
+            empty = torch.empty_permuted(shape, order, dtype=k_KNd.dtype, device=self.device)
+            self.keys, self.values = empty.zero_(), torch.zeros_like(empty)
         keys, values = (kept[layer].flatten(0, 1).transpose(0, 1) for kept in (self.keys, self.values))
         keys[:, slots_N], values[:, slots_N] = k_KNd, v_KNd
         return keys, values
@@ -73,15 +71,9 @@ class CacheContext:
     `together`: whether spans of one token attend in one call; default: on a GPU.
     """
 
-    def __init__(
-        self,
-        pool: BlockPool,
-        spans: Sequence[Span],
-        device: torch.device | str = "cpu",
-        together: bool | None = None,
-    ) -> None:
-        self.pool, self.spans = pool, spans
-        self.together = torch.device(device).type != "cpu" if together is None else together
+    def __init__(self, pool: BlockPool, spans: Sequence[Span], together: bool | None = None) -> None:
+        self.pool, self.spans, device = pool, spans, pool.device
+        self.together = device.type != "cpu" if together is None else together
         at = [(span.blocks, position) for span in spans for position in range(span.start, span.stop)]
         shape = (-1, 1) if len(at) == len(spans) else (1, -1)
         self.positions_BT = torch.tensor([position for _, position in at], device=device).view(shape)
@@ -105,28 +97,20 @@ class CacheContext:
             if plain and group.rows == 1 and group.count in (1, group.width):
                 continue
             distance_GTS = positions_N[group.tokens].view(-1, group.count, 1) - torch.arange(group.width, device=device)
-            group.mask_GHTS = (
-                (distance_GTS >= 0)[:, None] if plain else position_bias(distance_GTS, slopes, window).to(dtype)
-            )
+            bias = (distance_GTS >= 0)[:, None] if plain else position_bias(distance_GTS, slopes, window).to(dtype)
+            group.mask_GHTS = bias
 
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
         q_HNd, k_KNd, v_KNd = (x.transpose(0, 1).flatten(1, 2) for x in (q_BHTd, k_BKTd, v_BKTd))
         keys, values = self.pool.write(layer, self.slots_N, k_KNd, v_KNd)
-        out_HNd, grouped = torch.empty_like(q_HNd), q_HNd.shape[0] != keys.shape[0]
+        out_HNd, grouped = torch.empty_like(q_HNd), len(q_HNd) != len(keys)
         for group in self.groups:
-            queries_HMd = q_HNd[:, group.tokens]
-            shape = (queries_HMd.shape[0], -1, group.count, queries_HMd.shape[2])
-            mask = group.mask_GHTS
-            out_GHTd = F.scaled_dot_product_attention(
-                queries_HMd.view(shape).transpose(0, 1),
-                group.read(keys),
-                group.read(values),
-                attn_mask=mask,
-                is_causal=mask is None and group.count > 1,
-                enable_gqa=grouped,
-            )
+            queries_HMd, mask = q_HNd[:, group.tokens], group.mask_GHTS
+            queries_GHTd = queries_HMd.view(len(q_HNd), -1, group.count, q_HNd.shape[2]).transpose(0, 1)
+            kv, causal = (group.read(keys), group.read(values)), mask is None and group.count > 1
+            out_GHTd = F.scaled_dot_product_attention(queries_GHTd, *kv, mask, is_causal=causal, enable_gqa=grouped)
             out_HNd[:, group.tokens] = out_GHTd.transpose(0, 1).reshape_as(queries_HMd)
-        return out_HNd.view(out_HNd.shape[0], *self.positions_BT.shape, -1).transpose(0, 1)
+        return out_HNd.view(len(q_HNd), *self.positions_BT.shape, -1).transpose(0, 1)
 
 
 class _Group:
@@ -141,7 +125,7 @@ class _Group:
         if self.rows > 1:
             self.tokens = torch.tensor([first for first, _ in rows], device=device)
         size = -(-self.width // BLOCK)
-        table = [[*span.blocks[:size], *[0] * (size - len(span.blocks))] for _, span in rows]
+        table = [[*span.blocks[:size], *[span.blocks[0]] * (size - len(span.blocks))] for _, span in rows]
         self.start = table[0][0] * BLOCK if table == [list(range(table[0][0], table[0][0] + size))] else None
         self.blocks = torch.tensor(table, device=device)
 
