@@ -30,7 +30,7 @@ from inkstone.progress import Silent
 from inkstone.tokenizer import Extension, Tokenizer
 from inkstone.tokenizer.extend import append
 from inkstone.tokenizer.study.compare import read_text
-from inkstone.train import Row, TrainSettings, train
+from inkstone.train import InOrder, Row, TrainSettings, train
 
 SMALL = {"vocab_size": 32000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}  # fmt: skip
@@ -146,7 +146,7 @@ def losses(directory: Path, options: argparse.Namespace) -> str:
         learning_rate=2e-3, device="cpu", dtype="float32", compile="off",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        train(load_model(directory, torch.float32), Rows(tokens), settings, Path(scratch), Silent())
+        train(load_model(directory, torch.float32), InOrder(Rows(tokens)), settings, Path(scratch), Silent())
         lines = (Path(scratch) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
     return f"{found[0]:.3f} -> {found[-1]:.3f} in {options.steps} steps"

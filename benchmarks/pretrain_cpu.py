@@ -131,7 +131,7 @@ def fresh_model(vocab_size: int) -> Any:
 def run_inkstone(system: System, options: argparse.Namespace) -> tuple[list[float], list[float]]:
     """End time and loss of every step, through `inkstone.train.train` as the command line calls it."""
     from inkstone.progress import Silent
-    from inkstone.train import TrainSettings, train
+    from inkstone.train import InOrder, TrainSettings, train
 
     clock: list[float] = []
     losses: list[float] = []
@@ -155,7 +155,7 @@ def run_inkstone(system: System, options: argparse.Namespace) -> tuple[list[floa
         compile="on" if system.compiled else "off",
         checkpoint_steps=options.steps,
     )
-    train(fresh_model(vocab_size), rows, settings, options.folder / "scratch", Watch())
+    train(fresh_model(vocab_size), InOrder(rows), settings, options.folder / "scratch", Watch())
     return clock, losses
 
 
@@ -165,15 +165,15 @@ def run_trainer(system: System, options: argparse.Namespace) -> tuple[list[float
     import transformers
 
     from inkstone.model import save_model
-    from inkstone.train.batches import step_rows
+    from inkstone.train.batches import next_rows
 
     rows, vocab_size = open_rows(options)
     per_step = options.batch_tokens // SEQUENCE_LENGTH
-    places = [place for step in range(options.steps) for place in step_rows(rows, step, per_step)]
+    places = [divmod(number, rows.rows_per_epoch) for number in next_rows(0, options.steps * per_step)]
     examples = []
-    for tokens, _, _, weights in (rows.row(*place) for place in places):
-        ids = torch.from_numpy(tokens.copy())
-        examples.append({"input_ids": ids, "labels": ids.masked_fill(torch.from_numpy(weights) == 0, -100)})
+    for row in (rows.row(*place) for place in places):
+        ids = torch.from_numpy(row.tokens.copy())
+        examples.append({"input_ids": ids, "labels": ids.masked_fill(torch.from_numpy(row.weights) == 0, -100)})
     save_model(fresh_model(vocab_size), options.folder / "start", bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
     model = transformers.LlamaForCausalLM.from_pretrained(
         options.folder / "start", dtype=torch.float32, attn_implementation="sdpa"

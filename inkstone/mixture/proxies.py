@@ -29,6 +29,7 @@ from inkstone.storage import atomic_directory, fingerprint, settle
 from inkstone.storage.manifest import read_manifest
 from inkstone.tokenizer import open_shards
 from inkstone.train import (
+    InOrder,
     MixedCorpus,
     Mixture,
     OnlineMixer,
@@ -163,8 +164,6 @@ def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
         sequence_length=length, batch_tokens=settings.batch_tokens, max_steps=settings.steps,
         epochs=1e9, learning_rate=settings.learning_rate, seed=trial.seed, dtype=settings.dtype, compile="off",
         optimizer="muon", log_steps=settings.steps, checkpoint_steps=settings.steps,
-        # Online reweighting draws whole micro-batches: up to eight domains have their turn in a step.
-        micro_batch_tokens=max(settings.batch_tokens // 8 // length, 1) * length if trial.online else None,
     )  # fmt: skip
     shape = ModelSettings(
         hidden_size=settings.hidden_size, num_layers=settings.num_layers, num_heads=settings.num_heads,
@@ -172,10 +171,11 @@ def _train_and_measure(bench: Bench, trial: Trial) -> list[float]:
     )  # fmt: skip
     documents = documents_of(shards, bench.domains)
     rows = MixedCorpus(shards, documents, trial.weights, length, trial.seed, bench.share)
-    mixer = OnlineMixer(rows, list(bench.domains.weights), trial.online) if trial.online else None
+    names = list(bench.domains.weights)
+    source = OnlineMixer(rows, names, trial.online) if trial.online else InOrder(rows)
     model = new_model(shape, shards.vocab_size, trial.seed)
     with tempfile.TemporaryDirectory(prefix="inkstone-proxy-") as scratch:
-        train(model, rows, training, Path(scratch), Silent(), mixer=mixer)
+        train(model, source, training, Path(scratch), Silent())
     held, count = open_shards(bench.tokens_dir, "heldout"), settings.heldout_rows
     return [
         heldout_loss(model, PackedCorpus(held, length, 0, mine, count), training, limit=count)

@@ -1,35 +1,45 @@
-"""Training: one loop for every objective, with its batches, loss, optimizer, checkpoints and parallelism.
+"""Training: one loop for every objective, with its sources, batches, optimizer, checkpoints and parallelism.
 
-    result = train(model, rows, settings, scratch, progress)
+    result = train(model, InOrder(rows), settings, scratch, progress)
 
-The walk: `batches` (which tokens; `mixed` by a mixture's weights, which `online` moves) -> `loop` (a step) -> `loss`
-(its gradient) -> `optimizer`; `checkpoint` and `interrupt` make it resumable, `arithmetic` picks device, dtype and
-compiler, `mesh` sums over ranks.
+The walk: `source` (which `batches`; `mixed` by a mixture's weights, which `online` moves) -> `loop` (a step) ->
+`objective` and `loss` (its gradient) -> `optimizer`; `checkpoint` and `interrupt` make it resumable, `arithmetic` picks
+device, dtype and compiler, `mesh` says which rank does what, `meter` what a run reports.
 """
 
 from inkstone.train.batches import Batch, PackedCorpus, Row, Rows
-from inkstone.train.loop import TrainResult, heldout_loss, next_token_objective, train
-from inkstone.train.mixed import MixedCorpus, Mixture, documents_of, read_mixture
-from inkstone.train.online import OnlineMixer, OnlineSettings
+from inkstone.train.loop import heldout_loss, train
+from inkstone.train.mesh import Mesh, join_mesh
+from inkstone.train.meter import TrainResult
+from inkstone.train.mixed import MixedCorpus, Mixture, OnlineSettings, documents_of, read_mixture
+from inkstone.train.objective import NextToken, Objective, Outcome
+from inkstone.train.online import OnlineMixer
 from inkstone.train.settings import TrainSettings
+from inkstone.train.source import InOrder, Source
 from inkstone.train.stage import finish, new_model, pretrain
 
 __all__ = [
     "Batch",
+    "InOrder",
+    "Mesh",
     "MixedCorpus",
     "Mixture",
+    "NextToken",
+    "Objective",
     "OnlineMixer",
     "OnlineSettings",
+    "Outcome",
     "PackedCorpus",
     "Row",
     "Rows",
+    "Source",
     "TrainResult",
     "TrainSettings",
     "documents_of",
     "finish",
     "heldout_loss",
+    "join_mesh",
     "new_model",
-    "next_token_objective",
     "pretrain",
     "read_mixture",
     "train",

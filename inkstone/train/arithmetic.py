@@ -31,14 +31,20 @@ class Arithmetic:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
 
 
-def choose_arithmetic(settings: TrainSettings, total_tokens: int) -> Arithmetic:
-    """Resolve the "auto"s of the settings on this machine. Raises InputError when a GPU is asked for and missing."""
+def choose_arithmetic(settings: TrainSettings, total_tokens: int, before: Arithmetic | None = None) -> Arithmetic:
+    """Resolve the "auto"s of the settings on this machine, or keep what a run had `before` it was interrupted.
+
+    The dtype is kept on any machine, the compiler on the same kind of device. Raises InputError when a GPU is asked for
+    and missing.
+    """
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f'device = "{device}", but PyTorch sees no GPU here: set device = "cpu" or "auto"')
-    dtype, why_dtype = _choose_dtype(settings.dtype, device)
+    if before and before.device == device:
+        return before
+    dtype, why_dtype = (before.dtype, "as before") if before else _choose_dtype(settings.dtype, device)
     compiled, why_compile = _choose_compile(settings.compile, device, total_tokens)
     return Arithmetic(device, dtype, compiled, f"{device}, {dtype} ({why_dtype}), {why_compile}")
 

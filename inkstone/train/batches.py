@@ -1,14 +1,14 @@
-"""Rows and batches: which tokens a step sees, as a pure function of (seed, step).
+"""Rows and batches: which tokens a step sees, as a pure function of the seed and of how many rows are behind it.
 
-A source of rows answers `row(epoch, index)`; `step_rows` turns a step into the rows of all ranks. Neither depends on
-the number of ranks, on micro-batches or on what ran before, so exact resume, elastic world size and reproducibility are
-one property.
+A `Rows` answers `row(epoch, index)`; `next_rows` says the numbers of a step's rows. Neither depends on the number of
+ranks, on micro-batches or on what ran before, so exact resume, elastic world size and reproducibility are one property.
 
-Row and batch fields: `tokens`; `positions` inside the document; `document_ids` inside the row; `weights`, which belong
-to the token being predicted (0: not supervised).
+Row and batch fields: `tokens`; `positions` inside the document; `document_ids`; `weights`, which belong to the token
+being predicted (0: not supervised); `columns`, numbers that belong to a document (a reward, its partner in a pair).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,20 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inkstone.errors import InputError
+from inkstone.model import PackedContext
 from inkstone.tokenizer import TokenShards
 
 
 class Row(NamedTuple):
-    """One row of T tokens."""
+    """One row of T tokens. A document lies in one piece; ids tell it from its neighbours, padding from both.
+
+    `columns` have one number for each document of the row, in order, padding included.
+    """
 
     tokens: NDArray[np.int64]
     positions: NDArray[np.int64]
     document_ids: NDArray[np.int64]
     weights: NDArray[np.float32]
+    columns: Mapping[str, NDArray[np.float32]] = {}
 
 
 class Rows(Protocol):
-    """A source of training rows."""
+    """A finite set of training rows, in an order for each epoch."""
 
     rows_per_epoch: int
 
@@ -39,27 +44,69 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked rows: four tensors [B, T]."""
+    """Stacked rows: four tensors [B, T]. Documents are numbered 0 ... n-1 over the whole batch.
+
+    `starts` [n + 1] int32 says where each begins in the rows laid end to end, with the end after the last; `longest` is
+    the tokens of the longest. Both are made on the CPU, so that no GPU has to wait to learn them. `columns`: [n] each.
+    """
 
     tokens: Tensor
     positions: Tensor
     document_ids: Tensor
     weights: Tensor
+    starts: Tensor
+    longest: int
+    columns: Mapping[str, Tensor]
 
     @classmethod
-    def stack(cls, rows: list[Row], device: str = "cpu") -> "Batch":
-        return cls(*(torch.from_numpy(np.stack(field)).to(device) for field in zip(*rows, strict=True)))
+    def stack(cls, rows: Sequence[Row]) -> "Batch":
+        ids = np.stack([row.document_ids for row in rows])
+        begins = np.ones(ids.shape, bool)
+        begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        starts = np.append(np.flatnonzero(begins), begins.size)
+        return cls(
+            torch.from_numpy(np.stack([row.tokens for row in rows])),
+            torch.from_numpy(np.stack([row.positions for row in rows])),
+            torch.from_numpy(np.cumsum(begins).reshape(ids.shape) - 1),
+            torch.from_numpy(np.stack([row.weights for row in rows])),
+            torch.from_numpy(starts.astype(np.int32)),
+            int(np.diff(starts).max()),
+            {name: torch.from_numpy(np.concatenate([row.columns[name] for row in rows])) for name in rows[0].columns},
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            positions=self.positions.to(device),
+            document_ids=self.document_ids.to(device),
+            weights=self.weights.to(device),
+            starts=self.starts.to(device),
+            columns={name: column.to(device) for name, column in self.columns.items()},
+        )
+
+    def context(self) -> PackedContext:
+        """What each token may look at: those before it in its document."""
+        return PackedContext.documents(self.positions, self.document_ids, self.starts, self.longest)
 
     @property
-    def supervised(self) -> int:
-        """Number of predicted tokens; column 0 is never predicted."""
-        return int((self.weights[:, 1:] != 0).sum())
+    def supervised(self) -> float:
+        """The loss weights of the predicted tokens, added up; column 0 is never predicted."""
+        return float(self.weights[:, 1:].sum(dtype=torch.float64))
 
 
-def step_rows(rows: Rows, step: int, rows_per_step: int) -> list[tuple[int, int]]:
-    """(epoch, index) of the rows of `step`, for all ranks together."""
-    first = step * rows_per_step
-    return [divmod(number, rows.rows_per_epoch) for number in range(first, first + rows_per_step)]
+def next_rows(behind: int, count: int, skipped: Sequence[Sequence[int]] = ()) -> list[int]:
+    """Numbers of the next `count` rows of the endless order (epoch after epoch), of which `behind` are behind the run.
+
+    Rows of the `skipped` ranges [first, end) are passed over: a run that was set back leaves out what broke it.
+    """
+    numbers: list[int] = []
+    while len(numbers) < count:
+        jump = next((end for first, end in skipped if first <= behind < end), None)
+        if jump is None:
+            numbers.append(behind)
+        behind = behind + 1 if jump is None else jump
+    return numbers
 
 
 class PackedCorpus:

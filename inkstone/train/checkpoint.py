@@ -18,13 +18,18 @@ from torch import Tensor, nn
 
 from inkstone.errors import InkstoneError
 from inkstone.storage import atomic_directory, settle, verify_manifest, write_manifest
+from inkstone.train.source import SourceState
 
 _KEEP = 2
 
 
 @dataclass
 class TrainState:
-    """What the loop knows besides weights and moments. `step` optimizer steps are done."""
+    """What the loop knows besides weights and moments. `step` optimizer steps are done.
+
+    `skipped_rows` are ranges [first, end) of the endless order that are to be passed over; `figures` are the last
+    step's sums, which the objective is told; `source` is what the source wants to find again.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -34,7 +39,14 @@ class TrainState:
     loss: float | None = None
     heldout_loss: float | None = None
     arithmetic: dict[str, str | bool] = field(default_factory=dict)
-    mixture: dict[str, list[float] | list[int] | int | float] = field(default_factory=dict)  # of online reweighting
+    rows_drawn: int | None = None
+    skipped_rows: list[list[int]] = field(default_factory=list)
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    source: SourceState = field(default_factory=dict)
+
+    def rows_behind(self, rows_per_step: int) -> int:
+        """Rows of the endless order that are trained on or passed over; older checkpoints did not say."""
+        return self.step * rows_per_step if self.rows_drawn is None else self.rows_drawn
 
 
 def save_checkpoint(folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -70,7 +82,10 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
         _restore_moments(model, optimizer, load_file(path / "optimizer.safetensors"))
-        return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        told = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if "mixture" in told:  # its name until 2026-11
+            told["source"] = told.pop("mixture")
+        return TrainState(**told)
     if damage:
         raise InkstoneError(f"no usable checkpoint in {folder}: {damage}")
     return None

@@ -9,6 +9,7 @@ micro-batches, accumulation and ranks cannot change the loss.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,24 +33,66 @@ def chunk_gradient(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor) -> t
     return loss, gradient.to(logits_NV.dtype)
 
 
+@cache
+def _compiled_chunk_gradient() -> ChunkGradient:
+    return torch.compile(chunk_gradient, dynamic=False)
+
+
 def next_token_loss(
     hidden_BTD: Tensor,
     head_weight_VD: Tensor,
     tokens_BT: Tensor,
     weights_BT: Tensor,
-    gradient_of: ChunkGradient = chunk_gradient,
+    compiled: bool = False,
 ) -> Tensor:
     """Sum over positions of weight x -log p(token | the tokens before it in its row).
 
-    `weights_BT[b, t]` belongs to the token at t; column 0 is never predicted. `gradient_of` is `chunk_gradient` or
-    its compiled form.
+    `weights_BT[b, t]` belongs to the token at t; column 0 is never predicted. `compiled` takes the compiled form of
+    `chunk_gradient`.
     """
     targets = tokens_BT[:, 1:].reshape(-1)
     weights = weights_BT[:, 1:].reshape(-1)
     keep = weights.nonzero()[:, 0]
+    gradient_of = _compiled_chunk_gradient() if compiled else chunk_gradient
     hidden_ND = hidden_BTD[:, :-1].reshape(-1, hidden_BTD.shape[-1])[keep]
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, head_weight_VD, targets[keep], weights[keep], gradient_of)
     return loss
+
+
+def token_logprobs(hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """log p(target | hidden) of N positions, float32 [N], differentiable, without the full logits [N, V].
+
+    What preferences, rewards and policies weigh. Logits are made again in the backward pass, which saves their memory.
+    """
+    logprobs: Tensor = _ChunkedLogprobs.apply(hidden_ND, head_weight_VD, targets_N)
+    return logprobs
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+        head = head_VD.to(hidden_ND.dtype)
+        logprobs = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
+        for start in range(0, len(hidden_ND), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            logits = (hidden_ND[chunk] @ head.T).float()
+            logprobs[chunk] = logits.gather(1, targets_N[chunk, None])[:, 0] - logits.logsumexp(-1)
+        ctx.save_for_backward(hidden_ND, head_VD, targets_N)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_ND, head_VD, targets_N = ctx.saved_tensors  # type: ignore[attr-defined]
+        head = head_VD.to(hidden_ND.dtype)
+        hidden_gradient = torch.empty_like(hidden_ND)
+        head_gradient = torch.zeros_like(head_VD, dtype=torch.float32)
+        for start in range(0, len(hidden_ND), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            # chunk_gradient is that of -weight x log p.
+            _, gradient = chunk_gradient(hidden_ND[chunk] @ head.T, targets_N[chunk], -grads[0][chunk])
+            hidden_gradient[chunk] = gradient @ head
+            head_gradient += gradient.T @ hidden_ND[chunk]
+        return hidden_gradient, head_gradient.to(head_VD.dtype), None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -15,16 +15,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inkstone.errors import InputError
 from inkstone.tokenizer import TokenShards
 from inkstone.tokenizer.token_shards import Group
 from inkstone.train.batches import PackedCorpus, Row
-from inkstone.train.online import OnlineSettings
 
 _BLOCK_ROWS = 1 << 16
 """Rows that are scheduled together: weights are kept to 1/65536, and a step's shares to about one row."""
+
+
+class OnlineSettings(BaseModel):
+    """`[mixture.online]`: the weights of the mixture are where the run starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old reward that is kept each step")
+    floor_weight: float = Field(0.02, ge=0, lt=1, description="no domain's weight falls below this")
+    warmup_steps: int = Field(
+        20, ge=0, description="steps with the starting weights, in which only rewards are learned"
+    )
+    turn_rows: int | None = Field(None, ge=1, description="rows a domain gives at a turn; default: an eighth of a step")
 
 
 @dataclass(frozen=True)

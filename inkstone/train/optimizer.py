@@ -7,9 +7,48 @@ AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learn
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from inkstone.train.settings import TrainSettings
+
+_QUINTIC = (3.4445, -4.775, 2.0315)
+"""Coefficients of Muon's Newton-Schulz iteration (Jordan et al. 2024)."""
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon's update, bit for bit, also for stacks of matrices [E, O, D]: the weights of experts."""
+
+    momentum, steps = 0.95, 5
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.momentum)
+                update = orthogonalised(matrix.grad.lerp(mean, self.momentum), self.steps)
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape[-2:])))
+
+
+def orthogonalised(update: Tensor, steps: int) -> Tensor:
+    """The nearest orthogonal matrix, roughly, of each matrix [..., O, D]: bfloat16, singular values 0.5 to 1.5."""
+    a, b, c = _QUINTIC
+    tall = update.shape[-2] > update.shape[-1]
+    x = update.bfloat16().mT if tall else update.bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -17,12 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, matrices: list[nn.Parameter], rest: torch.optim.AdamW, settings: TrainSettings) -> None:
         self.adamw = rest
-        self.muon = torch.optim.Muon(
-            matrices,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        self.muon = Muon(matrices, settings.learning_rate, settings.weight_decay)
         self.muon.state = self.state = rest.state  # one table of moments, as a checkpoint wants it
         self.param_groups = [*rest.param_groups, *self.muon.param_groups]
 
@@ -38,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """What the settings ask for; norms and other vectors are not decayed."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    inner = [p for name, p in named.items() if settings.optimizer == "muon" and "layers." in name and p.dim() == 2]
+    inner = [p for name, p in named.items() if settings.optimizer == "muon" and "layers." in name and p.dim() >= 2]
     taken = {id(p) for p in inner}
     weights = [p for p in named.values() if id(p) not in taken]
     groups = [

@@ -14,11 +14,13 @@ from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
-from inkstone.train.batches import PackedCorpus, Rows
+from inkstone.train.batches import PackedCorpus
 from inkstone.train.loop import train
+from inkstone.train.mesh import Mesh
 from inkstone.train.mixed import MixedCorpus, documents_of, read_mixture
 from inkstone.train.online import OnlineMixer
 from inkstone.train.settings import TrainSettings
+from inkstone.train.source import InOrder, Source
 
 
 def pretrain(
@@ -30,6 +32,7 @@ def pretrain(
     scratch: Path,
     progress: Progress,
     mixture: Path | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, object]:
     """Train a new model on `tokens_dir` and write it to `output`; returns the run's figures.
 
@@ -37,7 +40,7 @@ def pretrain(
     """
     tokenizer = Tokenizer.load(tokenizer_dir)
     shards = open_shards(tokens_dir, "train", tokenizer.fingerprint)
-    rows, mixer = _rows(shards, mixture, settings)
+    source = _source(shards, mixture, settings)
     held = open_shards(tokens_dir, "heldout", tokenizer.fingerprint)
     enough = int(held.lengths.sum()) >= settings.sequence_length
     heldout = PackedCorpus(held, settings.sequence_length, settings.seed) if enough else None
@@ -45,23 +48,22 @@ def pretrain(
         progress.note("the held-out split is shorter than one row: no held-out loss during training")
     model = new_model(shape, tokenizer.vocab_size, settings.seed)
     progress.note(
-        f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(rows.rows_per_epoch)} steps of "
-        f"{settings.batch_tokens} tokens, {rows.rows_per_epoch * settings.sequence_length} tokens in an epoch"
+        f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(source.rows_per_epoch)} steps of "
+        f"{settings.batch_tokens} tokens, {source.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
-    result = train(model, rows, settings, scratch, progress, heldout=heldout, mixer=mixer)
+    result = train(model, source, settings, scratch, progress, heldout=heldout, mesh=mesh)
     finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
-    weights = {"weights": dict(zip(mixer.names, mixer.state.weights, strict=True))} if mixer else {}
-    return {**asdict(result), "parameters": model.config.num_parameters(), **weights}
+    return {**asdict(result), "parameters": model.config.num_parameters(), **source.figures()}
 
 
-def _rows(shards: TokenShards, path: Path | None, settings: TrainSettings) -> tuple[Rows, OnlineMixer | None]:
+def _source(shards: TokenShards, path: Path | None, settings: TrainSettings) -> Source:
     """Where rows come from: the corpus as it is, or its domains by the weights of a mixture."""
     if path is None:
-        return PackedCorpus(shards, settings.sequence_length, settings.seed), None
+        return InOrder(PackedCorpus(shards, settings.sequence_length, settings.seed))
     mixture = read_mixture(path)
     weights = list(mixture.weights.values())
     rows = MixedCorpus(shards, documents_of(shards, mixture), weights, settings.sequence_length, settings.seed)
-    return rows, OnlineMixer(rows, list(mixture.weights), mixture.online) if mixture.online else None
+    return OnlineMixer(rows, list(mixture.weights), mixture.online) if mixture.online else InOrder(rows)
 
 
 def new_model(shape: ModelSettings, vocab_size: int, seed: int) -> Decoder:

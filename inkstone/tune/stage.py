@@ -22,13 +22,19 @@ from inkstone.errors import InputError
 from inkstone.model import load_model
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import finish, train
+from inkstone.train import InOrder, Mesh, finish, train
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
 from inkstone.tune.settings import SFTSettings
 
 
 def sft(
-    settings: SFTSettings, inputs: list[Path], base_dir: Path, output: Path, scratch: Path, progress: Progress
+    settings: SFTSettings,
+    inputs: list[Path],
+    base_dir: Path,
+    output: Path,
+    scratch: Path,
+    progress: Progress,
+    mesh: Mesh | None = None,
 ) -> dict[str, object]:
     """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
     template = find_template(base_dir, None if settings.template == "auto" else settings.template)
@@ -53,7 +59,7 @@ def sft(
         skipped_rows=len(dataset.skipped),
         **counts,
     )
-    result = train(model, rows, settings, scratch, progress, heldout=heldout)
+    result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     stop_ids = sorted(template.stop_ids(tokenizer))
     finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {

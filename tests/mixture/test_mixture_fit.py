@@ -21,7 +21,8 @@ from inkstone.storage import write_manifest
 from inkstone.tokenizer import open_shards
 from inkstone.tokenizer.token_shards import ShardWriter, token_dtype
 from inkstone.train import Mixture, TrainSettings, read_mixture
-from inkstone.train.stage import _rows
+from inkstone.train.mesh import Mesh
+from inkstone.train.stage import _source
 
 SOURCES = {
     ("zh", "verse"): (3, 20, 60),
@@ -98,10 +99,10 @@ def test_a_learned_mixture_brings_its_evidence_and_is_read_by_the_trainer(
     assert len(facts["trials"]) == 11 and len(facts["check"]["measured"]) == 3
     assert all(facts["law"][name]["transfer"][name] == pytest.approx(1) for name in domains)
     assert comparison(facts)[0].startswith("natural: measured ")
-    rows, mixer = _rows(
+    source = _source(
         open_shards(tokens_dir, "train"), folder / "out" / "mixture.json", TrainSettings(sequence_length=16)
     )
-    assert mixer is None and len(rows.row(0, 0).tokens) == 16
+    assert source.draw([0], 1, Mesh())[0].tokens.shape == (1, 16)
 
 
 def test_online_reweighting_is_compared_from_the_weights_it_would_start_with(

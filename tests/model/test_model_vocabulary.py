@@ -22,7 +22,7 @@ from inkstone.model import load_model
 from inkstone.model.files.vocabulary import extend_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import ExtendSettings, Tokenizer, extend_tokenizer
-from inkstone.train import Row, TrainSettings, train
+from inkstone.train import InOrder, Row, TrainSettings, train
 
 transformers = pytest.importorskip("transformers")
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -124,7 +124,7 @@ def trained(directory: Path, text: str, steps: int, length: int) -> list[float]:
         learning_rate=3e-3, device="cpu", dtype="float32", compile="off",
     )  # fmt: skip
     scratch = directory.with_name(f"{directory.name}-training")
-    train(load_model(directory, torch.float32), Rows(ids, length), settings, scratch, Silent())
+    train(load_model(directory, torch.float32), InOrder(Rows(ids, length)), settings, scratch, Silent())
     lines = (scratch / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 

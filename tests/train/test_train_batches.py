@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from train_samples import SampleRows, tiny_settings
 from inkstone.errors import InputError
 from inkstone.tokenizer import TokenShards
 from inkstone.train import Batch, PackedCorpus
-from inkstone.train.batches import step_rows
+from inkstone.train.batches import next_rows
 
 
 def shards(lengths: list[int], split: int = 1) -> TokenShards:
@@ -56,7 +57,7 @@ def test_positions_restart_and_the_first_token_is_unsupervised_in_every_piece(
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     rows = PackedCorpus(shards(lengths), width, seed)
     for index in range(rows.rows_per_epoch):
-        tokens, positions, ids, weights = rows.row(0, index)
+        tokens, positions, ids, weights, _ = rows.row(0, index)
         begins = np.concatenate(([True], document_of[tokens[1:]] != document_of[tokens[:-1]]))
         assert np.array_equal(positions == 0, begins)
         assert np.array_equal(weights, np.where(begins, 0, 1))
@@ -108,15 +109,47 @@ def test_steps_walk_through_the_rows_of_each_epoch_in_order_without_gaps(
     class Rows(SampleRows):
         rows_per_epoch = per_epoch
 
-    walked = [place for step in range(steps) for place in step_rows(Rows(), step, per_step)]
+    walked = [divmod(number, per_epoch) for step in range(steps) for number in next_rows(step * per_step, per_step)]
     endless = [(epoch, index) for epoch in range(per_step * steps + 1) for index in range(per_epoch)]
     assert walked == endless[: per_step * steps]
 
 
-def test_supervised_counts_predicted_tokens_only() -> None:
+@given(
+    st.integers(0, 60),
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(0, 80), st.integers(1, 9)), max_size=3),
+)
+def test_skipped_rows_are_passed_over_as_if_they_were_not_there(
+    behind: int, count: int, ranges: list[tuple[int, int]]
+) -> None:
+    skipped = [(first, first + length) for first, length in ranges]
+    gone = {number for first, end in skipped for number in range(first, end)}
+    assert next_rows(behind, count, skipped) == [n for n in range(behind, 200) if n not in gone][:count]
+
+
+def test_supervised_adds_up_the_weights_of_predicted_tokens_only() -> None:
     row = SampleRows().row(0, 1)
     first_weight = row._replace(weights=np.array([1, 0, 0.5, *[0] * 13], np.float32))
-    assert Batch.stack([first_weight, first_weight]).supervised == 2
+    assert Batch.stack([first_weight, first_weight]).supervised == 1
+
+
+def test_a_batch_numbers_its_documents_and_says_where_each_begins() -> None:
+    rows = [SampleRows().row(0, index) for index in range(6)]
+    rows = [
+        row._replace(document_ids=row.document_ids + 100, columns={"reward": np.unique(row.document_ids) + 10.0 * at})
+        for at, row in enumerate(rows)
+    ]
+    batch = Batch.stack(rows)
+    begins = np.flatnonzero(np.concatenate([row.positions for row in rows]) == 0)
+    assert batch.starts.dtype == torch.int32 and batch.starts.tolist() == [*begins, 6 * 16]
+    assert batch.longest == max(np.diff(batch.starts.numpy()))
+    ids = batch.document_ids.flatten()
+    assert torch.equal(ids.unique(), torch.arange(len(begins))) and (ids.diff() >= 0).all()
+    assert len(batch.columns["reward"]) == len(begins)
+    for number, start in enumerate(begins):
+        row = rows[start // 16]
+        document = int(row.document_ids[start % 16]) - 100
+        assert batch.columns["reward"][number] == document + 10.0 * (start // 16)
 
 
 @pytest.mark.parametrize(

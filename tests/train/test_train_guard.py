@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_samples import SHAPE, SampleRows, nan_at, run, same_bits, tiny_model, tiny_settings
+from train_samples import SHAPE, NaNAt, SampleRows, run, same_bits, tiny_model, tiny_settings
 
 from inkstone.errors import InkstoneError, InputError
+from inkstone.model import Decoder
 from inkstone.progress import Field, Silent
-from inkstone.train import Batch, next_token_objective, train
+from inkstone.train import Batch, InOrder, NextToken, Outcome, train
 from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.train.mesh import Mesh
+from inkstone.train.objective import Figures
 
 
 class WeightsAfterEachStep(Silent):
@@ -28,7 +30,9 @@ class WeightsAfterEachStep(Silent):
 def test_a_step_with_a_nan_loss_changes_no_weight_and_the_run_goes_on(tmp_path: Path) -> None:
     model = tiny_model()
     watch = WeightsAfterEachStep(model)
-    result = train(model, SampleRows(), tiny_settings(max_steps=8), tmp_path, watch, objective=nan_at({3, 4, 6}))
+    result = train(
+        model, InOrder(SampleRows()), tiny_settings(max_steps=8), tmp_path, watch, objective=NaNAt({3, 4, 6})
+    )
     kept = [torch.equal(before, after) for before, after in pairwise(watch.weights)]
     assert [step + 1 for step, same in enumerate(kept) if same] == [3, 4, 6]
     assert result.skipped_steps == 3
@@ -38,19 +42,20 @@ def test_a_step_with_a_nan_loss_changes_no_weight_and_the_run_goes_on(tmp_path: 
 
 
 def test_a_finite_loss_with_infinite_gradients_is_skipped_too(tmp_path: Path) -> None:
-    def steep(model, batch, gradient_of):  # type: ignore[no-untyped-def]
-        # The gradient of a root at 0 is infinite; the value is 0.
-        return next_token_objective(model, batch, gradient_of) + (model.model.norm.weight * 0).sum().sqrt()
+    class Steep(NextToken):
+        def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
+            # The gradient of a root at 0 is infinite; the value is 0.
+            return Outcome(super().__call__(policy, batch, last).loss + (policy.model.norm.weight * 0).sum().sqrt())
 
     model, fresh = tiny_model(), tiny_model()
-    result = train(model, SampleRows(), tiny_settings(max_steps=3), tmp_path, Silent(), objective=steep)
+    result = train(model, InOrder(SampleRows()), tiny_settings(max_steps=3), tmp_path, Silent(), objective=Steep())
     assert result.skipped_steps == 3 and result.loss is not None and math.isfinite(result.loss)
     assert same_bits(model, fresh)
 
 
 def test_figures_of_a_run_whose_last_step_was_skipped_are_valid_json(tmp_path: Path) -> None:
     model = tiny_model()
-    result = train(model, SampleRows(), tiny_settings(max_steps=3), tmp_path, Silent(), objective=nan_at({2}))
+    result = train(model, InOrder(SampleRows()), tiny_settings(max_steps=3), tmp_path, Silent(), objective=NaNAt({2}))
     assert json.loads(json.dumps(vars(result), allow_nan=False))["loss"] is None
 
 
@@ -58,7 +63,7 @@ def test_twenty_non_finite_updates_in_a_row_end_the_run_in_words_with_finite_wei
     model = tiny_model()
     settings = tiny_settings(max_steps=60, checkpoint_steps=2)
     with pytest.raises(InkstoneError, match="20 updates in a row were not finite: lower learning_rate"):
-        train(model, SampleRows(), settings, tmp_path, Silent(), objective=nan_at(set(range(5, 60))))
+        train(model, InOrder(SampleRows()), settings, tmp_path, Silent(), objective=NaNAt(set(range(5, 60))))
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert (tmp_path / "checkpoints" / "step-00000024" / "manifest.json").exists()
 
@@ -66,7 +71,9 @@ def test_twenty_non_finite_updates_in_a_row_end_the_run_in_words_with_finite_wei
 def test_nineteen_in_a_row_again_and_again_do_not(tmp_path: Path) -> None:
     calls = {call for call in range(60) if call % 20}
     model = tiny_model()
-    result = train(model, SampleRows(), tiny_settings(max_steps=60), tmp_path, Silent(), objective=nan_at(calls))
+    result = train(
+        model, InOrder(SampleRows()), tiny_settings(max_steps=60), tmp_path, Silent(), objective=NaNAt(calls)
+    )
     assert result.skipped_steps == 57
 
 
@@ -80,19 +87,20 @@ def test_gradients_are_clipped_to_the_norm_that_is_logged_before_clipping(tmp_pa
     for clip in (1e9, 1e-12):
         model, fresh = tiny_model(), tiny_model()
         settings = tiny_settings(max_steps=1, gradient_clip=clip, weight_decay=0.0)
-        train(model, SampleRows(), settings, tmp_path / str(clip), Silent())
+        train(model, InOrder(SampleRows()), settings, tmp_path / str(clip), Silent())
         pairs = zip(model.parameters(), fresh.parameters(), strict=True)
         moved.append(sum((one - other).abs().sum().item() for one, other in pairs))
     assert moved[1] < moved[0] / 100
 
 
 def test_the_objective_decides_what_is_learned(tmp_path: Path) -> None:
-    def shrink(model, batch: Batch, gradient_of):  # type: ignore[no-untyped-def]
-        return model.model.norm.weight.square().sum() * batch.supervised
+    class Shrink(NextToken):
+        def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
+            return Outcome(policy.model.norm.weight.square().sum() * self.units(batch))
 
     model = tiny_model()
     settings = tiny_settings(max_steps=20, weight_decay=0.0)
-    result = train(model, SampleRows(), settings, tmp_path, Silent(), objective=shrink)
+    result = train(model, InOrder(SampleRows()), settings, tmp_path, Silent(), objective=Shrink())
     assert result.loss is not None and result.loss < SHAPE.hidden_size
     assert (model.model.norm.weight < 1).all()
 
@@ -117,7 +125,7 @@ def test_the_measured_dtype_comes_with_its_reason() -> None:
 
 def test_more_ranks_than_rows_in_a_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a step of batch_tokens = 64 has 4 rows, fewer than the 5 processes"):
-        train(tiny_model(), SampleRows(), tiny_settings(), tmp_path, Silent(), mesh=Mesh(0, replicate=5))
+        train(tiny_model(), InOrder(SampleRows()), tiny_settings(), tmp_path, Silent(), mesh=Mesh(0, replicate=5))
 
 
 @pytest.mark.slow

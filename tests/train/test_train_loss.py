@@ -13,10 +13,10 @@ from train_samples import SampleRows, run, same_bits, tiny_model, tiny_settings
 
 from inkstone.model import Decoder, DecoderConfig
 from inkstone.progress import Silent
-from inkstone.train import Batch, TrainSettings, train
-from inkstone.train.batches import step_rows
-from inkstone.train.loop import heldout_loss, next_token_objective
-from inkstone.train.loss import chunk_gradient, next_token_loss
+from inkstone.train import Batch, InOrder, NextToken, Row, TrainSettings, train
+from inkstone.train.batches import next_rows
+from inkstone.train.loop import heldout_loss
+from inkstone.train.loss import next_token_loss, token_logprobs
 from inkstone.train.optimizer import build_optimizer, learning_rate
 
 
@@ -74,7 +74,7 @@ def test_a_run_without_supervised_tokens_reports_loss_zero_and_stays_finite(tmp_
             return row._replace(weights=row.weights * 0)
 
     model = tiny_model()
-    result = train(model, Unsupervised(), tiny_settings(max_steps=3), tmp_path, Silent())
+    result = train(model, InOrder(Unsupervised()), tiny_settings(max_steps=3), tmp_path, Silent())
     assert result.loss == 0 and result.skipped_steps == 0
     assert all(weight.isfinite().all() for weight in model.parameters())
 
@@ -109,9 +109,14 @@ def plain_training(model: Decoder, settings: TrainSettings, steps: int) -> None:
         betas=(0.9, 0.95), foreach=False,
     )  # fmt: skip
     for step in range(steps):
-        batch = Batch.stack([rows.row(*place) for place in step_rows(rows, step, settings.rows_per_step)])
+        batch = Batch.stack(
+            [
+                rows.row(*divmod(number, rows.rows_per_epoch))
+                for number in next_rows(step * settings.rows_per_step, settings.rows_per_step)
+            ]
+        )
         logits = model(batch.tokens, PlainContext(batch))
-        loss = plain_loss(logits, batch.tokens, batch.weights) / (batch.weights[:, 1:] != 0).sum()
+        loss = plain_loss(logits, batch.tokens, batch.weights) / batch.weights[:, 1:].sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -141,8 +146,8 @@ def test_accumulated_micro_batches_equal_one_large_batch(micro: int, tmp_path: P
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     before = heldout_loss(tiny_model(), SampleRows(), tiny_settings())
-    _, result = run(tmp_path, tiny_settings(max_steps=60))
-    assert result.loss < before - 0.3
+    model, _ = run(tmp_path, tiny_settings(max_steps=60))
+    assert heldout_loss(model, SampleRows(), tiny_settings()) < before - 0.15
 
 
 @pytest.mark.parametrize("micro", [16, 48, 64])
@@ -150,7 +155,7 @@ def test_heldout_loss_is_the_mean_per_supervised_token(micro: int) -> None:
     model, rows = tiny_model(), SampleRows()
     settings = tiny_settings(batch_tokens=micro)
     batch = Batch.stack([rows.row(0, index) for index in range(11)])
-    total = next_token_objective(model, batch, chunk_gradient).item()
+    total = NextToken()(model, batch, {}).loss.item()
     assert heldout_loss(model, rows, settings) == pytest.approx(total / batch.supervised, rel=1e-5)
 
 
@@ -158,7 +163,7 @@ def test_two_runs_of_the_same_settings_give_the_same_bits_and_another_start_othe
     (one, _), (other, _) = (run(tmp_path / name, tiny_settings(max_steps=4)) for name in "ab")
     assert same_bits(one, other)
     changed = tiny_model(seed=1)
-    train(changed, SampleRows(), tiny_settings(max_steps=4), tmp_path / "c", Silent())
+    train(changed, InOrder(SampleRows()), tiny_settings(max_steps=4), tmp_path / "c", Silent())
     assert not same_bits(one, changed)
 
 
@@ -196,3 +201,38 @@ def test_weight_decay_shrinks_matrices_and_leaves_norms_alone() -> None:
     build_optimizer(model, settings).step()
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.detach(), before[name] * (0.9 if weight.dim() == 2 else 1.0))
+
+
+class Halved(SampleRows):
+    """The same rows with half of each weight."""
+
+    def row(self, epoch: int, index: int) -> Row:
+        row = super().row(epoch, index)
+        return row._replace(weights=row.weights / 2)
+
+
+def test_a_weight_of_one_half_counts_half_in_the_sum_and_in_what_it_is_divided_by(tmp_path: Path) -> None:
+    models, losses = [tiny_model(), tiny_model()], []
+    for model, rows in zip(models, (SampleRows(), Halved()), strict=True):
+        folder = tmp_path / type(rows).__name__
+        losses.append(train(model, InOrder(rows), tiny_settings(max_steps=5), folder, Silent()).loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_logprobs_of_tokens_and_their_gradients_are_those_of_the_full_logits(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inkstone.train.loss.CHUNK", 7)
+    draws = torch.Generator().manual_seed(0)
+    hidden = torch.randn(30, 16, generator=draws).to(dtype).requires_grad_()
+    head = torch.randn(53, 16, generator=draws).requires_grad_()
+    targets, weights = torch.randint(53, (30,), generator=draws), torch.randn(30, generator=draws)
+    ours = token_logprobs(hidden, head, targets)
+    plain = (hidden @ head.to(dtype).T).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(ours, plain, atol=tolerance, rtol=tolerance)
+    gradients = [torch.autograd.grad((one * weights).sum(), [hidden, head]) for one in (ours, plain)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)

@@ -111,9 +111,9 @@ NAMES = ["a", "b", "c"]
 
 def online_run(scratch: Path, progress: Silent | None = None, mesh: Mesh | None = None) -> tuple[Decoder, OnlineMixer]:
     rows = MixedCorpus(shards([4] * 12), DOMAINS, [0.5, 0.3, 0.2], 16, seed=1)
-    mixer = OnlineMixer(rows, NAMES, OnlineSettings(warmup_steps=3, floor_weight=0.05))
+    mixer = OnlineMixer(rows, NAMES, OnlineSettings(warmup_steps=3, floor_weight=0.05, turn_rows=1))
     model = tiny_model()
-    train(model, rows, SETTINGS, scratch, progress or Silent(), mixer=mixer, mesh=mesh)
+    train(model, mixer, SETTINGS, scratch, progress or Silent(), mesh=mesh)
     return model, mixer
 
 
@@ -123,7 +123,7 @@ def online_rank(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     model, mixer = online_run(folder / "scratch", mesh=join_mesh())
     save_file(dict(model.named_parameters()), folder / f"rank-{rank}.safetensors")
-    (folder / f"rank-{rank}.json").write_text(json.dumps(mixer.as_json()))
+    (folder / f"rank-{rank}.json").write_text(json.dumps(mixer.state()))
 
 
 def test_two_ranks_draw_the_same_rows_and_learn_the_same_weights_as_one(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_two_ranks_draw_the_same_rows_and_learn_the_same_weights_as_one(tmp_path
     assert [process.exitcode for process in ranks] == [0, 0]
     one, mixer = online_run(tmp_path / "one")
     states = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    assert states[0] == states[1] and states[0]["given"] == mixer.state.given
-    assert states[0]["weights"] == pytest.approx(mixer.state.weights, abs=1e-5)
+    assert states[0] == states[1] and states[0]["given"] == mixer.weights.given
+    assert states[0]["weights"] == pytest.approx(mixer.weights.weights, abs=1e-5)
     weights = load_file(tmp_path / "rank-0.safetensors")
     for name, weight in one.named_parameters():
         torch.testing.assert_close(weights[name], weight.detach(), atol=2e-5, rtol=1e-4)
@@ -147,11 +147,11 @@ def test_a_reweighted_run_that_was_stopped_ends_with_the_bits_and_weights_of_one
         with pytest.raises(KeyboardInterrupt):
             online_run(tmp_path / "parts", SignalAt(step, signal.SIGINT))
     parts, resumed = online_run(tmp_path / "parts")
-    assert same_bits(whole, parts) and resumed.state == steady.state
-    assert steady.state.weights != [0.5, 0.3, 0.2] and sum(steady.state.weights) == pytest.approx(1)
+    assert same_bits(whole, parts) and resumed.state() == steady.state()
+    assert steady.weights.weights != [0.5, 0.3, 0.2] and sum(steady.weights.weights) == pytest.approx(1)
     rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
-    assert [rows[-1][f"weight {name}"] for name in NAMES] == pytest.approx(steady.state.weights, abs=1e-5)
-    assert sum(steady.state.given) == 20 * 4
+    assert [rows[-1][f"weight {name}"] for name in NAMES] == pytest.approx(steady.weights.weights, abs=1e-5)
+    assert sum(steady.weights.given) == 20 * 4
 
 
 @given(st.lists(st.floats(0, 50), min_size=2, max_size=12), st.integers(1, 10_000), st.floats(0, 0.99))
@@ -168,11 +168,10 @@ def test_weights_add_up_favour_high_rewards_and_stay_above_the_floor(
 def test_the_domain_whose_loss_stays_high_gains_weight_and_turns_follow_the_weights() -> None:
     mixer = OnlineMixer(mixed([1, 1, 1]), NAMES, OnlineSettings(warmup_steps=0, floor_weight=0.01, smoothing=0.0))
     for _ in range(60):
-        mixer.draw(3, 1)
-        mixer.learn([2.0, 2.0, 6.0])
-    assert mixer.state.weights[2] > max(mixer.state.weights[:2])
-    mixer.state.weights = [0.5, 0.3, 0.2]
-    drawn = [domain for domain, _ in mixer.draw(100, 2)]
+        mixer.reweight([2.0, 2.0, 6.0])
+    assert mixer.weights.weights[2] > max(mixer.weights.weights[:2])
+    mixer.weights.weights = [0.5, 0.3, 0.2]
+    drawn = [mixer._choose(2)[0] for _ in range(100)]
     assert np.abs(np.bincount(drawn) - [50, 30, 20]).max() <= 2
 
 

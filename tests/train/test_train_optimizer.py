@@ -1,10 +1,14 @@
 """Muon moves the matrices inside the blocks by nearly orthogonal steps, and leaves everything else to AdamW."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from train_samples import tiny_model, tiny_settings
+from torch import nn
+from train_samples import SHAPE, tiny_model, tiny_settings
 
-from inkstone.train.optimizer import build_optimizer
+from inkstone.model import Decoder
+from inkstone.train.optimizer import Muon, build_optimizer
 
 
 def test_muon_steps_are_nearly_orthogonal_and_as_large_as_those_of_adamw() -> None:
@@ -25,3 +29,36 @@ def test_muon_steps_are_nearly_orthogonal_and_as_large_as_those_of_adamw() -> No
             assert float(step.square().mean().sqrt()) == pytest.approx(1e-2 * 0.2, rel=0.3)
         else:
             assert torch.equal(weight, others[name]), name
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_muon_equals_that_of_torch_on_matrices(shape: tuple[int, int]) -> None:
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = (
+        Muon([ours], 1e-2, 0.1),
+        torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
+    draws = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=draws)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_muon_moves_each_expert_as_if_it_were_alone_and_skips_none() -> None:
+    model = Decoder(replace(SHAPE, num_experts=4, experts_per_token=1))
+    optimizer = build_optimizer(model, tiny_settings(optimizer="muon"))
+    stacks = {name: p for name, p in model.named_parameters() if p.dim() == 3}
+    taken = {id(p) for group in optimizer.muon.param_groups for p in group["params"]}  # type: ignore[attr-defined]
+    assert stacks and {id(p) for p in stacks.values()} <= taken
+    stack = nn.Parameter(torch.randn(4, 12, 8))
+    alone = [nn.Parameter(expert.detach().clone()) for expert in stack]
+    stack.grad = torch.randn(4, 12, 8)
+    for expert, gradient in zip(alone, stack.grad, strict=True):
+        expert.grad = gradient.clone()
+    for weights in ([stack], alone):
+        Muon(weights, 1e-2, 0.1).step()
+    torch.testing.assert_close(stack.detach(), torch.stack(alone).detach(), atol=1e-4, rtol=1e-2)

@@ -24,7 +24,9 @@ from train_samples import (
 from inkstone.errors import InkstoneError
 from inkstone.model import Decoder
 from inkstone.progress import Silent
-from inkstone.train import TrainSettings, train
+from inkstone.storage import write_manifest
+from inkstone.train import InOrder, Row, TrainSettings, train
+from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
 from inkstone.train.interrupt import StopRequest
 
 TIMES = ("seconds", "tokens_per_second", "model_tflops_per_second")
@@ -98,9 +100,14 @@ def test_heldout_losses_are_written_once_and_resumed(tmp_path: Path) -> None:
         for step in stops:
             with pytest.raises(KeyboardInterrupt):
                 train(
-                    tiny_model(), SampleRows(), settings, scratch, SignalAt(step, signal.SIGINT), heldout=SampleRows()
+                    tiny_model(),
+                    InOrder(SampleRows()),
+                    settings,
+                    scratch,
+                    SignalAt(step, signal.SIGINT),
+                    heldout=SampleRows(),
                 )
-        result = train(tiny_model(), SampleRows(), settings, scratch, Silent(), heldout=SampleRows())
+        result = train(tiny_model(), InOrder(SampleRows()), settings, scratch, Silent(), heldout=SampleRows())
         losses.append(result.heldout_loss)
         assert [row["step"] for row in metrics(scratch) if "heldout_loss" in row] == [4, 8, 12, 16, 20]
         assert [row["step"] for row in metrics(scratch) if "loss" in row] == [5, 10, 15, 20]
@@ -109,9 +116,9 @@ def test_heldout_losses_are_written_once_and_resumed(tmp_path: Path) -> None:
 
 def test_a_finished_run_that_is_started_again_reports_the_same_figures(tmp_path: Path) -> None:
     """A kill after the last checkpoint, before the model directory is written, must not lose the figures."""
-    first = train(tiny_model(), SampleRows(), tiny_settings(), tmp_path, Silent(), heldout=SampleRows())
+    first = train(tiny_model(), InOrder(SampleRows()), tiny_settings(), tmp_path, Silent(), heldout=SampleRows())
     model = tiny_model()
-    again = train(model, SampleRows(), tiny_settings(), tmp_path, Silent(), heldout=SampleRows())
+    again = train(model, InOrder(SampleRows()), tiny_settings(), tmp_path, Silent(), heldout=SampleRows())
     assert (again.steps, again.loss, again.heldout_loss) == (first.steps, first.loss, first.heldout_loss)
     assert again.tokens_per_second > 0
     assert json.loads(json.dumps(vars(again), allow_nan=False))
@@ -240,3 +247,44 @@ def test_checkpoints_hold_no_pickle(tmp_path: Path) -> None:
 
 def test_one_thread_is_what_these_bits_are_compared_with() -> None:
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_tokens": 16}, {"log_steps": 3}, {"checkpoint_steps": 2}])
+def test_a_run_goes_on_with_other_settings_of_the_machine(changes: dict[str, int], tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole", tiny_settings())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", tiny_settings(), SignalAt(8, signal.SIGINT))
+    notes = Notes()
+    parts, result = run(tmp_path / "parts", tiny_settings(**changes), notes)
+    assert "continuing after step 8 of 20" in notes.notes and result.steps == 20
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_that_goes_on_on_another_device_keeps_its_dtype_only() -> None:
+    before = Arithmetic("cuda", "bfloat16", True, "as measured there")
+    after = choose_arithmetic(tiny_settings(dtype="auto"), 1000, before)
+    assert (after.device, after.dtype, after.compile) == ("cpu", "bfloat16", False)
+    assert choose_arithmetic(tiny_settings(device="cpu"), 1000, after) == after
+
+
+def test_a_run_that_was_set_back_passes_over_the_rows_that_it_is_told_to(tmp_path: Path) -> None:
+    """As if rows 36 to 43 had never been in the order."""
+    settings = tiny_settings(max_steps=14)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings, SignalAt(9, signal.SIGINT))
+    state = json.loads((tmp_path / "checkpoints/step-00000009/state.json").read_text())
+    assert state["rows_drawn"] == 36
+    folder = tmp_path / "checkpoints/step-00000009"
+    (folder / "state.json").write_text(json.dumps({**state, "skipped_rows": [[36, 44]]}))
+    write_manifest(folder, {"step": 9})
+    skipping, _ = run(tmp_path, settings)
+
+    class Without(SampleRows):
+        def row(self, epoch: int, index: int) -> Row:
+            number = epoch * self.rows_per_epoch + index
+            return super().row(*divmod(number if number < 36 else number + 8, self.rows_per_epoch))
+
+    oracle = tiny_model()
+    train(oracle, InOrder(Without()), settings, tmp_path / "oracle", Silent())
+    assert same_bits(skipping, oracle)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from safetensors.torch import save_file
 from inkstone.model import Decoder, DecoderConfig
 from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Field, Silent
-from inkstone.train import Row, TrainResult, TrainSettings, train
-from inkstone.train.loop import Objective, next_token_objective
+from inkstone.train import Batch, InOrder, NextToken, Objective, Outcome, Row, TrainResult, TrainSettings, train
 from inkstone.train.mesh import Mesh, join_mesh
+from inkstone.train.objective import Figures
 
 SHAPE = DecoderConfig(
     vocab_size=53,
@@ -99,11 +100,11 @@ class SignalAt(Silent):
 
 
 def run(
-    scratch: Path, settings: TrainSettings, progress: Silent | None = None, objective: Objective = next_token_objective
+    scratch: Path, settings: TrainSettings, progress: Silent | None = None, objective: Objective | None = None
 ) -> tuple[Decoder, TrainResult]:
     """One run, from its beginning or from its last checkpoint."""
     model = tiny_model()
-    return model, train(model, SampleRows(), settings, scratch, progress or Silent(), objective=objective)
+    return model, train(model, InOrder(SampleRows()), settings, scratch, progress or Silent(), objective=objective)
 
 
 def same_bits(one: Decoder, other: Decoder) -> bool:
@@ -135,20 +136,20 @@ def run_rank(
     assert mesh == Mesh(rank, replicate=size)
     faulty = fault if rank == size - 1 else ""
     progress = SignalAt(3, 15) if faulty == "SIGTERM at step 3" else Silent()
-    objective = nan_at({3}) if faulty == "NaN in step 4" else next_token_objective
+    objective = NaNAt({3}) if faulty == "NaN in step 4" else NextToken()
     model, rows = tiny_model(), CountedRows()
-    result = train(model, rows, settings, scratch, progress, objective=objective, mesh=mesh)
+    result = train(model, InOrder(rows), settings, scratch, progress, objective=objective, mesh=mesh)
     assert result.skipped_steps == (fault == "NaN in step 4")
     assert rows.count == result.steps * len(range(rank, settings.rows_per_step, size)), "a rank reads only its share"
     save_file(dict(model.named_parameters()), output / f"rank-{rank}.safetensors")
 
 
-def nan_at(calls: set[int]) -> Objective:
+class NaNAt(NextToken):
     """The usual objective, but NaN in some of its calls, counted from 0."""
-    counter = iter(range(1 << 30))
 
-    def objective(model, batch, gradient_of):  # type: ignore[no-untyped-def]
-        loss = next_token_objective(model, batch, gradient_of)
-        return loss * float("nan") if next(counter) in calls else loss
+    def __init__(self, calls: set[int]) -> None:
+        self.calls, self.counter = calls, iter(range(1 << 30))
 
-    return objective
+    def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
+        outcome = super().__call__(policy, batch, last)
+        return replace(outcome, loss=outcome.loss * float("nan")) if next(self.counter) in self.calls else outcome

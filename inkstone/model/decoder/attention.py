@@ -4,8 +4,8 @@
 never see each other. `CacheContext` (`cached.py`) is for decoding: keys and values are kept and each row is at its own
 position. The decoder only calls `context.prepare(config, dtype)` once per forward, then `context.attend(...)`.
 
-ALiBi and sliding windows are part of the bias that says who sees whom: a context adds -slope x distance, and closes
-what lies beyond the window. Distances are between positions inside a document, so packing does not change them.
+ALiBi and sliding windows are part of what says who sees whom: a context takes off slope x distance, and closes what
+lies beyond the window. Distances are between positions inside a document, so packing does not change them.
 
 Shapes: B rows, T new tokens, S cached tokens, H query heads, K key/value heads, d head_dim, L layers.
 """
@@ -24,7 +24,10 @@ class AttentionContext(Protocol):
     positions_BT: Tensor
 
     def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        """Make what all layers share; called once per forward, before the first layer."""
+        """Make what all layers share; called once per forward, before the first layer.
+
+        `config` counts the heads that this process holds: with tensor parallelism a part of the model's.
+        """
 
     def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
         """Attention output [B, H, T, d] of the new tokens in `layer`."""

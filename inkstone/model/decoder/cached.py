@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inkstone.model.decoder.attention import position_bias
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.decoder.position import alibi_slopes
+from inkstone.model.decoder.position import head_slopes
 
 BLOCK = 16
 """Tokens of one block."""
@@ -82,7 +82,7 @@ class CacheContext:
 
     def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         device, positions_N = self.positions_BT.device, self.positions_BT.flatten()
-        slopes = alibi_slopes(config.num_heads, device) if config.position == "alibi" else None
+        slopes = head_slopes(config, device)
         alike: dict[int, list[tuple[int, Span]]] = {}
         first = 0
         for span in self.spans:
@@ -110,7 +110,7 @@ class CacheContext:
             kv, causal = (group.read(keys), group.read(values)), mask is None and group.count > 1
             out_GHTd = F.scaled_dot_product_attention(queries_GHTd, *kv, mask, is_causal=causal, enable_gqa=grouped)
             out_HNd[:, group.tokens] = out_GHTd.transpose(0, 1).reshape_as(queries_HMd)
-        return out_HNd.view(len(q_HNd), *self.positions_BT.shape, -1).transpose(0, 1)
+        return out_HNd.view(len(q_HNd), len(q_BHTd), *q_BHTd.shape[2:]).transpose(0, 1)
 
 
 class _Group:

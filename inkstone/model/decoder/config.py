@@ -4,7 +4,7 @@ Names are the field's; `families/` maps each family's config.json to and from it
 cannot drift from the configuration it was built with.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -58,6 +58,15 @@ class DecoderConfig:
     """Weight of the load-balancing loss in training."""
     normalised_head: bool = False
     """The output head's rows are divided by their length (Baichuan 2)."""
+    first_head: int = 0
+    """The model's number of the first head held here; see `heads_of`."""
+    all_heads: int | None = None
+    """Heads of the whole model where only a part is held here; None: all are."""
+
+    def heads_of(self, rank: int, size: int) -> "DecoderConfig":
+        """What a tensor-parallel rank holds of the heads: its contexts and caches are made from this."""
+        heads, groups = self.num_heads // size, max(1, self.num_kv_heads // size)
+        return replace(self, num_heads=heads, num_kv_heads=groups, first_head=rank * heads, all_heads=self.num_heads)
 
     def problems(self) -> list[str]:
         """What makes this shape impossible, one sentence each; empty when it is fine."""

@@ -41,11 +41,8 @@ def _masked_attention_backward(
 
 
 @_masked_attention_backward.register_fake
-def _(
-    gradient_BHTd: Tensor, q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, probabilities: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = q_BHTd.shape
-    return q_BHTd.new_empty(shape), q_BHTd.new_empty(shape), q_BHTd.new_empty(shape)
+def _(gradient_BHTd: Tensor, q_BHTd: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(q_BHTd.shape)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from inkstone.model.decoder.attention import AttentionContext
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.decoder.experts import MixtureMLP
+from inkstone.model.decoder.experts import ExpertProduct, MixtureMLP, matmul_runs
 from inkstone.model.decoder.packed import PackedContext
 from inkstone.model.decoder.position import rotary_angles, rotate
 
@@ -32,6 +32,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+MakeLinear = Callable[[int, int, bool], nn.Module]
+"""(in features, out features, bias) to a linear map."""
 
 
 class NormalisedHead(Linear):
@@ -87,17 +91,21 @@ Angles = tuple[Tensor, Tensor] | None
 """cos and sin of rotary positions; None where there are none."""
 
 
+HiddenAndRouting = tuple[Tensor, list[Tensor]]
+"""Hidden states [B, T, D], and router logits [B T, E] of each layer that has experts."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention; masking, ALiBi and caching belong to the context."""
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig, layer: int, linear: MakeLinear = Linear) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         query_size, key_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, query_size, config.qkv_bias)
-        self.k_proj = Linear(config.hidden_size, key_size, config.qkv_bias)
-        self.v_proj = Linear(config.hidden_size, key_size, config.qkv_bias)
-        self.o_proj = Linear(query_size, config.hidden_size, config.out_bias)
+        self.q_proj = linear(config.hidden_size, query_size, config.qkv_bias)
+        self.k_proj = linear(config.hidden_size, key_size, config.qkv_bias)
+        self.v_proj = linear(config.hidden_size, key_size, config.qkv_bias)
+        self.o_proj = linear(query_size, config.hidden_size, config.out_bias)
 
     def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
@@ -113,14 +121,14 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """down(act(gate x) * up x) (Shazeer 2020, arXiv 2002.05202), or plainly down(act(up x))."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, linear: MakeLinear = Linear) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
         self.gated = config.gated
         if config.gated:
-            self.gate_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+            self.gate_proj = linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.up_proj = linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if not self.gated:
@@ -131,13 +139,13 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig, layer: int, linear: MakeLinear, experts: ExpertProduct) -> None:
         super().__init__()
         self.input_layernorm = norm(config)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config, layer, linear)
         self.post_attention_layernorm = norm(config)
         self.routed = config.num_experts > 0
-        self.mlp = MixtureMLP(config) if self.routed else MLP(config)
+        self.mlp = MixtureMLP(config, experts) if self.routed else MLP(config, linear)
 
     def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> tuple[Tensor, Tensor | None]:
         """The residual stream after the block, and the router's logits [N, E] where it has experts.
@@ -154,42 +162,47 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Everything but the head; a module of its own because Hugging Face names it `model.`."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, linear: MakeLinear, experts: ExpertProduct) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.embedding_norm:
             self.embed_norm = norm(config)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, layer, linear, experts) for layer in range(config.num_layers))
         self.norm = norm(config)
 
-    def forward(self, tokens_BT: Tensor, context: AttentionContext, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, tokens_BT: Tensor, context: AttentionContext, dtype: torch.dtype) -> HiddenAndRouting:
         """Hidden states [B, T, D] computed in `dtype` with a prepared context; router logits of layers with experts."""
         angles = rotary_angles(self.config, context.positions_BT) if self.config.position == "rope" else None
         x_BTD = self.embed_tokens(tokens_BT).to(dtype)
         if self.config.embedding_norm:
             x_BTD = self.embed_norm(x_BTD)
-        routing = []
+        routing: list[Tensor] = []
         for block in self.layers:
             x_BTD, logits_NE = block(x_BTD, angles, context)
-            if logits_NE is not None:
-                routing.append(logits_NE)
+            routing += [] if logits_NE is None else [logits_NE]
         return self.norm(x_BTD), routing
 
 
 class Decoder(nn.Module):
     """tokens to logits. `compute_dtype` is the dtype of the arithmetic; default: that of the weights.
 
-    `known_ids`: how many ids the tokenizer has, where known. An embedding may be padded beyond them; what generates or
-    scores leaves the rest out.
+    Every projection in the blocks is made by `linear`, and experts multiply through `experts`: quantised, low-rank or
+    float8 arithmetic is another argument. `lm_head` may be replaced by any module of the hidden states (a reward of
+    size 1). `held` says which heads this process has: all, or those of a tensor-parallel rank (`config.heads_of`).
+    `compiled` says whether the blocks are, so that a loss is too. `known_ids`: how many ids the tokenizer has, where
+    known; an embedding may be padded beyond them, and what generates or scores leaves the rest out.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(
+        self, config: DecoderConfig, linear: MakeLinear = Linear, experts: ExpertProduct = matmul_runs
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config = self.held = config
         self.compute_dtype: torch.dtype | None = None
         self.known_ids: int | None = None
-        self.model = Trunk(config)
+        self.compiled = False
+        self.model = Trunk(config, linear, experts)
         head = NormalisedHead if config.normalised_head else Linear
         self.lm_head = head(config.hidden_size, config.vocab_size)
         if config.tie_embeddings:
@@ -208,14 +221,11 @@ class Decoder(nn.Module):
         """The final norm's output [B, T, D]; without a context every row is one document."""
         return self.hidden_and_routing(tokens_BT, context)[0]
 
-    def hidden_and_routing(
-        self, tokens_BT: Tensor, context: AttentionContext | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def hidden_and_routing(self, tokens_BT: Tensor, context: AttentionContext | None = None) -> HiddenAndRouting:
         """`hidden`, and the router's logits [B T, E] of each layer that has experts, first layer first."""
         context = context or PackedContext.whole_rows(tokens_BT.shape[0], tokens_BT.shape[1], tokens_BT.device)
-        context.prepare(self.config, self.dtype)
-        hidden_BTD, routing = self.model(tokens_BT, context, self.dtype)
-        return hidden_BTD, routing
+        context.prepare(self.held, self.dtype)
+        return self.model(tokens_BT, context, self.dtype)
 
     def head_weight(self) -> Tensor:
         """The matrix [V, D] that turns hidden states into logits, differentiable; what a loss multiplies with."""

@@ -4,6 +4,9 @@ Tokens are sorted by expert and each expert multiplies its own run of them, as o
 has it, else expert by expert with the same numbers. There is no capacity: an expert may get no token or all of them.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,24 +14,29 @@ from torch.compiler import is_compiling
 
 from inkstone.model.decoder.config import DecoderConfig
 
+ExpertProduct = Callable[[Tensor, Any, Tensor], Tensor]
+"""(x [M, D], one projection of all experts, ends [E]) to [M, O], as `matmul_runs`. How the projection is kept is known
+only here: who quantises or offloads it puts another module in the parameter's place and passes its own product."""
+
 
 class Experts(nn.Module):
     """The weights of all experts: gate and up stacked on rows, [E, 2I, D], and down, [E, D, I]."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, product: ExpertProduct) -> None:
         super().__init__()
+        self.product, self.num_experts = product, config.num_experts
         hidden, width = config.hidden_size, config.intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden, width))
 
     def forward(self, x_ND: Tensor, share_Nk: Tensor, chosen_Nk: Tensor) -> Tensor:
         """sum over a token's k experts of share x expert(token), [N, D]."""
-        num_experts, per_token = self.down_proj.shape[0], chosen_Nk.shape[1]
+        per_token = chosen_Nk.shape[1]
         flat = chosen_Nk.flatten()
         order = flat.argsort(stable=True)
-        ends_E = (flat[:, None] == torch.arange(num_experts, device=flat.device)).sum(0).cumsum(0).to(torch.int32)
-        gate, up = matmul_runs(x_ND[order // per_token], self.gate_up_proj.to(x_ND.dtype), ends_E).chunk(2, dim=-1)
-        out = matmul_runs(F.silu(gate) * up, self.down_proj.to(x_ND.dtype), ends_E)
+        ends_E = (flat[:, None] == torch.arange(self.num_experts, device=flat.device)).sum(0).cumsum(0).to(torch.int32)
+        gate, up = self.product(x_ND[order // per_token], self.gate_up_proj, ends_E).chunk(2, dim=-1)
+        out = self.product(F.silu(gate) * up, self.down_proj, ends_E)
         # Back in the order of (token, choice), the sum over choices is the same on every run and device.
         out_NkD = out[order.argsort()].view(*chosen_Nk.shape, -1)
         return (out_NkD * share_Nk[..., None].to(out.dtype)).sum(1)
@@ -37,11 +45,11 @@ class Experts(nn.Module):
 class MixtureMLP(nn.Module):
     """Router and experts in the place of a block's MLP (Jiang et al. 2024, arXiv 2401.04088)."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, product: ExpertProduct) -> None:
         super().__init__()
         self.experts_per_token = config.experts_per_token
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
-        self.experts = Experts(config)
+        self.experts = Experts(config, product)
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """The output [B, T, D] and the router's logits [N, E], for the load-balancing loss."""
@@ -56,24 +64,12 @@ def route(logits_NE: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
     return best[:, :per_token].softmax(-1), chosen_NE[:, :per_token]
 
 
-def balance_loss(routing: list[Tensor], per_token: int, weights_N: Tensor | None = None) -> Tensor:
-    """E x sum over experts of (share of tokens sent there) x (mean router probability); k when balanced.
-
-    All layers count as one (Fedus et al. 2021, arXiv 2101.03961, eqs. 4-6). Tokens of weight 0 do not count.
-    """
-    num_experts = routing[0].shape[-1]
-    weights_N = routing[0].new_ones(len(routing[0])) if weights_N is None else weights_N
-    sent_E, probability_E = (torch.zeros(num_experts, device=weights_N.device) for _ in range(2))
-    for logits_NE in routing:
-        chosen_Nk = route(logits_NE, per_token)[1]
-        sent_E = sent_E.index_add(0, chosen_Nk.flatten(), weights_N.float().repeat_interleave(per_token))
-        probability_E = probability_E + weights_N.float() @ logits_NE.float().softmax(-1)
-    count = weights_N.float().sum().clamp(min=1) * len(routing)
-    return num_experts * (sent_E / count * (probability_E / count)).sum()
-
-
 def matmul_runs(x_MD: Tensor, weights_EOD: Tensor, ends_E: Tensor) -> Tensor:
-    """Row m of x times its expert's weight transposed, [M, O]; expert e has the rows up to ends_E[e]."""
+    """Row m of x times its expert's weight transposed, [M, O]; expert e has the rows up to ends_E[e].
+
+    It computes in x's dtype.
+    """
+    weights_EOD = weights_EOD.to(x_MD.dtype)
     if can_group(x_MD, weights_EOD):
         return F.grouped_mm(x_MD, weights_EOD.transpose(-2, -1), offs=ends_E)
     return _matmul_one_by_one(x_MD, weights_EOD, ends_E)

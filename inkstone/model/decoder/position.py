@@ -57,6 +57,12 @@ def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x_BHTd.dtype)
 
 
+def head_slopes(config: DecoderConfig, device: torch.device | str = "cpu") -> Tensor | None:
+    """ALiBi slopes of the heads that `config` holds [H], which may be a part of the model's; None without ALiBi."""
+    held = slice(config.first_head, config.first_head + config.num_heads)
+    return alibi_slopes(config.all_heads or config.num_heads, device)[held] if config.position == "alibi" else None
+
+
 def alibi_slopes(num_heads: int, device: torch.device | str = "cpu") -> Tensor:
     """Slope of each head [H], float32: 2^(-8/m), 2^(-16/m), ... for the power of two m <= heads, then those between.
 

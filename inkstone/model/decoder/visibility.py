@@ -1,0 +1,49 @@
+"""Who sees whom in packed rows, said once for every attention path: as rules over indices, or as a bias made from them.
+
+The rules take numbers of rows, heads, queries and keys that broadcast, as FlexAttention asks. Distances are between
+positions inside a document, so packing does not change ALiBi or a sliding window.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The rules of a batch and its numbers of rows [B, 1, 1, 1] and heads [H, 1, 1]: one where all share the rules."""
+
+    sees: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Whether query `q` of row `b` may look at key `k`: not ahead, in its own document, inside the window."""
+    score: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    """The score less slope x distance."""
+    b: Tensor
+    h: Tensor
+
+    @classmethod
+    def of(cls, positions_BT: Tensor, ids_BT: Tensor | None, slopes_H: Tensor | None, window: int | None) -> Self:
+        """Causal attention inside documents (`ids_BT` None: inside rows), with ALiBi and a window where given."""
+
+        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            seen = k <= q
+            if ids_BT is not None:
+                seen = seen & (ids_BT[b, q] == ids_BT[b, k])
+            if window is not None:
+                seen = seen & (positions_BT[b, q] - positions_BT[b, k] < window)
+            return seen
+
+        def score(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return score if slopes_H is None else score - slopes_H[h] * (positions_BT[b, q] - positions_BT[b, k])
+
+        rows, heads = 1 if ids_BT is None else len(ids_BT), 1 if slopes_H is None else len(slopes_H)
+        numbers = torch.arange(max(rows, heads), device=positions_BT.device)
+        return cls(sees, score, numbers[:rows, None, None, None], numbers[:heads, None, None])
+
+    def bias(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """[B or 1, H or 1, stop - start, stop] for queries from `start`: 0 or -slope x distance, -inf where closed."""
+        k = torch.arange(stop, device=self.b.device)
+        at = (self.b, self.h, k[start:, None], k)
+        return torch.where(self.sees(*at), self.score(k.new_zeros((), dtype=dtype), *at).to(dtype), -torch.inf)
