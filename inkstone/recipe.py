@@ -7,11 +7,12 @@ keys are errors, because a misspelt setting that is silently ignored costs a tra
 """
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from inkstone.corpus import CorpusSettings
 from inkstone.errors import InputError
@@ -20,8 +21,8 @@ from inkstone.mixture import MixtureSettings
 from inkstone.model import ModelSettings
 from inkstone.primer import PrimerSettings
 from inkstone.tokenizer import TokenizerSettings, TokensSettings
-from inkstone.train import TrainSettings
-from inkstone.tune import SFTSettings
+from inkstone.train import PRETRAIN, TrainSettings
+from inkstone.tune import SFT, SFTSettings
 
 
 class Recipe(BaseModel):
@@ -39,11 +40,28 @@ class Recipe(BaseModel):
     model: ModelSettings = ModelSettings()
     pretrain: TrainSettings | None = None
     sft: SFTSettings | None = None
+    tune: dict[str, SFTSettings] = Field({}, description="further tuning stages, by name, in order")
     evaluate: EvaluateSettings | None = None
 
     @property
     def run_dir(self) -> Path:
         return Path(self.runs_dir) / self.name
+
+    _origin: str = PrivateAttr("")
+
+    @property
+    def origin(self) -> str:
+        """Where it was read from, for sentences."""
+        return self._origin or f"recipe {self.name}"
+
+    def tunings(self) -> dict[str, SFTSettings]:
+        """Every tuning stage by its name: [sft], then those of [tune]."""
+        return {**({SFT.name: self.sft} if self.sft else {}), **self.tune}
+
+    def sections(self) -> dict[str, BaseModel]:
+        """What the recipe says, by the section's name; tuning stages stand beside the others."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, BaseModel)} | self.tunings()
 
 
 def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -64,6 +82,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     problems += [f"{path}: {problem}" for problem in found]
     if problems or recipe is None:
         raise InputError(problems)
+    recipe._origin = str(path)
     return recipe
 
 
@@ -144,20 +163,20 @@ def _unknown(where: str, settings: type[BaseModel], key: str) -> str:
 def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
     """What is wrong between sections that are fine by themselves."""
     problems = []
-    needs = {"tokenizer": "corpus", "mixture": "tokenizer", "pretrain": "tokenizer"}
+    needs = {"tokenizer": "corpus", "mixture": "tokenizer", PRETRAIN.name: "tokenizer"}
     problems += [
         f"[{name}] needs a [{need}] section" for name, need in needs.items() if name in present and need not in present
     ]
-    if recipe.sft and recipe.sft.base == "pretrain" and "pretrain" not in present:
-        problems.append('[sft] base = "pretrain" needs a [pretrain] section; or set base to a model directory')
-    for name in ("pretrain", "sft"):
-        stage: TrainSettings | None = getattr(recipe, name)
-        own_model = name == "pretrain" or (recipe.sft is not None and recipe.sft.base == "pretrain")
-        if stage and own_model and stage.sequence_length > recipe.model.max_positions:
-            problems.append(
-                f"[{name}] sequence_length = {stage.sequence_length} exceeds the model's {recipe.model.max_positions} "
-                f"positions: shorten it, or raise [model] max_positions"
-            )
+    problems += _wrong_bases(recipe)
+    own: dict[str, TrainSettings] = {PRETRAIN.name: recipe.pretrain} if recipe.pretrain else {}
+    for name, tuning in recipe.tunings().items():
+        own |= {name: tuning} if tuning.base in own else {}
+    problems += [
+        f"[{name}] sequence_length = {stage.sequence_length} exceeds the model's {recipe.model.max_positions} "
+        f"positions: shorten it, or raise [model] max_positions"
+        for name, stage in own.items()
+        if stage.sequence_length > recipe.model.max_positions
+    ]
     problems += _nothing_to_evaluate(recipe, present)
     for where, reference in _references(recipe):
         if reference.startswith("primer:"):
@@ -169,12 +188,33 @@ def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
     return problems
 
 
+def _wrong_bases(recipe: Recipe) -> list[str]:
+    """What is wrong with the names of tuning stages and with what they start from."""
+    problems = []
+    before = [PRETRAIN.name] if recipe.pretrain else []
+    tunings = recipe.tunings()
+    for name, tuning in tunings.items():
+        where = f"[{name}]" if name == SFT.name else f"[tune.{name}]"
+        if name in recipe.tune and (name in Recipe.model_fields or not re.fullmatch(r"\w[\w-]*", name)):
+            problems.append(f"{where}: a tuning stage cannot be called {name}: its directory is another stage's")
+        if tuning.base in before:
+            pass
+        elif tuning.base in tunings:
+            problems.append(f'{where} base = "{tuning.base}" is no earlier stage: write its section before this one')
+        elif tuning.base == PRETRAIN.name:
+            problems.append(
+                f'{where} base = "{tuning.base}" needs a [{tuning.base}] section; or set base to a model directory'
+            )
+        before.append(name)
+    return problems
+
+
 def _nothing_to_evaluate(recipe: Recipe, present: set[str]) -> list[str]:
     """Why an [evaluate] section would have no model or no question."""
     asked = recipe.evaluate
     if asked is None:
         return []
-    if not present & {"pretrain", "sft"}:
+    if not recipe.pretrain and not recipe.tunings():
         return ["[evaluate] needs a [pretrain] or [sft] section; for a model directory use inkstone evaluate"]
     if not (asked.quiz or asked.problems or asked.prompts or (asked.heldout and "tokenizer" in present)):
         return [
@@ -199,8 +239,8 @@ def _references(recipe: Recipe) -> list[tuple[str, str]]:
     found = []
     if recipe.corpus:
         found += [("[corpus] inputs", one) for one in recipe.corpus.inputs]
-    if recipe.sft:
-        found += [("[sft] inputs", one) for one in recipe.sft.inputs]
+    for name, tuning in recipe.tunings().items():
+        found += [(f"[{name}] inputs", one) for one in tuning.inputs]
     if recipe.evaluate:
         names = ("quiz", "problems", "prompts")
         found += [(f"[evaluate] {name}", str(getattr(recipe.evaluate, name))) for name in names]

@@ -49,7 +49,9 @@ def pretrain(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = 
 @app.command()
 def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a recipe up to its tuned chat model."""
-    run(recipe, overrides, dry_run, until="sft")
+    from inkstone.cli.run import last_tuning
+
+    run(recipe, overrides, dry_run, until=last_tuning(recipe, overrides or []))
 
 
 @app.command()

@@ -49,13 +49,12 @@ def curate_run(
 ) -> None:
     """Run a recipe up to its curated corpus."""
     from inkstone.cli.run import run_recipe
-    from inkstone.corpus import Workers
     from inkstone.errors import InputError
 
     if workers and ray:
         raise InputError("--workers and --ray exclude each other: on a cluster, Ray decides how many tasks run at once")
-    where = Workers(workers or 1, ray) if workers or ray else None
-    run_recipe(recipe, overrides or [], dry_run=dry_run, until="corpus", workers=where)
+    where = [f"corpus.workers={workers}"] if workers else [f"corpus.ray={ray}"] if ray else []
+    run_recipe(recipe, (overrides or []) + where, dry_run=dry_run, until="corpus")
 
 
 quality_app = typer.Typer(no_args_is_help=True, help="Train a quality model on good and bad examples.")

@@ -6,6 +6,7 @@ keep their traceback.
 """
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -36,6 +37,9 @@ class Verbs(TyperGroup):
 
 
 def _leave(sentence: str, code: int) -> None:
+    # What a user must change and Ctrl-C reach every process of a torchrun; the first one says it.
+    if os.environ.get("RANK", "0") != "0" and code != InkstoneError.exit_code:
+        sys.exit(code)
     # No emoji: "chats.jsonl:100: ..." would lose its row number to one.
     Console(stderr=True, highlight=False, emoji=False).print(sentence, soft_wrap=True)
     sys.exit(code)

@@ -3,15 +3,16 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from inkstone.progress import Field, Progress
+from inkstone.pipeline.events import Event
+from inkstone.progress import Field, Progress, Silent
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -37,7 +38,31 @@ def show_progress(title: str) -> Iterator[Progress]:
         yield _Live(bars, title)
 
 
-class _Live:
+@contextmanager
+def terminal(console: Console) -> Iterator[Callable[[Event], None]]:
+    """An observer of a run's events that draws each stage's bar and says what is done."""
+    with ExitStack() as open_stage:
+        shown: list[Progress] = []
+
+        def observe(event: Event) -> None:
+            kind = event["kind"]
+            if kind == "start":
+                shown[:] = [open_stage.enter_context(show_progress(event["stage"]))]
+                shown[0].note(f"{event['stage']}: {event['reason']}")
+            elif kind == "progress":
+                shown[0].advance(event["done"], event["total"], event["unit"], **event["fields"])
+            elif kind == "note":
+                shown[0].note(event["note"], **event["fields"])
+            elif kind in ("done", "failed"):
+                open_stage.close()
+            if kind == "done":
+                number, of = event["number"], event["of"]
+                console.print(f"[green]done[/] {escape(event['directory'])} ({number} of {of})")
+
+        yield observe
+
+
+class _Live(Silent):
     """A rich bar; notes scroll above it."""
 
     def __init__(self, bars: Bars, title: str) -> None:
@@ -53,7 +78,7 @@ class _Live:
         self.bars.console.print(f"[dim]{escape(message)}[/]", highlight=False)
 
 
-class _Lines:
+class _Lines(Silent):
     """One JSON object per line on standard error, numbers at most every few seconds."""
 
     def __init__(self, title: str) -> None:

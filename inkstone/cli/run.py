@@ -1,71 +1,71 @@
-"""`inkstone run`: validate, plan, run what is missing or stale, then show what came out."""
+"""`inkstone run`: validate, then plan or run, then show what came out."""
 
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from inkstone.cli.progress import show_progress
-from inkstone.corpus import Workers
+from inkstone.cli.progress import terminal
 from inkstone.errors import InputError
-from inkstone.evaluate import rich_table
-from inkstone.pipeline import Planned, build_stages, check_inputs, execute, locked, make_plan, tidy
-from inkstone.recipe import read_recipe
-from inkstone.report import render_report
+from inkstone.evaluate import EVALUATE, rich_table
+from inkstone.pipeline import Planned, check_inputs, checkpoint_of, chosen_stages, make_plan, run
+from inkstone.recipe import Recipe, read_recipe
+from inkstone.storage import Digests
+from inkstone.tune import SFT
 
 
-def run_recipe(
-    path: Path, overrides: list[str], *, dry_run: bool, until: str | None, workers: Workers | None = None
-) -> None:
+def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | None) -> None:
     """Run the recipe's stages up to `until` (default: all)."""
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     recipe = read_recipe(path, overrides)
-    stages = build_stages(recipe, workers)
-    names = [stage.name for stage in stages]
-    if not names:
-        raise InputError(f"{path} names no stage: add a section such as [corpus] or [pretrain]")
-    if until is not None and until not in names:
-        raise InputError(f'{path} has no stage "{until}"; it has: {", ".join(names)}')
-    stages = stages[: names.index(until) + 1] if until else stages
     if dry_run:
-        plan = make_plan(recipe.run_dir, stages)
-        check_inputs(recipe, {planned.stage.name for planned in plan if planned.reason})
-        _print_plan(console, recipe.run_dir, plan)
+        _print_plan(console, recipe, until)
         return
-    with locked(recipe.run_dir):
-        tidy(recipe.run_dir, stages)
-        plan = make_plan(recipe.run_dir, stages)
-        waiting = [planned for planned in plan if planned.reason]
-        check_inputs(recipe, {planned.stage.name for planned in waiting})
-        for number, planned in enumerate(waiting, start=1):
-            with show_progress(planned.stage.name) as progress:
-                execute(recipe.run_dir, planned, progress)
-            console.print(f"[green]done[/] {recipe.run_dir / planned.stage.name} ({number} of {len(waiting)})")
-        page = recipe.run_dir / "report.html"
-        if waiting or not page.is_file():
-            render_report(recipe.run_dir)
-    if waiting:
+    with terminal(console) as observer:
+        done = run(recipe, until, observer)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if done:
         _show_result(console, recipe.run_dir)
     else:
         console.print(f"Nothing left to do: {recipe.run_dir} has every stage of {path}, and all are fresh.")
-    console.print(f"report: {page}")
-    if (recipe.run_dir / "sft").is_dir():
-        console.print(f"talk to it: inkstone chat {recipe.run_dir / 'sft'}")
+    console.print(f"report: {recipe.run_dir / 'report.html'}")
+    chats = [name for name in recipe.tunings() if (recipe.run_dir / name).is_dir()]
+    if chats:
+        console.print(f"talk to it: inkstone chat {recipe.run_dir / chats[-1]}")
 
 
-def _print_plan(console: Console, run_dir: Path, plan: list[Planned]) -> None:
-    table = Table("stage", "", "why", title=f"plan for {run_dir}", title_justify="left")
+def last_tuning(path: Path, overrides: list[str]) -> str:
+    """The stage that `inkstone tune` runs up to."""
+    return next(reversed(read_recipe(path, overrides).tunings()), SFT.name)
+
+
+def _print_plan(console: Console, recipe: Recipe, until: str | None) -> None:
+    """What would run and why, and what is wrong with the data of stages that would. Writes nothing."""
+    stages = chosen_stages(recipe, until)
+    plan = make_plan(recipe.run_dir, stages, Digests(recipe.run_dir / ".digests.json"))
+    faults = check_inputs(recipe, {planned.stage.name for planned in plan if planned.reason})
+    table = Table("stage", "", "why", title=f"plan for {recipe.run_dir}", title_justify="left")
     for planned in plan:
-        state = "[yellow]run[/]" if planned.reason else "[green]fresh[/]"
-        table.add_row(planned.stage.name, state, escape(planned.reason or ""))
+        state = "[yellow]run[/]" if planned.reason else "[red]damaged[/]" if planned.damage else "[green]fresh[/]"
+        table.add_row(planned.stage.name, state, escape(_why(recipe, planned)))
     console.print(table)
+    problems = [problem for found in faults.values() for problem in found]
+    if problems:
+        raise InputError(problems)
+
+
+def _why(recipe: Recipe, planned: Planned) -> str:
+    checkpoint = checkpoint_of(recipe.run_dir, planned) if planned.reason else ""
+    return (planned.reason or planned.damage) + (f"; continues from {checkpoint}" if checkpoint else "")
 
 
 def _show_result(console: Console, run_dir: Path) -> None:
     """Continuations, conversations and scores, as far as the run has them."""
-    folder = run_dir / "evaluate"
+    folder = run_dir / EVALUATE.name
     if not (folder / "scores.json").is_file():
         return
     samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["models"]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inkstone.corpus.judge.operator_settings import PrivateSettings, QualitySettings, WordList
 from inkstone.corpus.judge.thresholds import Rules
+from inkstone.stage import Machine
 
 Language = Literal["zh", "en", "mixed", "other"]
 Genre = Literal["prose", "verse", "code", "list"]
@@ -131,6 +132,10 @@ class CorpusSettings(BaseModel):
     sentences: SentenceRules = Field(default=SentenceRules(), description="sentence rules")
     substrings: SubstringRules = Field(default=SubstringRules(), description="repeated passages of any place")
     dedup: DedupSettings = Field(default=DedupSettings(), description="duplicate documents")
+    workers: Machine[int | None] = Field(
+        default=None, ge=1, description="processes on this machine; default: one per core where it pays"
+    )
+    ray: Machine[str | None] = Field(default=None, description='address of a Ray cluster; "local" starts one here')
     heldout_fraction: float = Field(
         default=0.01, ge=0, lt=1, description="share of documents kept apart for evaluation"
     )

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inkstone.stage import Machine
+
 
 class EvaluateSettings(BaseModel):
     """Which questions are asked, and how."""
@@ -26,4 +28,6 @@ class EvaluateSettings(BaseModel):
         200_000, ge=1, description="At most about this many held-out tokens, in documents spread evenly over the split."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format the model is loaded in.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto: cuda where there is one.")
+    device: Machine[Literal["auto", "cpu", "cuda"]] = Field(
+        "auto", description="Where to run; auto: cuda where there is one."
+    )

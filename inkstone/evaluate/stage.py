@@ -6,6 +6,7 @@ is loaded, so what is wrong with them is said at once.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,14 +24,16 @@ from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout, run_heldout
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
-from inkstone.model import Opened, open_directory
+from inkstone.model import ModelSettings, Opened, open_directory, save_model
 from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
+from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import fingerprint
 from inkstone.tokenizer import Tokenizer
+from inkstone.train import PRETRAIN, TrainSettings, new_model
 
 Rows = list[dict[str, object]]
-Result = TypeVar("Result")
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _read_inputs(
     """Read every input; all that is wrong is reported in one error."""
     wrong: list[str] = []
 
-    def attempt(read: Callable[[Path], Result], path: Path | None) -> Result | None:
+    def attempt(read: Callable[[Path], Read], path: Path | None) -> Read | None:
         try:
             return read(path) if path else None
         except InputError as error:
@@ -204,3 +207,34 @@ def _write_rows(rows: Rows, path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _run(job: Job) -> Result:
+    """Score an untrained model of the same shape, and every model of the run, so that each stage's gain shows."""
+    settings, run = job.of(EvaluateSettings), job.run_dir
+    models = {name: run / name for name, kind in job.earlier.items() if kind.makes_model}
+    untrained = job.output / "untrained"
+    if PRETRAIN.name in models:
+        tokenizer = Tokenizer.load(run / "tokenizer")
+        seed = job.of(TrainSettings, PRETRAIN.name).seed
+        model = new_model(job.of(ModelSettings, "model"), tokenizer.vocab_size, seed)
+        bos_id, eos_id, pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+        save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
+        tokenizer.save(untrained)
+        models = {"untrained": untrained, **models}
+    quiz, problems, prompts = (
+        job.paths([one])[0] if one else None for one in (settings.quiz, settings.problems, settings.prompts)
+    )
+    tokens = run / "tokens" if settings.heldout and "tokens" in job.earlier else None
+    scores = evaluate_models(settings, models, quiz, problems, tokens, job.output, job.progress, prompts, job.scratch)
+    shutil.rmtree(untrained, ignore_errors=True)
+    return scores
+
+
+EVALUATE = StageKind(
+    "evaluate",
+    ("evaluate",),
+    _run,
+    needs=lambda _, earlier: [name for name, kind in earlier.items() if name == "tokens" or kind.makes_model],
+    inputs=lambda settings, _: [one for one in (settings.quiz, settings.problems, settings.prompts) if one],
+)

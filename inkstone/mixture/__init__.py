@@ -8,6 +8,6 @@ training reads).
 """
 
 from inkstone.mixture.settings import MixtureSettings, ProxySettings
-from inkstone.mixture.stage import comparison, fit_mixture
+from inkstone.mixture.stage import MIXTURE, comparison, fit_mixture
 
-__all__ = ["MixtureSettings", "ProxySettings", "comparison", "fit_mixture"]
+__all__ = ["MIXTURE", "MixtureSettings", "ProxySettings", "comparison", "fit_mixture"]

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inkstone.stage import Machine
 from inkstone.train import OnlineSettings
 
 Kind = Literal["natural", "stratified", "temperature", "fixed", "learned"]
@@ -27,7 +28,7 @@ class ProxySettings(BaseModel):
     learning_rate: float = Field(1e-2, gt=0, description="peak of the schedule")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic; never chosen by measuring")
     heldout_rows: int = Field(64, ge=1, description="held-out rows per domain to measure on, at most")
-    workers: int = Field(1, ge=1, description="proxies that run at once, one thread each; the result does not change")
+    workers: Machine[int] = Field(1, ge=1, description="proxies that run at once, one thread each")
 
 
 class MixtureSettings(BaseModel):

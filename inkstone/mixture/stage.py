@@ -17,9 +17,10 @@ from inkstone.mixture.optimum import best_weights, capped, repetition_caps
 from inkstone.mixture.proxies import Bench, Trial, check_heldout, draw_mixtures, run_trials
 from inkstone.mixture.settings import MixtureSettings
 from inkstone.progress import Progress
+from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import write_manifest
 from inkstone.tokenizer import open_shards
-from inkstone.train import Mixture
+from inkstone.train import Mixture, TrainSettings
 
 _PROXIES_PER_DOMAIN, _FEWEST_PROXIES = 3, 24
 _FRESH_SEED = 1000
@@ -217,3 +218,21 @@ def _verdict(facts: dict[str, object]) -> dict[str, object]:
 
 def _named(domains: list[Domain], values: Array) -> dict[str, float]:
     return {domain.name: float(value) for domain, value in zip(domains, values, strict=True)}
+
+
+def _run(job: Job) -> Result:
+    tokens, proxies = job.run_dir / "tokens", job.run_dir / "proxies"
+    settings = job.of(MixtureSettings)
+    return fit_mixture(settings, tokens, _budget(job, tokens), proxies, job.output, job.progress)
+
+
+def _budget(job: Job, tokens_dir: Path) -> int | None:
+    """Tokens that [pretrain] will take, which decide how often a mixture repeats a domain."""
+    training = job.sections.get("pretrain")
+    if not isinstance(training, TrainSettings):
+        return None
+    tokens = int(open_shards(tokens_dir, "train").lengths.sum())
+    return training.steps(max(1, tokens // training.sequence_length)) * training.batch_tokens
+
+
+MIXTURE = StageKind("mixture", ("mixture",), _run, needs=lambda *_: ["tokens"])

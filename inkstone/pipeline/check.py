@@ -9,32 +9,31 @@ from functools import partial
 
 from inkstone.chat import read_chats
 from inkstone.errors import InputError
-from inkstone.evaluate import read_problems, read_prompts, read_quiz
+from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
 
 
-def check_inputs(recipe: Recipe, stages: set[str]) -> None:
-    """Raises InputError with everything that is wrong with the conversations and questions of `stages`."""
-    problems: list[str] = []
+def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
+    """What is wrong with the conversations and questions of `stages`, by stage."""
+    found: dict[str, list[str]] = {}
 
-    def attempt(read: Callable[[], object]) -> None:
+    def attempt(stage: str, read: Callable[[], object]) -> None:
         try:
             read()
         except InputError as error:
-            problems.extend(error.problems)
+            found.setdefault(stage, []).extend(error.problems)
 
-    if recipe.sft and "sft" in stages:
-        files = [path for pattern in _outside(recipe.sft.inputs) for path in match_paths(pattern)]
-        if files:
-            attempt(partial(read_chats, files, recipe.sft.on_problem))
-    if recipe.evaluate and "evaluate" in stages:
+    for name, tuning in recipe.tunings().items():
+        files = [path for pattern in _outside(tuning.inputs) for path in match_paths(pattern)]
+        if files and name in stages:
+            attempt(name, partial(read_chats, files, tuning.on_problem))
+    if recipe.evaluate and EVALUATE.name in stages:
         asked = recipe.evaluate
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):
             for path in [path for one in _outside([pattern]) for path in match_paths(one)]:
-                attempt(partial(read, path))
-    if problems:
-        raise InputError(problems)
+                attempt(EVALUATE.name, partial(read, path))
+    return found
 
 
 def _outside(patterns: list[str]) -> list[str]:

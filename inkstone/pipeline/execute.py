@@ -1,4 +1,4 @@
-"""Run what the plan says is missing or stale: each stage into a draft directory that appears whole, stage.json last.
+"""Run one stage into a draft directory that appears whole, stage.json last; and what keeps a run's directory in order.
 
 Long stages keep their checkpoints in `.scratch/<stage>-<fingerprint>`, which survives a kill and is removed when the
 stage is done. A lock keeps a second process out of the same run.
@@ -17,33 +17,33 @@ from filelock import FileLock, Timeout
 from inkstone import __version__
 from inkstone.errors import InputError
 from inkstone.pipeline.hardware import hardware, versions
-from inkstone.pipeline.plan import Planned, stage_record
-from inkstone.pipeline.stages import Stage
-from inkstone.progress import Field, Progress
-from inkstone.storage import atomic_directory, settle
+from inkstone.pipeline.plan import Planned, former_fingerprint, stage_record
+from inkstone.pipeline.stages import Stage, job
+from inkstone.progress import Progress
+from inkstone.recipe import Recipe
+from inkstone.stage import Result
+from inkstone.storage import atomic_directory, settle, write_manifest
 
 
-def execute(run_dir: Path, planned: Planned, progress: Progress) -> dict[str, object]:
+def execute(recipe: Recipe, planned: Planned, scratch: Path, progress: Progress) -> Result:
     """Run one stage and return its result."""
-    stage = planned.stage
-    scratch = _scratch(run_dir, stage.name, planned.fingerprint)
+    stage, run_dir = planned.stage, recipe.run_dir
     started, clock = datetime.now(UTC), time.perf_counter()
     with atomic_directory(run_dir / stage.name) as draft:
-        scratch.mkdir(parents=True, exist_ok=True)
-        recorder = _Recorder(progress, scratch / "events.jsonl")
-        recorder.note(f"{stage.name}: {planned.reason}")
-        result = stage.work(draft, scratch, recorder)
-        shutil.copyfile(scratch / "events.jsonl", draft / "events.jsonl")
+        result = stage.kind.work(job(recipe, stage, draft, scratch, progress))
+        if not (draft / "manifest.json").is_file():
+            write_manifest(draft, {"stage": stage.name})
         record = {
             "stage": stage.name,
-            "version": stage.version,
+            "kind": stage.kind.name,
+            "version": stage.kind.version,
             "fingerprint": planned.fingerprint,
             "inkstone": __version__,
             "versions": versions(),
             "hardware": hardware(),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - clock, 2),
-            "settings": planned.covers["settings"],
+            "settings": {name: model.model_dump(mode="json") for name, model in stage.settings.items()},
             "covers": planned.covers,
             "result": result,
         }
@@ -51,6 +51,24 @@ def execute(run_dir: Path, planned: Planned, progress: Progress) -> dict[str, ob
     for old in (run_dir / ".scratch").glob(f"{stage.name}-*"):
         shutil.rmtree(old)
     return result
+
+
+def scratch_of(run_dir: Path, planned: Planned) -> Path:
+    """The stage's scratch directory, made if need be; one that an older version left half-done is taken over."""
+    scratch = _scratch(run_dir, planned.stage.name, planned.fingerprint)
+    former = _scratch(run_dir, planned.stage.name, former_fingerprint(planned))
+    if former.is_dir() and not scratch.exists():
+        former.rename(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    return scratch
+
+
+def checkpoint_of(run_dir: Path, planned: Planned) -> str:
+    """The newest training checkpoint that the stage will continue from; empty where there is none."""
+    places = (planned.fingerprint, former_fingerprint(planned))
+    folders = [_scratch(run_dir, planned.stage.name, name) / "checkpoints" for name in places]
+    found = [path for folder in folders for path in sorted(folder.glob("step-*")) if (path / "manifest.json").exists()]
+    return str(found[-1]) if found else ""
 
 
 def tidy(run_dir: Path, stages: list[Stage]) -> None:
@@ -89,25 +107,3 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def _scratch(run_dir: Path, stage: str, fingerprint: str) -> Path:
     return run_dir / ".scratch" / f"{stage}-{fingerprint[:12]}"
-
-
-class _Recorder:
-    """Passes progress on and keeps it in events.jsonl: every note, and numbers about once a second."""
-
-    def __init__(self, progress: Progress, path: Path) -> None:
-        self.progress, self.path, self.last = progress, path, 0.0
-
-    def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
-        self.progress.advance(done, total, unit, **fields)
-        if time.monotonic() - self.last >= 1 or done == total:
-            self.last = time.monotonic()
-            self._write({"done": done, "total": total, "unit": unit, **fields})
-
-    def note(self, message: str, **fields: Field) -> None:
-        self.progress.note(message, **fields)
-        self._write({"note": message, **fields})
-
-    def _write(self, event: dict[str, Field]) -> None:
-        row = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

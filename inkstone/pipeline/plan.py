@@ -1,7 +1,9 @@
 """Which stages are fresh, which must run, and why.
 
-A stage's fingerprint covers its settings, its version, the bytes of its input files and the fingerprints of the stages
-it needs. It is compared with the one in the stage.json on disk, so the plan is known before anything runs.
+A stage covers its version, the settings that decide its result, the bytes of its input files and the stages it needs;
+this is compared with what the stage.json on disk covers, so the plan is known before anything runs. Machine settings
+are left out on both sides, and settings that a finished stage does not know have their defaults there: a run of an
+older version is recognised as what it is. A stage that is fresh keeps the fingerprint it was written with.
 """
 
 import json
@@ -9,46 +11,76 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from inkstone.corpus.read.files import url_states
+from inkstone.errors import InkstoneError
 from inkstone.pipeline.stages import Stage
-from inkstone.storage import file_sha256, fingerprint
+from inkstone.stage import deciding
+from inkstone.storage import Digests, fingerprint, verify_manifest
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage, its fingerprint and what it covers, and why it must run (None: it is fresh)."""
+    """A stage, its fingerprint and what it covers, and why it must run (None: it is fresh).
+
+    `damage` says what is wrong with the directory of a fresh stage: a sentence that stops the run.
+    """
 
     stage: Stage
     fingerprint: str
     covers: dict[str, Any]
     reason: str | None
+    damage: str = ""
 
 
-def make_plan(run_dir: Path, stages: list[Stage]) -> list[Planned]:
-    """The stages in order, each with its reason to run or None."""
+def make_plan(run_dir: Path, stages: list[Stage], digests: Digests, contents: bool = False) -> list[Planned]:
+    """The stages in order, each with its reason to run or None; `contents` checks finished files beyond their sizes."""
     planned: dict[str, Planned] = {}
     for stage in stages:
         covers = {
-            "version": stage.version,
-            "settings": {name: model.model_dump(mode="json") for name, model in stage.settings.items()},
-            "inputs": _digests(stage.inputs),
+            "version": stage.kind.version,
+            "settings": {name: deciding(model) for name, model in stage.settings.items()},
+            "inputs": _digests(stage.inputs, digests),
             "needs": {name: planned[name].fingerprint for name in stage.needs},
         }
-        name = fingerprint({"stage": stage.name, **covers})
+        directory = run_dir / stage.name
+        done = stage_record(directory)
         stale = next((need for need in stage.needs if planned[need].reason), None)
-        reason = f"{stale} runs again" if stale else _why(run_dir / stage.name, name, covers)
-        planned[stage.name] = Planned(stage, name, covers, reason)
+        reason = _why(directory, done, covers, stage)
+        if stale and reason != "not done yet":
+            reason = f"{stale} runs again"
+        name = str(done["fingerprint"]) if done and not reason else fingerprint({"stage": stage.name, **covers})
+        damage = "" if reason else _damage(directory, digests, contents)
+        planned[stage.name] = Planned(stage, name, covers, reason, damage)
     return list(planned.values())
 
 
-def _digests(inputs: tuple[Path | str, ...]) -> dict[str, str]:
+def former_fingerprint(planned: Planned) -> str:
+    """The name that versions before 2026-11-27 gave the stage, which covered the machine's settings too."""
+    settings = {name: model.model_dump(mode="json") for name, model in planned.stage.settings.items()}
+    return fingerprint({"stage": planned.stage.name, **planned.covers, "settings": settings})
+
+
+def _damage(directory: Path, digests: Digests, contents: bool) -> str:
+    if contents:
+        return digests.damage(directory)
+    try:
+        if (directory / "manifest.json").is_file():
+            verify_manifest(directory)
+    except InkstoneError as error:
+        return str(error)
+    return ""
+
+
+def _digests(inputs: tuple[Path | str, ...], digests: Digests) -> dict[str, str]:
     """What each input file holds: its checksum, or for a URL what the other side says of it."""
     local = [path for path in inputs if isinstance(path, Path)]
     files = [file for path in local for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    digests = {str(file): file_sha256(file) for file in files if file.is_file()}
+    found = {str(file): digests.sha256(file) for file in files if file.is_file()}
     for url in (path for path in inputs if isinstance(path, str)):
-        digests |= url_states(url)
-    return digests
+        found |= url_states(url)
+    return found
 
 
 def stage_record(directory: Path) -> dict[str, Any] | None:
@@ -57,27 +89,33 @@ def stage_record(directory: Path) -> dict[str, Any] | None:
         record = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and isinstance(record.get("covers"), dict) else None
 
 
-def _why(directory: Path, name: str, covers: dict[str, Any]) -> str | None:
+def _why(directory: Path, done: dict[str, Any] | None, covers: dict[str, Any], stage: Stage) -> str | None:
     """Why the stage that left `directory` must run again; None when it is fresh."""
-    done = stage_record(directory)
     if done is None:
         return "its stage.json is damaged" if (directory / "stage.json").exists() else "not done yet"
-    if done.get("fingerprint") == name:
-        return None
-    old = done.get("covers", {})
+    old = done["covers"]
     if old.get("version") != covers["version"]:
         return "the stage's code has changed"
-    changes = _differences(old.get("settings", {}), covers["settings"])
+    before = {name: _as_now(stage.settings.get(name), values) for name, values in old.get("settings", {}).items()}
+    changes = _differences(before, covers["settings"])
     if changes:
         return "settings changed: " + ", ".join(changes[:5]) + (" ..." if len(changes) > 5 else "")
     files = {**old.get("inputs", {}), **covers["inputs"]}
     changed = [file for file in files if old.get("inputs", {}).get(file) != covers["inputs"].get(file)]
     if changed:
         return f"input changed: {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
-    return "what it builds on has changed"
+    return None if old.get("needs") == covers["needs"] else "what it builds on has changed"
+
+
+def _as_now(settings: BaseModel | None, values: Any) -> Any:
+    """A finished stage's settings as this version would write them; as they are where it no longer can."""
+    try:
+        return values if settings is None else deciding(type(settings).model_validate(values))
+    except ValidationError:
+        return values
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """The shape of one language's primer: facts, the relations that phrase them, and the voice around them.
 
-`templates_*.py` fill `Relation`s and `voice_*.py` fill a `Voice`; everything else in the room is written once against
+`words/*_facts.toml` fill `Relation`s and `words/*_voice.toml` a `Voice`; everything else in the room is written once against
 these shapes and never asks which language it is rendering. In every template `{k}` is the key of a fact (a poem),
 `{a}` its answer (the poet).
 """

@@ -20,6 +20,7 @@ from inkstone.primer.quiz import Row, make_problems, make_quiz
 from inkstone.primer.raw import count_pages, make_pages, write_raw
 from inkstone.primer.settings import PrimerSettings
 from inkstone.progress import Progress
+from inkstone.stage import StageKind
 
 CHATS_PER_MB, MOST_CHATS = 500, 6000
 PREFERENCES_PER_MB, MOST_PREFERENCES = 125, 1500
@@ -122,3 +123,6 @@ def _generator(settings: PrimerSettings, part: str) -> random.Random:
 def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8")
+
+
+PRIMER = StageKind("primer", ("primer",), lambda job: render_primer(job.of(PrimerSettings), job.output, job.progress))

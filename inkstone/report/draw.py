@@ -6,9 +6,10 @@ from inkstone.report.charts import Bars, Line, bar_chart, histogram, line_chart,
 from inkstone.report.curation import Curation
 from inkstone.report.gather import Run, series
 from inkstone.report.sankey import sankey
+from inkstone.train import PRETRAIN
+from inkstone.tune import SFT
 
 SCORING_LABELS = {"letter": "by letter", "text": "by option text", "text_norm": "by option text per byte"}
-_STAGE_LABELS = {"pretrain": "Pretraining", "sft": "Chat tuning"}
 
 
 def all_charts(run: Run) -> dict[str, str]:
@@ -27,6 +28,12 @@ def all_charts(run: Run) -> dict[str, str]:
     if run.scores:
         drawn |= _quiz(run.scores)
     return drawn
+
+
+def stage_label(stage: str) -> str:
+    """What a training stage is called on the page."""
+    known = {PRETRAIN.name: "Pretraining", SFT.name: "Chat tuning"}
+    return known.get(stage, f"Tuning {stage}")
 
 
 def flow(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +57,7 @@ def removed(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _training(stage: str, rows: list[dict[str, Any]]) -> dict[str, str]:
-    label = _STAGE_LABELS[stage]
+    label = stage_label(stage)
     curves = [Line("training", *series(rows, "step", "loss"))]
     curves.append(Line("held-out", *series(rows, "step", "heldout_loss"), dots=True))
     curves = [curve for curve in curves if curve.x]

@@ -12,19 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inkstone.corpus import CORPUS
 from inkstone.errors import InkstoneError, InputError
+from inkstone.evaluate import EVALUATE
+from inkstone.mixture import MIXTURE
+from inkstone.primer import PRIMER
 from inkstone.report.curation import Curation, read_curation
+from inkstone.tokenizer import TOKENIZER, TOKENS
+from inkstone.train import PRETRAIN
+from inkstone.tune import SFT
 
-STAGES = ("primer", "corpus", "tokenizer", "tokens", "mixture", "pretrain", "sft", "evaluate")
-OPTIONAL = ("mixture",)  # not worth a word where a run has none
-TRAINED = ("pretrain", "sft")
+_BEFORE = (PRIMER, CORPUS, TOKENIZER, TOKENS, MIXTURE, PRETRAIN)
 
 
 @dataclass(frozen=True)
 class Run:
-    """`stages` maps each finished stage to its stage.json; `metrics` each trained one to its logged rows."""
+    """`stages` maps each finished stage to its stage.json; `metrics` each trained one to its logged rows.
+
+    `planned` are the stages that the run shall have, in order.
+    """
 
     name: str
+    planned: list[str]
     stages: dict[str, dict[str, Any]]
     corpus: dict[str, Any] | None
     tokenizer: dict[str, Any] | None
@@ -41,7 +50,7 @@ class Run:
 
     @property
     def missing(self) -> list[str]:
-        return [stage for stage in STAGES if stage not in self.stages and stage not in OPTIONAL]
+        return [stage for stage in self.planned if stage not in self.stages]
 
 
 def gather(run_dir: Path) -> Run:
@@ -51,11 +60,14 @@ def gather(run_dir: Path) -> Run:
     alone = (run_dir / "report.json").is_file()
     corpus_dir = run_dir if alone else run_dir / "corpus"
     corpus = _json(corpus_dir / "report.json")
-    stages = {stage: _json(run_dir / stage / "stage.json") for stage in STAGES}
-    metrics = {stage: _rows(run_dir / stage / "metrics.jsonl") for stage in TRAINED}
+    done = {path.parent.name: _json(path) or {} for path in sorted(run_dir.glob("*/stage.json"))}
+    planned = _planned(run_dir, done)
+    stages = {stage: done[stage] for stage in planned if stage in done}
+    metrics = {stage: _rows(run_dir / stage / "metrics.jsonl") for stage in stages}
     return Run(
         name=run_dir.resolve().name,
-        stages={stage: facts for stage, facts in stages.items() if facts is not None},
+        planned=planned,
+        stages=stages,
         corpus=corpus,
         tokenizer=_json(run_dir / "tokenizer" / "measure.json"),
         metrics={stage: rows for stage, rows in metrics.items() if rows},
@@ -64,6 +76,15 @@ def gather(run_dir: Path) -> Run:
         scores=_json(run_dir / "evaluate" / "scores.json"),
         samples=_json(run_dir / "evaluate" / "samples.json"),
     )
+
+
+def _planned(run_dir: Path, done: dict[str, dict[str, Any]]) -> list[str]:
+    """The stages in order: those of the run's last plan, and what was done beside it; without a plan the usual ones."""
+    plans = [row["stages"] for row in _rows(run_dir / "events.jsonl") if row.get("kind") == "plan"]
+    usual = [kind.name for kind in (*_BEFORE, SFT, EVALUATE) if kind is not MIXTURE or kind.name in done]
+    known = plans[-1] if plans else usual
+    more = [name for name in [*usual, *done] if name in done and name not in known]
+    return list(dict.fromkeys([*known, *more]))
 
 
 def series(rows: Sequence[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:

@@ -15,8 +15,9 @@ from inkstone.evaluate import score_rows
 from inkstone.mixture import comparison
 from inkstone.report import draw
 from inkstone.report.curation import Sample
-from inkstone.report.gather import STAGES, Run, gather
+from inkstone.report.gather import Run, gather
 from inkstone.storage import atomic_file
+from inkstone.train import PRETRAIN
 
 
 def render_report(run_dir: Path) -> Path:
@@ -43,6 +44,7 @@ def page_facts(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "missing": run.missing,
+        "trained": list(run.metrics) or [PRETRAIN.name],
         "cards": cards(run),
         "charts": {name: Markup(svg) for name, svg in draw.all_charts(run).items()},
         "scores": score_rows(run.scores) if run.scores else None,
@@ -67,13 +69,14 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     seconds = sum(facts.get("seconds") or 0 for facts in run.stages.values())
     if seconds:
-        found.append((duration(seconds), "in all stages", f"{len(run.stages)} of {len(STAGES)} stages finished"))
-    rows = run.metrics.get("pretrain", [])
+        found.append((duration(seconds), "in all stages", f"{len(run.stages)} of {len(run.planned)} stages finished"))
+    rows = run.metrics.get(PRETRAIN.name, [])
     tokens = [row["tokens"] for row in rows if row.get("tokens") is not None]
     if tokens:
         found.append((number(tokens[-1]), "tokens of pretraining", f"{number(len(rows))} logged steps"))
-    for stage, label in (("pretrain", "pretraining"), ("sft", "chat tuning")):
-        losses = [row["heldout_loss"] for row in run.metrics.get(stage, []) if row.get("heldout_loss") is not None]
+    for stage, rows in run.metrics.items():
+        label = draw.stage_label(stage).lower()
+        losses = [row["heldout_loss"] for row in rows if row.get("heldout_loss") is not None]
         if losses:
             found.append((f"{losses[-1]:.3f}", f"held-out loss after {label}", f"{losses[0]:.3f} at its first reading"))
     if run.scores and run.scores["models"]:
@@ -147,7 +150,7 @@ def timings(run: Run) -> list[dict[str, Any]]:
             "seconds": run.stages.get(stage, {}).get("seconds"),
             "share": 100 * (run.stages.get(stage, {}).get("seconds") or 0) / total,
         }
-        for stage in STAGES
+        for stage in run.planned
     ]
 
 
@@ -186,7 +189,7 @@ def _best_quiz(models: dict[str, Any]) -> tuple[str, str, str] | None:
 
 def _latest(run: Run, field: str) -> dict[str, str]:
     """The last finished stage's `field`, as text."""
-    for stage in reversed(STAGES):
+    for stage in reversed(run.planned):
         facts = run.stages.get(stage, {}).get(field)
         if facts:
             return {key: value if isinstance(value, str) else _pretty(value) for key, value in facts.items()}

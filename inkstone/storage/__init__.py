@@ -3,11 +3,14 @@
 Standard library only; every other room writes its border through here.
 """
 
-from inkstone.storage.atomic import atomic_directory, atomic_file, settle
+from inkstone.storage.atomic import append_line, atomic_directory, atomic_file, settle
+from inkstone.storage.digests import Digests
 from inkstone.storage.fingerprint import file_sha256, fingerprint
 from inkstone.storage.manifest import read_manifest, verify_manifest, write_manifest
 
 __all__ = [
+    "Digests",
+    "append_line",
     "atomic_directory",
     "atomic_file",
     "file_sha256",

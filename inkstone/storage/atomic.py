@@ -74,6 +74,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is read while it grows. Raises InkstoneError when the disk is full."""
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        if _is_full_disk(error):
+            raise FullDisk(path) from error
+        raise
+
+
 def settle(path: Path) -> None:
     """Finish or undo what a killed writer of `path` left behind; afterwards `path` is the old or the new directory."""
     old = _sibling(path, "old")

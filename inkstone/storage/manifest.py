@@ -5,7 +5,7 @@ sizes (cheap, always) or contents (`contents=True`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from inkstone.errors import InkstoneError
@@ -38,7 +38,9 @@ def read_manifest(directory: Path) -> dict[str, object]:
     return manifest
 
 
-def verify_manifest(directory: Path, contents: bool = False) -> dict[str, object]:
+def verify_manifest(
+    directory: Path, contents: bool = False, sha256: Callable[[Path], str] = file_sha256
+) -> dict[str, object]:
     """Check every listed file's size (and sha256 with `contents`) and return the manifest.
 
     Raises InkstoneError naming the damaged files.
@@ -53,7 +55,7 @@ def verify_manifest(directory: Path, contents: bool = False) -> dict[str, object
             damaged.append(f"{name} is missing")
         elif path.stat().st_size != entry["bytes"]:
             damaged.append(f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-        elif contents and file_sha256(path) != entry["sha256"]:
+        elif contents and sha256(path) != entry["sha256"]:
             damaged.append(f"{name} has changed since it was written")
     if damaged:
         raise InkstoneError(f"{directory} is damaged ({'; '.join(damaged)}): delete it and run its stage again.")

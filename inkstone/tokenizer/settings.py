@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inkstone.stage import Machine
+
 
 class TokenizerSettings(BaseModel):
     """`[tokenizer]`: how the vocabulary is learned."""
@@ -60,7 +62,7 @@ class TokensSettings(BaseModel):
         description="Text is encoded in parts of about this many MB: what one process does at a time, what a killed "
         "run keeps, and what is not encoded again when other text changes. Every part begins a new shard.",
     )
-    processes: int = Field(0, ge=0, description="Processes that encode; 0 is one per core. The result is the same.")
+    processes: Machine[int] = Field(0, ge=0, description="Processes that encode; 0 is one per core.")
     batch_mb: float = Field(
         8.0, gt=0, description="Text encoded at once, in MB (bounds memory; the result is the same)."
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from inkstone.errors import InputError
 from inkstone.progress import Progress
+from inkstone.stage import StageKind
 from inkstone.storage import write_manifest
 from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.documents import Columns, Part, corpus_parts, count_bytes, read_documents
@@ -135,3 +136,12 @@ def _chosen(parts: Sequence[Part], share: float, settings: TokenizerSettings) ->
 
 def _hash(identity: str, salt: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(identity.encode("utf-8"), digest_size=8, salt=salt).digest(), "little")
+
+
+TOKENIZER = StageKind(
+    "tokenizer",
+    ("tokenizer",),
+    lambda job: train_tokenizer(job.of(TokenizerSettings), job.run_dir / "corpus", job.output, job.progress),
+    needs=lambda *_: ["corpus"],
+    version=2,
+)

@@ -22,6 +22,7 @@ import numpy as np
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
+from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import atomic_directory, file_sha256, fingerprint, write_manifest
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_part
@@ -338,3 +339,11 @@ def _sums(entries: Iterable[tuple[str, dict[str, int]]]) -> Counts:
         for name, count in counts.items():
             entry[name] += count
     return table
+
+
+def _run(job: Job) -> Result:
+    corpus, tokenizer, store = job.run_dir / "corpus", job.run_dir / "tokenizer", job.run_dir / ".tokens.parts"
+    return encode_corpus(job.of(TokensSettings, "tokens"), corpus, tokenizer, job.output, job.progress, store)
+
+
+TOKENS = StageKind("tokens", ("tokens",), _run, needs=lambda *_: ["corpus", "tokenizer"], when="tokenizer")

@@ -16,9 +16,10 @@ from inkstone.train.objective import NextToken, Objective, Outcome
 from inkstone.train.online import OnlineMixer
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import InOrder, Source
-from inkstone.train.stage import finish, new_model, pretrain
+from inkstone.train.stage import PRETRAIN, finish, new_model, pretrain
 
 __all__ = [
+    "PRETRAIN",
     "Batch",
     "InOrder",
     "Mesh",

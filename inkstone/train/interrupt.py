@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the loop finishes its step, saves, and then stops."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request: the loop finishes its step, saves, and then stops."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """`with StopRequest() as stop:` - `stop.requested` turns true on the first SIGINT or SIGTERM.
+    """`with StopRequest() as stop:` - `stop.requested` turns true on the first SIGINT, SIGTERM or SIGHUP.
 
     A second signal gets the usual behaviour back, so nobody is trapped.
     """
@@ -18,7 +18,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         # Signal handlers belong to the main thread; elsewhere (a server's worker) there is nobody to press Ctrl-C.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 

@@ -65,7 +65,7 @@ def train(
     model.compute_dtype = arithmetic.torch_dtype
     if arithmetic.compile:
         _compile(model)
-    metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh)
+    metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh, progress)
     model.train()
     report = Report(steps, state, model.config.flops_per_token(settings.sequence_length))
     with StopRequest() as stop:
@@ -86,7 +86,7 @@ def train(
                 report.heldout_loss = heldout_loss(model, heldout, settings, objective)
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
             # A signal may reach the ranks in different steps; they stop together or they would wait for each other.
-            (stops,) = sum_numbers([float(stop.requested)], mesh)
+            (stops,) = sum_numbers([float(stop.requested or progress.should_stop())], mesh)
             if state.step % settings.checkpoint_steps == 0 or last or stops:
                 state.loss, state.heldout_loss = finite(report.loss), report.heldout_loss
                 state.source = source.state()

@@ -6,6 +6,8 @@ global token count before the backward pass, summing gradients is all there is t
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -80,3 +82,23 @@ def wait_for_all(mesh: Mesh) -> None:
     """Return when every rank has come here."""
     if mesh.size > 1:
         dist.barrier()
+
+
+_PATIENCE = timedelta(days=30)
+"""How long a rank waits at the border of stages: the first may curate for days."""
+
+
+@cache
+def _border() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def announce(message: str, mesh: Mesh) -> str:
+    """What the first rank says, on every rank; ranks wait for it as long as it takes."""
+    if mesh.size == 1:
+        return message
+    size = torch.tensor([len(message.encode())])
+    dist.broadcast(size, 0, _border())
+    text = torch.frombuffer(bytearray(message.encode().ljust(int(size), b"\0")[: int(size)]), dtype=torch.uint8)
+    dist.broadcast(text, 0, _border())
+    return bytes(text.tolist()).decode()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ class Report:
 class Metrics:
     """metrics.jsonl: one row per logged step; rows after the step a run resumes from are dropped."""
 
-    def __init__(self, path: Path, step: int, mesh: Mesh) -> None:
+    def __init__(self, path: Path, step: int, mesh: Mesh, progress: Progress) -> None:
+        self.progress = progress
         self.path = path if mesh.first else None
         if self.path:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,8 @@ class Metrics:
             with atomic_file(path) as draft:
                 draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
-    def write(self, row: dict[str, float | int | None] | dict[str, float | int]) -> None:
+    def write(self, row: Mapping[str, float | int | None]) -> None:
         if self.path:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
+            self.progress.metrics(row)

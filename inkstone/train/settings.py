@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inkstone.stage import Machine
+
 
 class TrainSettings(BaseModel):
     """How long, how fast, in which arithmetic."""
@@ -16,7 +18,7 @@ class TrainSettings(BaseModel):
 
     sequence_length: int = Field(256, ge=8, description="tokens per row")
     batch_tokens: int = Field(8192, ge=8, description="tokens per optimizer step, over all ranks")
-    micro_batch_tokens: int | None = Field(None, ge=8, description="tokens per forward; default: batch_tokens")
+    micro_batch_tokens: Machine[int | None] = Field(None, ge=8, description="tokens per forward; default: batch_tokens")
     epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps, whatever `epochs` says")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
@@ -31,16 +33,16 @@ class TrainSettings(BaseModel):
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW, decay of the mean of their squares")
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     seed: int = Field(1, description="of the initial weights and of the data order")
-    device: str = Field("auto", description='"auto": a GPU if there is one, else the CPU')
+    device: Machine[str] = Field("auto", description='"auto": a GPU if there is one, else the CPU')
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the arithmetic; weights and optimizer stay float32. auto: measured on this machine"
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Machine[Literal["auto", "on", "off"]] = Field(
         "auto", description="torch.compile; auto: where a C++ compiler (or a GPU) is found and the run is long enough"
     )
-    log_steps: int = Field(10, ge=1, description="steps between rows of metrics.jsonl")
-    heldout_steps: int = Field(100, ge=1, description="steps between held-out losses")
-    checkpoint_steps: int = Field(100, ge=1, description="steps between checkpoints a killed run resumes from")
+    log_steps: Machine[int] = Field(10, ge=1, description="steps between rows of metrics.jsonl")
+    heldout_steps: Machine[int] = Field(100, ge=1, description="steps between held-out losses")
+    checkpoint_steps: Machine[int] = Field(100, ge=1, description="steps between checkpoints a killed run resumes from")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "TrainSettings":

@@ -13,10 +13,11 @@ import torch
 from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Progress
+from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
 from inkstone.train.batches import PackedCorpus
 from inkstone.train.loop import train
-from inkstone.train.mesh import Mesh
+from inkstone.train.mesh import Mesh, join_mesh
 from inkstone.train.mixed import MixedCorpus, documents_of, read_mixture
 from inkstone.train.online import OnlineMixer
 from inkstone.train.settings import TrainSettings
@@ -52,7 +53,8 @@ def pretrain(
         f"{settings.batch_tokens} tokens, {source.rows_per_epoch * settings.sequence_length} tokens in an epoch"
     )
     result = train(model, source, settings, scratch, progress, heldout=heldout, mesh=mesh)
-    finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
+    if mesh is None or mesh.first:
+        finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
     return {**asdict(result), "parameters": model.config.num_parameters(), **source.figures()}
 
 
@@ -94,3 +96,29 @@ def finish(
     if extra:
         extra(output)
     shutil.copyfile(scratch / "metrics.jsonl", output / "metrics.jsonl")
+
+
+def _run(job: Job) -> Result:
+    run = job.run_dir
+    weights = run / "mixture" / "mixture.json" if "mixture" in job.earlier else None
+    return pretrain(
+        job.of(TrainSettings),
+        job.of(ModelSettings, "model"),
+        run / "tokens",
+        run / "tokenizer",
+        job.output,
+        job.scratch,
+        job.progress,
+        weights,
+        join_mesh(),
+    )
+
+
+PRETRAIN = StageKind(
+    "pretrain",
+    ("pretrain", "model"),
+    _run,
+    needs=lambda _, earlier: ["tokens", "mixture"] if "mixture" in earlier else ["tokens"],
+    every_rank=True,
+    makes_model=True,
+)

@@ -2,6 +2,6 @@
 
 from inkstone.tune.packing import PackedChats
 from inkstone.tune.settings import SFTSettings
-from inkstone.tune.stage import sft
+from inkstone.tune.stage import SFT, sft
 
-__all__ = ["PackedChats", "SFTSettings", "sft"]
+__all__ = ["SFT", "PackedChats", "SFTSettings", "sft"]

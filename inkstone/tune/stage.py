@@ -21,8 +21,9 @@ from inkstone.chat import (
 from inkstone.errors import InputError
 from inkstone.model import load_model
 from inkstone.progress import Progress
+from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import InOrder, Mesh, finish, train
+from inkstone.train import InOrder, Mesh, finish, join_mesh, train
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
 from inkstone.tune.settings import SFTSettings
 
@@ -61,7 +62,8 @@ def sft(
     )
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     stop_ids = sorted(template.stop_ids(tokenizer))
-    finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
+    if mesh is None or mesh.first:
+        finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
     return {
         **asdict(result),
         "conversations": len(training),
@@ -129,3 +131,21 @@ def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[Encode
 def _supervised_share(chats: list[EncodedChat]) -> float:
     tokens = sum(len(chat.ids) for chat in chats)
     return sum(sum(weight > 0 for weight in chat.weights) for chat in chats) / max(1, tokens)
+
+
+def _run(job: Job) -> Result:
+    settings = job.of(SFTSettings)
+    base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
+    inputs = job.paths(settings.inputs)
+    return sft(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh())
+
+
+SFT = StageKind(
+    "sft",
+    ("sft",),
+    _run,
+    needs=lambda settings, earlier: [settings.base] if settings.base in earlier else [],
+    inputs=lambda settings, earlier: settings.inputs + ([] if settings.base in earlier else [settings.base]),
+    every_rank=True,
+    makes_model=True,
+)

@@ -32,8 +32,7 @@ def test_a_dry_run_of_a_new_recipe_lists_every_stage_and_writes_nothing(tmp_path
     recipe = write_recipe(tmp_path)
     said = plan(recipe)
     assert list(said) == list(STAGES)
-    assert said["primer"] == "not done yet"
-    assert said["corpus"] == "primer runs again"
+    assert set(said.values()) == {"not done yet"}
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
 
 

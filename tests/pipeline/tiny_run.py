@@ -168,7 +168,7 @@ def result(run: Path, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
         path.relative_to(run).as_posix(): _content(path)
         for stage in stages
         for path in sorted((run / stage).rglob("*"))
-        if path.is_file() and path.name != "events.jsonl"
+        if path.is_file()
     }
 
 
@@ -180,7 +180,8 @@ def _content(path: Path) -> Any:
         value = _timeless(json.loads(data))
         if path.name == "manifest.json":
             # Checksums of JSON files cover figures of the clock; their values are compared themselves.
-            value["files"] = {name: entry for name, entry in value["files"].items() if not name.endswith(".json")}
+            kept = [name for name in value["files"] if not name.endswith((".json", "metrics.jsonl"))]
+            value["files"] = {name: value["files"][name] for name in kept}
         return value
     return hashlib.sha256(data).hexdigest()
 

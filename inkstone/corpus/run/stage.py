@@ -29,6 +29,7 @@ from inkstone.corpus.run.tables import Tables, load_matches, save
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
+from inkstone.stage import Job, Result, StageKind, deciding
 from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_manifest
 
 GROUP_BYTES = 32_000_000
@@ -108,7 +109,7 @@ class _Runner:
     def __init__(self, settings: CorpusSettings, scratch: Path, workers: Workers, progress: Progress) -> None:
         self.settings, self.scratch, self.workers, self.progress = settings, scratch, workers, progress
         scratch.mkdir(parents=True, exist_ok=True)
-        self.settings_key = fingerprint(settings.model_dump(mode="json"))
+        self.settings_key = fingerprint(deciding(settings))
 
     def __call__(self, name: str, work: Work, tasks: list[object], sizes: list[int] | None = None) -> list[Path]:
         weights, total, done = sizes or [1] * len(tasks), sum(sizes or []) or len(tasks), 0
@@ -309,3 +310,20 @@ def _summary(figures: Figures) -> str:
         f"{parts['document']} documents, {parts['line']} lines, {parts['sentence']} sentences and {parts['substring']} "
         f"substrings, {parts['record']} records were unreadable (see audit/ and report.json)"
     )
+
+
+def corpus_files(settings: CorpusSettings) -> list[str]:
+    """Every file and folder that the corpus is made from: raw text, known corpora, benchmarks, word lists, a model."""
+    words = [given.file for given in settings.word_lists.values()]
+    model = [settings.quality.model] if settings.quality.model else []
+    return [*settings.inputs, *settings.dedup.known, *settings.decontaminate, *words, *model]
+
+
+def _run(job: Job) -> Result:
+    settings = job.of(CorpusSettings)
+    chosen = settings.workers or settings.ray
+    workers = Workers(settings.workers or 1, settings.ray) if chosen else None
+    return curate(settings, job.resolve(settings.inputs), job.output, job.progress, job.scratch / "passes", workers)
+
+
+CORPUS = StageKind("corpus", ("corpus",), _run, inputs=lambda settings, _: corpus_files(settings), version=3)
