@@ -13,11 +13,12 @@ from inkstone.chat.jinja import to_jinja
 from inkstone.chat.schema import template_from, template_to
 from inkstone.chat.template import Template, require_tokens
 from inkstone.errors import InputError
+from inkstone.storage.json_object import read_json_object
 from inkstone.tokenizer import Tokenizer
 
 TEMPLATE_FILE = "chat_template.json"
 JINJA_FILE = "chat_template.jinja"
-_GENERATION_FILE = "generation_config.json"
+GENERATION_FILE = "generation_config.json"
 
 
 def save_template(template: Template, directory: Path) -> None:
@@ -34,13 +35,8 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
     written, where the tokenizer lacks a control token of the template.
     """
     require_tokens(template, tokenizer)
-    path = directory / _GENERATION_FILE
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        stop = settings.get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a JSON object ({error}): repair or remove it") from error
-    stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
+    settings = read_generation_config(directory)
+    stops = eos_ids(settings, directory / GENERATION_FILE)
     settings["eos_token_id"] = list(dict.fromkeys([*tokenizer.end_ids, *sorted(template.stop_ids(tokenizer)), *stops]))
     for key, number in (("bos_token_id", tokenizer.bos_id), ("pad_token_id", tokenizer.pad_id)):
         if number is not None:
@@ -50,7 +46,22 @@ def attach_template(template: Template, tokenizer: Tokenizer, directory: Path) -
         settings |= {"do_sample": True, **published}
     settings.setdefault("do_sample", False)
     save_template(template, directory)
-    _write_json(path, settings, indent=2)
+    _write_json(directory / GENERATION_FILE, settings, indent=2)
+
+
+def read_generation_config(directory: Path) -> dict[str, Any]:
+    """What generation_config.json says; nothing where there is none. Raises InputError where it is damaged."""
+    path = directory / GENERATION_FILE
+    return read_json_object(path) if path.is_file() else {}
+
+
+def eos_ids(settings: dict[str, Any], path: Path) -> list[int]:
+    """The ids that a generation_config.json or config.json ends a text at; `path` is named where they are none."""
+    stop = settings.get("eos_token_id")
+    ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
+    if not all(type(one) is int for one in ids):
+        raise InputError(f"{path}: eos_token_id is {json.dumps(stop)}; it must be a token id or a list of them")
+    return ids
 
 
 def load_template(directory: Path) -> Template:

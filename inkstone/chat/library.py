@@ -174,7 +174,7 @@ def _own_jinja(directory: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """What a file says, or nothing: whoever needs the file reports what is wrong with it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

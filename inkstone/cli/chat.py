@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
-from inkstone.generate import SamplingSettings, Speaker, build_prompt, load_speaker, read_sampling, stream_reply
+from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
+from inkstone.model import Opened, open_directory
 
 _HELP = "type a message; /reset starts over, /exit or Ctrl-D leaves"
 
@@ -32,19 +33,19 @@ def converse(
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
-    speaker = load_speaker(directory, template=template, dtype=getattr(torch, dtype) if dtype else None)
+    opened = open_directory(directory, getattr(torch, dtype) if dtype else None, template=template, chat=True)
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []
     history = list(start)
     if talking:
         console.print(f"[dim]{escape(str(directory))}: {_HELP}[/]")
-        console.print(f"[dim]template {escape(speaker.why_template)}; {escape(_how(sampling))}[/]")
+        console.print(f"[dim]template {escape(opened.why_template)}; {escape(_how(sampling))}[/]")
     while (text := _read(console, talking)) is not None and text != "/exit":
         if text == "/reset":
             history = list(start)
         elif text:
-            history = _answer(console, speaker, [*history, Message("user", text)], sampling, show_prompt)
+            history = _answer(console, opened, [*history, Message("user", text)], sampling, show_prompt)
     if talking:
         console.print()
 
@@ -67,7 +68,7 @@ def _how(sampling: SamplingSettings) -> str:
 
 
 def _answer(
-    console: Console, speaker: Speaker, history: list[Message], sampling: SamplingSettings, show_prompt: bool
+    console: Console, opened: Opened, history: list[Message], sampling: SamplingSettings, show_prompt: bool
 ) -> list[Message]:
     """Print the reply as it comes and return the history with it; Ctrl-C cuts the reply short and keeps what was said.
 
@@ -78,9 +79,9 @@ def _answer(
     aside = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     try:
         if show_prompt:
-            ids = build_prompt(speaker, history, sampling)
-            aside.print(f"[dim]{escape(speaker.tokenizer.decode(ids))}⟨{len(ids)} tokens⟩[/]")
-        for delta in stream_reply(speaker, history, sampling):
+            ids = build_prompt(opened, history, sampling)
+            aside.print(f"[dim]{escape(opened.tokenizer.decode(ids))}⟨{len(ids)} tokens⟩[/]")
+        for delta in stream_reply(opened, history, sampling):
             reply += delta
             console.print(delta, end="", markup=False)
     except InputError as error:

@@ -7,15 +7,13 @@ from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.samples import read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.stage import EVALUATE, evaluate_directory, evaluate_models
-from inkstone.evaluate.table import markdown_table, plain_table, rich_table, score_rows
+from inkstone.evaluate.table import rich_table, score_rows
 
 __all__ = [
     "EVALUATE",
     "EvaluateSettings",
     "evaluate_directory",
     "evaluate_models",
-    "markdown_table",
-    "plain_table",
     "read_problems",
     "read_prompts",
     "read_quiz",

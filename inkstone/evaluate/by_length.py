@@ -112,6 +112,7 @@ def evaluate_by_length(
     tokenizer = Tokenizer.load(directory)
     ids = read_text_ids(tokenizer, text, tokens_dir)[: max(token_limit, *lengths)]
     model = load_model(directory)
+    model.known_ids = tokenizer.vocab_size
     rows = perplexity_by_length(model, ids, tokenizer.bos_id, lengths, progress)
     name, training_length = directory.resolve().name, model.config.max_positions
     figures = {
@@ -163,7 +164,9 @@ def _window_losses(model: Decoder, ids: Tensor, bos: int, length: int) -> Tensor
         hidden_ND = model.hidden(fed.to(device)).flatten(0, 1)
         flat = target.flatten().to(device)
         pieces = [
-            torch.nn.functional.cross_entropy(model.lm_head(hidden).float(), wanted, reduction="none")
+            torch.nn.functional.cross_entropy(
+                model.lm_head(hidden)[:, : model.known_ids].float(), wanted, reduction="none"
+            )
             for hidden, wanted in zip(hidden_ND.split(_HEAD_ROWS), flat.split(_HEAD_ROWS), strict=True)
         ]
         losses.append(torch.cat(pieces).view_as(target).double().cpu())

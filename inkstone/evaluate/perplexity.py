@@ -6,13 +6,12 @@ start again from the begin token, so its later windows are predicted without the
 """
 
 import math
-import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inkstone.errors import InputError
+from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.tally import evenly
 from inkstone.generate import score
 from inkstone.model import Decoder
@@ -29,6 +28,7 @@ class Document:
     ids: list[int]
 
 
+_TOGETHER = 64
 Row = tuple[Document, float]  # and the summed log-probability of its ids
 
 
@@ -61,22 +61,24 @@ def bits_per_byte(logprobs: Sequence[float], bytes_: int) -> float:
     return -math.fsum(logprobs) / math.log(2) / bytes_
 
 
-def run_heldout(model: Decoder, bos: int, documents: list[Document], progress: Progress) -> dict[str, object]:
+def run_heldout(
+    model: Decoder, bos: int, documents: list[Document], progress: Progress, kept: Kept
+) -> dict[str, object]:
     """Overall, per language and per source."""
-    started = time.perf_counter()
-    pairs, owners = [], []
-    for index, document in enumerate(documents):
-        cut = windows(document.ids, bos, model.config.max_positions)
-        pairs += cut
-        owners += [index] * len(cut)
-    logprobs = [0.0] * len(documents)
-    for owner, scored in zip(owners, score(model, pairs), strict=True):
-        logprobs[owner] += scored.logprob
-    seconds = time.perf_counter() - started
+    cut = [windows(document.ids, bos, model.config.max_positions) for document in documents]
+
+    def answer(missing: list[int]) -> Iterator[tuple[int, float]]:
+        # Whole groups, so that a document is computed beside the same others after a kill.
+        for first in sorted({index // _TOGETHER * _TOGETHER for index in missing}):
+            group = range(first, min(first + _TOGETHER, len(documents)))
+            scored = iter(score(model, [pair for index in group for pair in cut[index]]))
+            yield from ((index, sum(next(scored).logprob for _ in cut[index])) for index in group)
+
+    logprobs, seconds = kept.ask("heldout", [str(index) for index in range(len(documents))], answer)
     progress.advance(len(documents), len(documents), "documents", seconds=round(seconds, 1))
     rows = list(zip(documents, logprobs, strict=True))
     return _figures(rows) | {
-        "windowed_documents": sum(count > 1 for count in Counter(owners).values()),
+        "windowed_documents": sum(len(pairs) > 1 for pairs in cut),
         "by_lang": _grouped(rows, [document.facts.lang for document in documents]),
         "by_source": _grouped(rows, [document.facts.source for document in documents]),
         "seconds": round(seconds, 3),

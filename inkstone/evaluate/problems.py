@@ -5,18 +5,18 @@ greedy. Extraction is strict and never guesses: no number means a wrong answer, 
 """
 
 import re
-import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from inkstone.chat import Message, Template, encode_chat
 from inkstone.evaluate.items import Problem, Questions
+from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.quiz import SEPARATOR, SPACE, TEXT_QUESTION
-from inkstone.evaluate.requests import common_prefix
 from inkstone.evaluate.tally import evenly, summary
-from inkstone.generate import SamplingSettings, generate
-from inkstone.model import Decoder
+from inkstone.generate import SamplingSettings, generate_each
+from inkstone.generate.score import common_prefix
+from inkstone.model import Opened
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
 
@@ -63,35 +63,36 @@ def example_end_ids(tokenizer: Tokenizer, examples: Sequence[Problem]) -> set[in
 
 
 def run_problems(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    template: Template | None,
+    opened: Opened,
     problems: Questions[Problem],
     shots: int,
     limit: int,
     max_new_tokens: int,
     progress: Progress,
+    kept: Kept,
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
     """(scores, one row per problem). With a chat template the problems are asked as conversations."""
+    tokenizer, template = opened.tokenizer, opened.template
     asked = [problems.test[index] for index in evenly(len(problems.test), limit)]
-    started = time.perf_counter()
-    room = model.config.max_positions - max_new_tokens
-    stop_ids = set(tokenizer.end_ids)
+    room = opened.model.config.max_positions - max_new_tokens
+    stop_ids = opened.stop_ids
     if template is None:
         prompts = [_fitting(problem, problems.dev, shots, tokenizer, room) for problem in asked]
-        stop_ids |= example_end_ids(tokenizer, problems.dev)
+        stop_ids = stop_ids | example_end_ids(tokenizer, problems.dev)
     else:
-        stop_ids |= {tokenizer.token_id(name) for name in template.stop_tokens}
         prompts = [(_chat_prompt(problem, template, tokenizer), 0) for problem in asked]
     fits = [index for index, (prompt, _) in enumerate(prompts) if len(prompt) <= room]
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
-    written = generate(model, [prompts[index][0] for index in fits], sampling, stop_ids) if fits else []
+
+    def answer(missing: list[int]) -> Iterator[tuple[int, str]]:
+        given = [prompts[fits[place]][0] for place in missing]
+        for number, ids in generate_each(opened.model, given, sampling, stop_ids):
+            yield missing[number], tokenizer.decode(ids, skip_control=True)
+
+    written, seconds = kept.ask("problems", [asked[index].id for index in fits], answer)
     outputs = dict(zip(fits, written, strict=True))
-    rows = []
-    for index, problem in enumerate(asked):
-        output = tokenizer.decode(outputs.get(index, []), skip_control=True)
-        rows.append(_row(problem, output, template is not None))
-    seconds = time.perf_counter() - started
+    rows = [_row(one, outputs.get(index, ""), template is not None) for index, one in enumerate(asked)]
+    seconds = max(seconds, 1e-6)  # there may be none that fits
     progress.advance(len(asked), len(asked), "problems", problems_per_second=round(len(asked) / seconds, 2))
     result = summary([bool(row["correct"]) for row in rows], {"lang": [problem.lang for problem in asked]})
     return result | {

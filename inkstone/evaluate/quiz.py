@@ -8,16 +8,18 @@ Chinese answers follow the colon directly, English ones after a space, as in the
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
 from inkstone.errors import InkstoneError
 from inkstone.evaluate.items import LETTERS, Item, Questions
-from inkstone.evaluate.requests import ChoiceRequest, Encoder, Sketch, common_prefix, plan
+from inkstone.evaluate.kept import Kept
+from inkstone.evaluate.requests import ChoiceRequest, Encoder, Sketch, plan
 from inkstone.evaluate.tally import likeliest, summary
 from inkstone.generate import next_token_logprobs, score
+from inkstone.generate.score import common_prefix
 from inkstone.model import Decoder
 from inkstone.progress import Progress
 
@@ -33,14 +35,6 @@ TEXT_QUESTION = {"zh": "问：{question}\n答：", "en": "Question: {question}\n
 SPACE = {"zh": "", "en": " "}
 SEPARATOR = "\n\n"
 _PROMPTS_AT_ONCE = 256  # each row of next-token log-probabilities is as wide as the vocabulary
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model answered to one item: an index into its choices, and the log-probabilities behind it."""
-
-    prediction: int
-    logprobs: list[float]
 
 
 def letter_sketch(item: Item, examples: Sequence[Item]) -> Sketch:
@@ -87,35 +81,41 @@ def same_letter_in_examples(sketch: Sketch, request: ChoiceRequest, encoder: Enc
     )
 
 
-def ask_by_letter(model: Decoder, requests: Sequence[ChoiceRequest]) -> list[Answer]:
-    """One look at the next token where every letter is one token; otherwise the letters' tokens are summed."""
-    answers: dict[int, Answer] = {}
-    for alike in alike_prompts(requests):
-        rows = [index for index in alike if requests[index].single_token]
-        if rows:
-            logprobs = next_token_logprobs(model, [requests[index].context for index in rows])
-            letters = torch.tensor([[ids[0] for ids in requests[index].continuations] for index in rows])
-            for index, values in zip(rows, logprobs.cpu().gather(1, letters).tolist(), strict=True):
-                answers[index] = Answer(likeliest(values), values)
-    other = [index for index in range(len(requests)) if index not in answers]
-    answers |= dict(zip(other, ask_by_text(model, [requests[index] for index in other]), strict=True))
-    return [answers[index] for index in range(len(requests))]
+def ask_by_letter(
+    model: Decoder, requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None
+) -> Iterator[tuple[int, list[float]]]:
+    """(index, log-probability of each choice) of all that are asked together with a `missing` one; default: of all.
+
+    One look at the next token where every letter is one token; otherwise the letters' tokens are summed.
+    """
+    for alike in alike_prompts(requests, missing):
+        looks = [index for index in alike if requests[index].single_token]
+        if looks:
+            logprobs = next_token_logprobs(model, [requests[index].context for index in looks])
+            letters = torch.tensor([[ids[0] for ids in requests[index].continuations] for index in looks])
+            yield from zip(looks, logprobs.cpu().gather(1, letters).tolist(), strict=True)
+        yield from _summed(model, requests, [index for index in alike if not requests[index].single_token])
 
 
-def ask_by_text(model: Decoder, requests: Sequence[ChoiceRequest]) -> list[Answer]:
-    """The continuation with the largest summed log-probability."""
-    answers: dict[int, Answer] = {}
-    for alike in alike_prompts(requests):
-        pairs = [(requests[index].context, ids) for index in alike for ids in requests[index].continuations]
-        scored = iter(score(model, pairs))
-        for index in alike:
-            values = [next(scored).logprob for _ in requests[index].continuations]
-            answers[index] = Answer(likeliest(values), values)
-    return [answers[index] for index in range(len(requests))]
+def ask_by_text(
+    model: Decoder, requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None
+) -> Iterator[tuple[int, list[float]]]:
+    """(index, summed log-probability of each continuation), like `ask_by_letter`."""
+    for alike in alike_prompts(requests, missing):
+        yield from _summed(model, requests, alike)
 
 
-def alike_prompts(requests: Sequence[ChoiceRequest]) -> list[list[int]]:
-    """Indices of requests whose contexts share most of their tokens, i.e. their worked examples.
+def _summed(
+    model: Decoder, requests: Sequence[ChoiceRequest], rows: Sequence[int]
+) -> Iterator[tuple[int, list[float]]]:
+    scored = iter(
+        score(model, [(requests[index].context, ids) for index in rows for ids in requests[index].continuations])
+    )
+    return ((index, [next(scored).logprob for _ in requests[index].continuations]) for index in rows)
+
+
+def alike_prompts(requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices of requests whose contexts share most of their tokens, i.e. their worked examples; with a `missing` one.
 
     Asked together, the shared part is computed once; a batch that mixed two subjects would compute it for every row.
     """
@@ -126,52 +126,40 @@ def alike_prompts(requests: Sequence[ChoiceRequest]) -> list[list[int]]:
         if not runs or len(runs[-1]) == _PROMPTS_AT_ONCE or 2 * common_prefix([last, context]) < len(context):
             runs.append([])
         runs[-1].append(index)
-    return runs
+    return [run for run in runs if missing is None or not set(missing).isdisjoint(run)]
 
 
-def per_byte(answer: Answer, item: Item) -> Answer:
-    """The same log-probabilities divided by the UTF-8 length of each option."""
-    values = [
-        value / max(1, len(choice.strip().encode()))
-        for value, choice in zip(answer.logprobs, item.choices, strict=True)
-    ]
-    return Answer(likeliest(values), values)
+def per_byte(values: Sequence[float], item: Item) -> list[float]:
+    """Log-probabilities of the options divided by their UTF-8 lengths."""
+    return [value / max(1, len(choice.strip().encode())) for value, choice in zip(values, item.choices, strict=True)]
 
 
 def run_quiz(
-    model: Decoder, encoder: Encoder, quiz: Questions[Item], shots: int, progress: Progress
-) -> tuple[dict[str, object], list[dict[str, object]]]:
+    model: Decoder, encoder: Encoder, quiz: Questions[Item], shots: int, progress: Progress, kept: Kept
+) -> tuple[dict[str, dict[str, object]], list[dict[str, object]]]:
     """(scores, one row per question)."""
-    items = quiz.test
+    items, result = quiz.test, dict[str, dict[str, object]]()
     examples = [examples_for(item, quiz.dev, shots) for item in items]
-    positions = model.config.max_positions
-    result: dict[str, object] = {}
-
-    started = time.perf_counter()
-    sketches = [letter_sketch(item, given) for item, given in zip(items, examples, strict=True)]
-    by_letter = plan(sketches, encoder, positions, share=True)
-    letter = ask_by_letter(model, by_letter)
-    letter_seconds = time.perf_counter() - started
-    progress.advance(1, 2, "scorings", questions_per_second=round(len(items) / letter_seconds, 1))
-    same = _same_letters(sketches, by_letter, items, encoder)
-    if not same:
-        progress.note("The tokenizer joins option letters with their surroundings in the worked examples.")
-    one_token = sum(request.single_token for request in by_letter)
-    result["letter"] = _scores(items, letter, by_letter, letter_seconds) | {
-        "single_token_letters": one_token,
-        "same_letter_in_examples": same,
-    }
-
-    started = time.perf_counter()
-    by_text = plan([text_sketch(*pair) for pair in zip(items, examples, strict=True)], encoder, positions)
-    text = ask_by_text(model, by_text)
-    norm = [per_byte(answer, item) for answer, item in zip(text, items, strict=True)]
-    text_seconds = time.perf_counter() - started
-    progress.advance(2, 2, "scorings", questions_per_second=round(len(items) / text_seconds, 1))
-    result["text"] = _scores(items, text, by_text, text_seconds)
-    result["text_norm"] = _scores(items, norm, by_text, text_seconds)
-
-    answers = {"letter": letter, "text": text, "text_norm": norm}
+    answers: dict[str, list[list[float]]] = {}
+    for number, (name, sketch, ask) in enumerate(
+        (("letter", letter_sketch, ask_by_letter), ("text", text_sketch, ask_by_text)), 1
+    ):
+        started = time.perf_counter()
+        sketches = [sketch(item, given) for item, given in zip(items, examples, strict=True)]
+        requests = plan(sketches, encoder, model.config.max_positions, share=name == "letter")
+        planned = time.perf_counter() - started
+        answers[name], seconds = kept.ask(name, [item.id for item in items], partial(ask, model, requests))
+        seconds += planned
+        progress.advance(number, 2, "scorings", questions_per_second=round(len(items) / seconds, 1))
+        result[name] = _scores(items, answers[name], requests, seconds)
+        if name == "letter":
+            same = _same_letters(sketches, requests, items, encoder)
+            if not same:
+                progress.note("The tokenizer joins option letters with their surroundings in the worked examples.")
+            one_token = sum(request.single_token for request in requests)
+            result[name] |= {"single_token_letters": one_token, "same_letter_in_examples": same}
+    answers["text_norm"] = [per_byte(values, item) for values, item in zip(answers["text"], items, strict=True)]
+    result["text_norm"] = _scores(items, answers["text_norm"], requests, seconds)
     _refuse_nan(items, answers)
     rows = [_row(item, {name: given[index] for name, given in answers.items()}) for index, item in enumerate(items)]
     return result, rows
@@ -189,9 +177,9 @@ def _same_letters(sketches: list[Sketch], requests: list[ChoiceRequest], items: 
 
 
 def _scores(
-    items: list[Item], answers: list[Answer], requests: list[ChoiceRequest], seconds: float
+    items: list[Item], answers: list[list[float]], requests: list[ChoiceRequest], seconds: float
 ) -> dict[str, object]:
-    outcomes = [answer.prediction == item.answer for answer, item in zip(answers, items, strict=True)]
+    outcomes = [likeliest(values) == item.answer for values, item in zip(answers, items, strict=True)]
     groups: dict[str, Sequence[str]] = {
         "phrasing": [item.phrasing for item in items],
         "lang": [item.lang for item in items],
@@ -207,22 +195,20 @@ def _scores(
     }
 
 
-def _refuse_nan(items: list[Item], answers: dict[str, list[Answer]]) -> None:
+def _refuse_nan(items: list[Item], answers: dict[str, list[list[float]]]) -> None:
     for given in answers.values():
-        for item, answer in zip(items, given, strict=True):
-            if any(math.isnan(value) for value in answer.logprobs):
+        for item, values in zip(items, given, strict=True):
+            if any(map(math.isnan, values)):
                 raise InkstoneError(
                     f"The model gives NaN for question {item.id!r}: its weights are damaged or its training diverged."
                 )
 
 
-def _row(item: Item, answers: dict[str, Answer]) -> dict[str, object]:
+def _row(item: Item, answers: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {"id": item.id, "subject": item.subject, "lang": item.lang, "phrasing": item.phrasing}
     row["answer"] = item.answer
-    for name, answer in answers.items():
-        row[name] = {
-            "prediction": answer.prediction,
-            "correct": answer.prediction == item.answer,
-            "logprobs": [round(value, 5) for value in answer.logprobs],
-        }
+    for name, values in answers.items():
+        chosen = likeliest(values)
+        logprobs = [round(value, 5) for value in values]
+        row[name] = {"prediction": chosen, "correct": chosen == item.answer, "logprobs": logprobs}
     return row

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from inkstone.generate.score import common_prefix
+
 
 class Encoder(Protocol):
     """The part of a tokenizer that building requests needs."""
@@ -67,15 +69,6 @@ def plan(sketches: Sequence[Sketch], encoder: Encoder, max_positions: int, share
             dropped = len(sketches[index].examples) - shots[index]
             ready[index] = _request(prompt, endings, encoder.start_ids, max_positions, share, shots[index], dropped)
     return [ready[index] for index in range(len(sketches))]
-
-
-def common_prefix(sequences: Sequence[list[int]]) -> int:
-    """How many leading tokens all sequences share."""
-    shortest, longest = min(sequences), max(sequences)  # the extremes in dictionary order differ first
-    for length, (one, other) in enumerate(zip(shortest, longest, strict=False)):
-        if one != other:
-            return length
-    return min(len(shortest), len(longest))
 
 
 def _encode(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from inkstone.chat import Message, Template, encode_to_fit
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, generate
-from inkstone.model import Decoder
+from inkstone.model import Opened
 from inkstone.tokenizer import Tokenizer
 
 
@@ -38,13 +38,14 @@ def read_prompts(path: Path) -> Prompts:
         ) from error
 
 
-def continue_texts(model: Decoder, tokenizer: Tokenizer, texts: list[str], max_new_tokens: int) -> list[dict[str, str]]:
+def continue_texts(opened: Opened, texts: list[str], max_new_tokens: int) -> list[dict[str, str]]:
     """[{"prompt", "text"}]; a prompt too long for the model is left out of the batch and says so."""
+    model, tokenizer = opened.model, opened.tokenizer
     room = model.config.max_positions - max_new_tokens
     prompts = [[*tokenizer.start_ids, *tokenizer.encode(text)] for text in texts]
     fits = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
-    written = generate(model, [prompts[index] for index in fits], sampling, _line_ends(tokenizer)) if fits else []
+    written = generate(model, [prompts[index] for index in fits], sampling, opened.stop_ids | _line_ends(tokenizer))
     outputs = dict(zip(fits, written, strict=True))
     rows = []
     for index, text in enumerate(texts):
@@ -54,10 +55,10 @@ def continue_texts(model: Decoder, tokenizer: Tokenizer, texts: list[str], max_n
 
 
 def hold_conversation(
-    model: Decoder, tokenizer: Tokenizer, template: Template, turns: list[str], max_new_tokens: int
+    opened: Opened, template: Template, turns: list[str], max_new_tokens: int
 ) -> list[dict[str, object]]:
     """User turns and the model's replies, each reply given with all that was said before."""
-    stop_ids = template.stop_ids(tokenizer)
+    model, tokenizer = opened.model, opened.tokenizer
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
     room = model.config.max_positions - max_new_tokens
     history: list[Message] = []
@@ -70,7 +71,7 @@ def hold_conversation(
             said.append({"role": "note", "content": "This turn is too long for the model."})
             break
         ids, _, dropped = fitted
-        [written] = generate(model, [ids], sampling, stop_ids)
+        [written] = generate(model, [ids], sampling, opened.stop_ids)
         reply = tokenizer.decode(written, skip_control=True).strip()
         history.append(Message("assistant", reply))
         said.append({"role": "assistant", "content": reply} | ({"forgotten_rounds": dropped} if dropped else {}))
@@ -82,6 +83,6 @@ def write_samples(samples: dict[str, object], path: Path) -> None:
 
 
 def _line_ends(tokenizer: Tokenizer) -> set[int]:
-    """The end token, and the tokens that are nothing but line breaks."""
+    """The tokens that are nothing but line breaks."""
     newlines = [tokenizer.encode("\n" * count) for count in (1, 2)]
-    return set(tokenizer.end_ids) | {ids[0] for ids in newlines if len(ids) == 1}
+    return {ids[0] for ids in newlines if len(ids) == 1}

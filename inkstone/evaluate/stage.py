@@ -9,22 +9,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from inkstone.chat import Template
 from inkstone.errors import InputError
 from inkstone.evaluate import problems as word_problems
 from inkstone.evaluate import quiz as four_choices
 from inkstone.evaluate.items import Item, Problem, Questions, read_problems, read_quiz
+from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout, run_heldout
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
-from inkstone.model import Decoder, ModelSettings, load_model, save_model
-from inkstone.model.opened import stated_template
+from inkstone.model import ModelSettings, Opened, open_directory, save_model
+from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
 from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import fingerprint
@@ -54,8 +55,12 @@ def evaluate_models(
     output: Path,
     progress: Progress | None = None,
     prompts_file: Path | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, object]:
-    """Evaluate `models` (name to directory, in the order of the table) and return the contents of scores.json."""
+    """Evaluate `models` (name to directory, in the order of the table) and return the contents of scores.json.
+
+    What is answered is kept in `scratch` as it comes, and is not asked again after a kill.
+    """
     progress = progress or Silent()
     inputs = _read_inputs(
         settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file
@@ -70,7 +75,8 @@ def evaluate_models(
     problem_rows: Rows = []
     for name, directory in models.items():
         progress.note(f"Evaluating {name}.", model=name)
-        result, said, asked, solved = _evaluate_model(settings, directory, inputs, progress)
+        kept = Kept(scratch / "answers.jsonl" if scratch else None, name)
+        result, said, asked, solved = _evaluate_model(settings, directory, inputs, progress, kept)
         results[name], samples[name] = result, said
         quiz_rows += [{"model": name, **row} for row in asked]
         problem_rows += [{"model": name, **row} for row in solved]
@@ -91,12 +97,13 @@ def evaluate_directory(
     tokens_dir: Path | None = None,
     prompts_file: Path | None = None,
     progress: Progress | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, object]:
     """Evaluate one model directory; the same work and the same files as `evaluate_models`."""
     settings = settings or EvaluateSettings()
     name = directory.resolve().name
     return evaluate_models(
-        settings, {name: directory}, quiz_dir, problems_dir, tokens_dir, output, progress, prompts_file
+        settings, {name: directory}, quiz_dir, problems_dir, tokens_dir, output, progress, prompts_file, scratch
     )
 
 
@@ -155,19 +162,19 @@ def _read_inputs(
 
 
 def _evaluate_model(
-    settings: EvaluateSettings, directory: Path, inputs: Inputs, progress: Progress
+    settings: EvaluateSettings, directory: Path, inputs: Inputs, progress: Progress, kept: Kept
 ) -> tuple[dict[str, object], dict[str, object], Rows, Rows]:
     """(scores, samples, quiz rows, problem rows) of one model."""
     started = time.perf_counter()
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = Tokenizer.load(directory)
-    template = stated_template(directory)
-    model = load_model(directory, getattr(torch, settings.dtype), device)
-    model.eval()
+    opened = open_directory(directory, getattr(torch, settings.dtype), device)
+    if not states_template(directory):
+        opened = replace(opened, template=None)
+    model, tokenizer = opened.model, opened.tokenizer
     result: dict[str, object] = {
-        "kind": "chat" if template else "base",
+        "kind": "chat" if opened.template else "base",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": device,
     }
@@ -176,31 +183,24 @@ def _evaluate_model(
     said: dict[str, object] = {}
     with torch.inference_mode():
         if inputs.quiz:
-            result["quiz"], asked = four_choices.run_quiz(model, tokenizer, inputs.quiz, settings.shots, progress)
+            result["quiz"], asked = four_choices.run_quiz(model, tokenizer, inputs.quiz, settings.shots, progress, kept)
         if inputs.problems and settings.max_problems:
             limits = (settings.shots, settings.max_problems, settings.max_new_tokens)
-            result["problems"], solved = word_problems.run_problems(
-                model, tokenizer, template, inputs.problems, *limits, progress
-            )
+            result["problems"], solved = word_problems.run_problems(opened, inputs.problems, *limits, progress, kept)
         if inputs.heldout:
-            result["heldout"] = run_heldout(model, tokenizer.first_id, inputs.heldout, progress)
+            result["heldout"] = run_heldout(model, tokenizer.first_id, inputs.heldout, progress, kept)
         if inputs.prompts:
-            said = _sample(model, tokenizer, template, inputs.prompts, settings.sample_tokens)
+            sample = partial(_sample, opened, inputs.prompts, settings.sample_tokens)
+            [said], _ = kept.ask("samples", ["all"], lambda missing: ((index, sample()) for index in missing))
     result["seconds"] = round(time.perf_counter() - started, 3)
     return result, said, asked, solved
 
 
-def _sample(
-    model: Decoder, tokenizer: Tokenizer, template: Template | None, prompts: Prompts, max_new_tokens: int
-) -> dict[str, object]:
-    if template is None:
-        return {"continue": continue_texts(model, tokenizer, prompts.continuations, max_new_tokens)}
-    return {
-        "chat": {
-            lang: hold_conversation(model, tokenizer, template, turns, max_new_tokens)
-            for lang, turns in prompts.chat.items()
-        }
-    }
+def _sample(opened: Opened, prompts: Prompts, max_new_tokens: int) -> dict[str, object]:
+    if opened.template is None:
+        return {"continue": continue_texts(opened, prompts.continuations, max_new_tokens)}
+    talk = partial(hold_conversation, opened, opened.template, max_new_tokens=max_new_tokens)
+    return {"chat": {lang: talk(turns) for lang, turns in prompts.chat.items()}}
 
 
 def _write_rows(rows: Rows, path: Path) -> None:
@@ -226,7 +226,7 @@ def _run(job: Job) -> Result:
         job.paths([one])[0] if one else None for one in (settings.quiz, settings.problems, settings.prompts)
     )
     tokens = run / "tokens" if settings.heldout and "tokens" in job.earlier else None
-    scores = evaluate_models(settings, models, quiz, problems, tokens, job.output, job.progress, prompts)
+    scores = evaluate_models(settings, models, quiz, problems, tokens, job.output, job.progress, prompts, job.scratch)
     shutil.rmtree(untrained, ignore_errors=True)
     return scores
 

@@ -1,6 +1,6 @@
 """The table of scores: one row per score, one column per model, in the order the models were trained.
 
-`score_rows` turns scores.json into plain strings; `rich_table`, `plain_table` and `markdown_table` lay them out.
+`score_rows` turns scores.json into plain strings, `rich_table` lays them out.
 """
 
 from typing import Any
@@ -33,22 +33,6 @@ def rich_table(scores: dict[str, Any]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def markdown_table(scores: dict[str, Any]) -> str:
-    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in score_rows(scores)]
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows]) + "\n"
-
-
-def plain_table(scores: dict[str, Any]) -> str:
-    rows = score_rows(scores)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
 
 
 def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:

@@ -5,18 +5,20 @@ for token_id in stream(model, prompt, SamplingSettings(temperature=0.7), stop_id
 scored = score(model, [(context_ids, continuation_ids), ...])
 """
 
-from inkstone.generate.dialogue import Speaker, build_prompt, load_speaker, read_sampling, stream_reply, text_deltas
-from inkstone.generate.engine import generate, stream
+from inkstone.generate.dialogue import build_prompt, read_sampling, stream_reply, text_deltas
+from inkstone.generate.engine import Delta, Engine, Request, generate, generate_each, stream
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.generate.score import Scored, next_token_logprobs, score
 
 __all__ = [
+    "Delta",
+    "Engine",
+    "Request",
     "SamplingSettings",
     "Scored",
-    "Speaker",
     "build_prompt",
     "generate",
-    "load_speaker",
+    "generate_each",
     "next_token_logprobs",
     "read_sampling",
     "score",

@@ -1,54 +1,23 @@
 """A reply in a conversation, as text that arrives in pieces.
 
-    for delta in stream_reply(speaker, history, sampling): print(delta, end="")
+    for delta in stream_reply(opened, history, sampling): print(delta, end="")
 
 Token ids become text only when their bytes are complete: a Chinese character that is split over byte tokens appears
 once, whole.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from inkstone.chat import Message, Template, choose_template, prompt_to_fit, require_tokens
+from inkstone.chat import Message, prompt_to_fit
+from inkstone.chat.export import GENERATION_FILE, read_generation_config
 from inkstone.errors import InputError
 from inkstone.generate.engine import stream
 from inkstone.generate.sampler import SamplingSettings
-from inkstone.model import Decoder, load_model
-from inkstone.model.files.directory import read_config, read_stop_ids
+from inkstone.model import Opened
 from inkstone.tokenizer import Tokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A chat model with everything a conversation needs."""
-
-    model: Decoder
-    tokenizer: Tokenizer
-    template: Template
-    stop_ids: set[int]
-    why_template: str = ""
-
-
-def load_speaker(
-    directory: Path, device: str = "cpu", template: str | None = None, dtype: torch.dtype | None = None
-) -> Speaker:
-    """`template` names the format where the directory does not say it; weights in `dtype` (default: as stored).
-
-    Raises InputError when the directory is no model or its chat template cannot be told.
-    """
-    read_config(directory)
-    choice = choose_template(directory, template)
-    tokenizer = Tokenizer.load(directory)
-    require_tokens(choice.template, tokenizer)
-    model = load_model(directory, dtype, device)
-    stop_ids = choice.template.stop_ids(tokenizer) | read_stop_ids(directory)
-    return Speaker(model, tokenizer, choice.template, stop_ids, choice.reason)
 
 
 def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> SamplingSettings:
@@ -56,41 +25,42 @@ def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> 
 
     What it leaves open is taken from `fallback`; its `max_length` serves as `max_new_tokens` where that is missing.
     """
-    path = directory / "generation_config.json"
     settings = (fallback or SamplingSettings()).model_dump()
-    if not path.is_file():
-        return SamplingSettings(**settings)
+    said = {key: value for key, value in read_generation_config(directory).items() if value is not None}
+    said.setdefault("max_new_tokens", said.get("max_length", settings["max_new_tokens"]))
+    keys = ["max_new_tokens", "repetition_penalty"]
+    if said.get("do_sample"):
+        said.setdefault("temperature", 1.0)
+        keys += ["temperature", "top_k", "top_p", "min_p"]
     try:
-        said = {key: value for key, value in json.loads(path.read_text(encoding="utf-8")).items() if value is not None}
-        said.setdefault("max_new_tokens", said.get("max_length", settings["max_new_tokens"]))
-        keys = ["max_new_tokens", "repetition_penalty"]
-        if said.get("do_sample"):
-            said.setdefault("temperature", 1.0)
-            keys += ["temperature", "top_k", "top_p"]
         return SamplingSettings(**settings | {key: said[key] for key in keys if key in said})
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
+        path = directory / GENERATION_FILE
         raise InputError(f"{path} does not say how to sample ({error}): repair or remove it") from error
 
 
-def build_prompt(speaker: Speaker, history: Sequence[Message], sampling: SamplingSettings) -> list[int]:
+def build_prompt(opened: Opened, history: Sequence[Message], sampling: SamplingSettings) -> list[int]:
     """The ids the model is given. A history that is too long loses its oldest rounds.
 
-    Raises InputError when the last message alone leaves no room for a reply.
+    Raises InputError when the last message alone leaves no room for a reply, or the model was not opened for a chat.
     """
-    positions = speaker.model.config.max_positions
-    prompt = prompt_to_fit(history, speaker.template, speaker.tokenizer, positions, sampling.max_new_tokens)
+    template = opened.template
+    if template is None:
+        raise InputError("this model has no chat template: open it with one (template=NAME)")
+    positions = opened.model.config.max_positions
+    prompt = prompt_to_fit(history, template, opened.tokenizer, positions, sampling.max_new_tokens)
     if prompt is None:
-        most = speaker.template.fit.max_prompt_tokens
+        most = template.fit.max_prompt_tokens
         limit = f"; its template takes {most} tokens of prompt at most" if most and most < positions else ""
         raise InputError(f"this message is too long: the model has {positions} positions in all{limit}; shorten it")
     return prompt
 
 
-def stream_reply(speaker: Speaker, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
+def stream_reply(opened: Opened, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
     """The reply's text, piece by piece, without white space before it. Raises InputError like `build_prompt`."""
-    prompt = build_prompt(speaker, history, sampling)
-    deltas = text_deltas(speaker.tokenizer, stream(speaker.model, prompt, sampling, speaker.stop_ids))
-    yield from _from_first_word(_replaced(deltas, speaker.template.replacements))
+    prompt = build_prompt(opened, history, sampling)
+    deltas = text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids))
+    yield from _from_first_word(_replaced(deltas, opened.template.replacements if opened.template else ()))
 
 
 def text_deltas(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:

@@ -5,16 +5,16 @@ usually most of the prompt) is computed once and its keys and values are shared 
 that predict a continuation meet the output head, and log-softmax runs in float32.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from inkstone.errors import InputError
-from inkstone.model import CacheContext, Decoder, KVCache
-from inkstone.progress import Progress
+from inkstone.generate.blocks import blocks_for, hidden_of
+from inkstone.model import BLOCK, BlockPool, Decoder, Span
 
 
 @dataclass(frozen=True)
@@ -26,104 +26,85 @@ class Scored:
     tokens: int
 
 
-def score(
-    model: Decoder,
-    requests: Sequence[tuple[list[int], list[int]]],
-    batch: int = 64,
-    progress: Progress | None = None,
-) -> list[Scored]:
+@torch.inference_mode()
+def score(model: Decoder, requests: Sequence[tuple[list[int], list[int]]], batch: int = 64) -> list[Scored]:
     """Score each (context ids, continuation ids), in order.
 
     Raises InputError when a context or continuation is empty or the pair exceeds the model's positions: what to cut
     is the caller's decision.
     """
+    limit, vocab = model.config.position_limit, model.known_ids or model.config.vocab_size
     for index, (context, continuation) in enumerate(requests):
         if not context or not continuation:
             raise InputError(f"request {index}: context and continuation need at least one token each")
-        limit = model.config.position_limit
         length = len(context) + len(continuation)
         if limit is not None and length > limit:
             raise InputError(f"request {index} has {length} tokens, more than the model's {limit} positions")
-    order = sorted(range(len(requests)), key=lambda i: (*requests[i][0], *requests[i][1]))
-    results: list[Scored | None] = [None] * len(requests)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        for index, scored in zip(chosen, _score_batch(model, [requests[i] for i in chosen]), strict=True):
-            results[index] = scored
-        if progress:
-            progress.advance(start + len(chosen), len(order), "requests")
-    return [result for result in results if result is not None]
+        if max(continuation) >= vocab:
+            raise InputError(f"request {index}: the continuation holds ids that the tokenizer lacks")
+    # The last token predicts nothing, so it is not fed.
+    sequences = [(context + continuation)[:-1] for context, continuation in requests]
+    results: dict[int, Scored] = {}
+    for index, hidden_TD in _hidden_ends(model, sequences, [len(one) for _, one in requests], batch):
+        logits_TV = model.lm_head(hidden_TD)[:, :vocab].float()
+        target = torch.tensor(requests[index][1], device=logits_TV.device)
+        logprob = logits_TV.log_softmax(-1).gather(1, target[:, None]).sum()
+        results[index] = Scored(float(logprob), bool((logits_TV.argmax(-1) == target).all()), len(target))
+    return [results[index] for index in range(len(requests))]
 
 
 @torch.inference_mode()
 def next_token_logprobs(model: Decoder, contexts: Sequence[list[int]], batch: int = 64) -> Tensor:
-    """log p(next token | context) for each context: [N, V] float32.
+    """log p(next token | context) for each context: [N, V] float32, V being the tokenizer's ids.
 
     Raises InputError when a context is empty or exceeds the model's positions.
     """
+    limit, vocab = model.config.position_limit, model.known_ids or model.config.vocab_size
     for index, context in enumerate(contexts):
-        limit = model.config.position_limit
         if not context or (limit is not None and len(context) > limit):
             raise InputError(f"context {index} has {len(context)} tokens; the model takes 1 to {limit or 'any number'}")
-    order = sorted(range(len(contexts)), key=lambda i: contexts[i])
-    table = torch.empty(len(contexts), model.config.vocab_size, device=model.device)
+    table_NV = torch.empty(len(contexts), vocab, device=model.device)
+    for index, hidden_TD in _hidden_ends(model, contexts, [1] * len(contexts), batch):
+        table_NV[index] = model.lm_head(hidden_TD[-1])[:vocab].float().log_softmax(-1)
+    return table_NV
+
+
+def _hidden_ends(
+    model: Decoder, sequences: Sequence[list[int]], counts: Sequence[int], batch: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(index, hidden states [T, D] of the last `counts[index]` tokens) of each sequence, `batch` of them at a time."""
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        hidden, first = _hidden_after_shared_prefix(model, [contexts[i] for i in chosen])
-        for row, index in enumerate(chosen):
-            logits_V = model.lm_head(hidden[row, len(contexts[index]) - 1 - first])
-            table[index] = logits_V.float().log_softmax(-1)
-    return table
+        limit = min(len(sequences[index]) - counts[index] for index in chosen)
+        hidden = _hidden_after_shared_prefix(model, [sequences[index] for index in chosen], limit)
+        yield from ((index, hidden_TD[-counts[index] :]) for index, hidden_TD in zip(chosen, hidden, strict=True))
 
 
-@torch.inference_mode()
-def _score_batch(model: Decoder, requests: list[tuple[list[int], list[int]]]) -> list[Scored]:
-    # The last token predicts nothing, so it is not fed.
-    sequences = [(context + continuation)[:-1] for context, continuation in requests]
-    shared_limit = min(len(context) for context, _ in requests) - 1
-    hidden, first = _hidden_after_shared_prefix(model, sequences, shared_limit)
-    results = []
-    for row, (context, continuation) in enumerate(requests):
-        start = len(context) - 1 - first
-        logits_TV = model.lm_head(hidden[row, start : start + len(continuation)]).float()
-        target = torch.tensor(continuation, device=logits_TV.device)
-        logprob = logits_TV.log_softmax(-1).gather(1, target[:, None]).sum()
-        results.append(Scored(float(logprob), bool((logits_TV.argmax(-1) == target).all()), len(continuation)))
-    return results
+def _hidden_after_shared_prefix(model: Decoder, sequences: list[list[int]], limit: int) -> Sequence[Tensor]:
+    """Hidden states [T, D] of each sequence after their common prefix of at most `limit` tokens.
 
-
-def _hidden_after_shared_prefix(
-    model: Decoder, sequences: list[list[int]], limit: int | None = None
-) -> tuple[Tensor, int]:
-    """Hidden states [B, T, D] of everything after the sequences' common prefix, and that prefix's length.
-
-    At least one token of each sequence is left to compute; rows are padded on the right, which no real token sees.
+    Everybody reads the prefix's blocks; the one that it fills only in part is copied to where each goes on.
     """
-    device = model.device
     if model.config.angles_depend_on_length and max(map(len, sequences)) > model.config.max_positions:
-        # Neither a prefix nor padding may be shared where angles follow from each sequence's own length.
-        alone = [model.hidden(torch.tensor([sequence], device=device))[0] for sequence in sequences]
-        return pad_sequence(alone, batch_first=True), 0
-    prefix = _common_prefix(sequences, min(min(map(len, sequences)) - 1, limit if limit is not None else 1 << 60))
-    cache = KVCache(model.config, len(sequences), max(map(len, sequences)), model.dtype, device)
+        # Nothing may be shared where angles follow from each sequence's own length.
+        return [model.hidden(torch.tensor([sequence], device=model.device))[0] for sequence in sequences]
+    prefix = min(common_prefix(sequences), limit)
+    whole, first = prefix // BLOCK, blocks_for(prefix)
+    numbers = itertools.count(first)
+    rows = [[*range(whole), *itertools.islice(numbers, blocks_for(len(one)) - whole)] for one in sequences]
+    pool = BlockPool(model.config.num_layers, next(numbers), model.device)
     if prefix:
-        positions = torch.arange(prefix, device=device)[None]
-        shared = torch.tensor([sequences[0][:prefix]], device=device)
-        model.hidden(shared, CacheContext(cache, positions, slice(0, 1)))
-        cache.share_first_row(prefix)
-    longest = max(map(len, sequences)) - prefix
-    tokens = torch.zeros(len(sequences), longest, dtype=torch.long, device=device)
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence) - prefix] = torch.tensor(sequence[prefix:], device=device)
-    positions = torch.arange(prefix, prefix + longest, device=device).expand(len(sequences), longest)
-    return model.hidden(tokens, CacheContext(cache, positions)), prefix
+        hidden_of(model, pool, [sequences[0][:prefix]], [Span(range(first), 0, prefix)])
+    if first > whole:
+        pool.copy(whole, [row[whole] for row in rows])
+    spans = [Span(row, prefix, len(one) - prefix) for row, one in zip(rows, sequences, strict=True)]
+    hidden_ND = hidden_of(model, pool, [one[prefix:] for one in sequences], spans)
+    return hidden_ND.split([span.count for span in spans])
 
 
-def _common_prefix(sequences: list[list[int]], limit: int) -> int:
-    """Length of the longest common prefix, at most `limit`."""
-    # The smallest and the largest sequence differ first where any two do.
-    low, high = min(sequences), max(sequences)
-    length = 0
-    while length < limit and low[length] == high[length]:
-        length += 1
-    return length
+def common_prefix(sequences: Sequence[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    shortest, longest = min(sequences), max(sequences)  # the extremes in dictionary order differ first
+    pairs = enumerate(zip(shortest, longest, strict=False))
+    return next((length for length, (one, other) in pairs if one != other), min(len(shortest), len(longest)))

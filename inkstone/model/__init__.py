@@ -7,7 +7,7 @@ The decoder never asks which family it is; `families.py` translates configuratio
 """
 
 from inkstone.model.decoder.attention import AttentionContext
-from inkstone.model.decoder.cached import CacheContext, KVCache
+from inkstone.model.decoder.cached import BLOCK, BlockPool, CacheContext, Span
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.decoder.packed import PackedContext
@@ -16,14 +16,16 @@ from inkstone.model.opened import Opened, open_directory
 from inkstone.model.settings import ModelSettings
 
 __all__ = [
+    "BLOCK",
     "AttentionContext",
+    "BlockPool",
     "CacheContext",
     "Decoder",
     "DecoderConfig",
-    "KVCache",
     "ModelSettings",
     "Opened",
     "PackedContext",
+    "Span",
     "load_model",
     "open_directory",
     "save_model",

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.chat import choose_template
+from inkstone.chat.export import GENERATION_FILE
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
+from inkstone.model.files.directory import read_stop_ids
 from inkstone.model.files.weights import decoder_shapes, open_weights, read_values
 from inkstone.tokenizer import Tokenizer
 
@@ -80,7 +82,11 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
     if directory is not None:
         weights, tokenizer = _weights(directory, missing), _tokenizer(directory, config, missing)
         template = _template(directory)
-        if not (directory / "generation_config.json").is_file():
+        try:
+            read_stop_ids(directory)
+        except InputError as error:
+            missing.append(f"generation settings: {error}")
+        if not (directory / GENERATION_FILE).is_file():
             missing.append("generation_config.json: replies are greedy and stop at the tokenizer's end token")
     return Facts(
         name=name,

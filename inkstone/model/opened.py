@@ -2,7 +2,8 @@
 
     opened = open_directory(Path("Baichuan-13B-Chat"), dtype=torch.bfloat16)
 
-`inkstone.load` is this function for programs; chat and evaluation open models through it too.
+`inkstone.load` is this function for programs; chat and evaluation open models through it too, so that all stop at the
+same tokens.
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from inkstone.chat import Template, find_template, require_tokens
+from inkstone.chat import Template, TemplateChoice, choose_template, require_tokens
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
-from inkstone.model.files.directory import load_model, read_stop_ids
+from inkstone.model.files.directory import load_model, read_config, read_stop_ids
 from inkstone.model.files.hub import resolve_source
 from inkstone.tokenizer import Tokenizer
 
@@ -27,6 +28,8 @@ class Opened:
     template: Template | None
     """None: a base model, or one whose files do not say how its conversations are written."""
     stop_ids: set[int]
+    """Where a text or a reply ends: what the template, generation_config.json and the tokenizer say."""
+    why_template: str = ""
 
 
 def open_directory(
@@ -34,37 +37,40 @@ def open_directory(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     template: str | None = None,
+    chat: bool = False,
 ) -> Opened:
     """Open a directory, or a hub's model by name; `template` names the chat template where the files do not say.
 
-    Raises InputError when it is no complete model of a supported family.
+    Raises InputError when it is no complete model of a supported family or, for a `chat`, its template cannot be told.
     """
     directory = resolve_source(source)
+    read_config(directory)
+    found = _template_of(directory, template, chat)
     tokenizer = Tokenizer.load(directory)
-    found = template_of(directory, template)
+    stop_ids = set(tokenizer.end_ids) | read_stop_ids(directory)
     if found:
-        require_tokens(found, tokenizer)
+        require_tokens(found.template, tokenizer)
+        stop_ids |= found.template.stop_ids(tokenizer)
     model = load_model(directory, dtype, device)
-    stop_ids = (found.stop_ids(tokenizer) if found else set(tokenizer.end_ids)) | read_stop_ids(directory)
-    return Opened(model, tokenizer, found, stop_ids)
+    model.known_ids = tokenizer.vocab_size
+    return Opened(model, tokenizer, found.template if found else None, stop_ids, found.reason if found else "")
 
 
-def template_of(directory: Path, name: str | None = None) -> Template | None:
-    """The chat template of a directory; None for a base model. A template that is there but broken is an error."""
+def _template_of(directory: Path, name: str | None, chat: bool) -> TemplateChoice | None:
+    """None for a base model, unless it is to chat. A template that is there but broken is an error."""
     try:
-        return find_template(directory, name)
+        return choose_template(directory, name)
     except InputError:
-        if name is not None or (directory / "chat_template.json").is_file():
+        if chat or name is not None or (directory / "chat_template.json").is_file():
             raise
         return None
 
 
-def stated_template(directory: Path) -> Template | None:
-    """The template that a directory states in a file; None where only its vocabulary hints at one.
+def states_template(directory: Path) -> bool:
+    """Whether a directory states its template in a file, rather than that its vocabulary hints at one.
 
     Baichuan's base and chat models have the same vocabulary: to be compared, both are asked as base models.
     """
     settings = directory / "tokenizer_config.json"
     stated = any((directory / name).is_file() for name in ("chat_template.json", "chat_template.jinja"))
-    stated = stated or (settings.is_file() and '"chat_template"' in settings.read_text(encoding="utf-8"))
-    return template_of(directory) if stated else None
+    return stated or (settings.is_file() and b'"chat_template"' in settings.read_bytes())

@@ -9,7 +9,8 @@ from unittest import mock
 from tiny_run import Ended, inkstone
 
 from inkstone.chat import Message
-from inkstone.generate import SamplingSettings, load_speaker, stream_reply
+from inkstone.generate import SamplingSettings, stream_reply
+from inkstone.model import open_directory
 
 GREEDY = ("--max-new-tokens", "6")
 
@@ -21,12 +22,12 @@ def chat(model: Path, typed: str, *options: str) -> Ended:
 
 def replies(model: Path, turns: list[str], system: str | None = None, **sampling: float) -> str:
     """The same conversation through the library."""
-    speaker = load_speaker(model)
+    opened = open_directory(model, chat=True)
     history = [Message("system", system)] if system else []
     said = ""
     for turn in turns:
         history.append(Message("user", turn))
-        reply = "".join(stream_reply(speaker, history, SamplingSettings(**{"top_p": 0.95, **sampling})))
+        reply = "".join(stream_reply(opened, history, SamplingSettings(**{"top_p": 0.95, **sampling})))
         history.append(Message("assistant", reply))
         said += reply + "\n"
     return said

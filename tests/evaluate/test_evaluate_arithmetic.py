@@ -12,8 +12,8 @@ from inkstone.errors import InputError
 from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.perplexity import bits_per_byte, windows
 from inkstone.evaluate.problems import answer_part, last_number, same_number
-from inkstone.evaluate.quiz import Answer, per_byte
-from inkstone.evaluate.table import markdown_table, plain_table, rich_table, score_rows
+from inkstone.evaluate.quiz import per_byte
+from inkstone.evaluate.table import rich_table, score_rows
 from inkstone.evaluate.tally import evenly, likeliest, summary, tally
 
 ROW = {"id": "a", "subject": "诗词", "lang": "zh", "question": "谁？", "choices": ["甲", "乙", "丙", "丁"], "answer": 0}
@@ -42,9 +42,7 @@ def test_ties_go_to_the_first_choice() -> None:
 def test_per_byte_score_divides_by_utf8_length(tmp_path: Path) -> None:
     directory = quiz_directory(tmp_path, [ROW | {"lang": "en", "choices": ["Rome", "北京", "Oslo  ", "Bern"]}])
     item = read_quiz(directory).test[0]
-    answer = per_byte(Answer(0, [-4.0, -5.4, -4.4, -8.0]), item)
-    assert answer.logprobs == pytest.approx([-1.0, -0.9, -1.1, -2.0])
-    assert answer.prediction == 1
+    assert per_byte([-4.0, -5.4, -4.4, -8.0], item) == pytest.approx([-1.0, -0.9, -1.1, -2.0])
 
 
 @given(count=st.integers(0, 200), limit=st.integers(1, 50))
@@ -143,8 +141,5 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_a_score_is_missing() 
     assert not any("problems" in name for name in rows)
 
 
-def test_every_layout_of_the_table_has_the_same_rows() -> None:
-    rows = score_rows(SCORES)
-    assert rich_table(SCORES).row_count == len(rows) - 1
-    assert len(plain_table(SCORES).splitlines()) == len(rows)
-    assert len(markdown_table(SCORES).splitlines()) == len(rows) + 1
+def test_the_table_that_is_shown_has_the_same_rows() -> None:
+    assert rich_table(SCORES).row_count == len(score_rows(SCORES)) - 1

@@ -112,8 +112,8 @@ def test_letter_and_text_scores_equal_transformers_on_whole_sequences(model: Dec
     )
     for sketch, ask in ((letter_sketch(item, [example]), ask_by_letter), (text_sketch(item, [example]), ask_by_text)):
         [request] = plan([sketch], encoder, model.config.max_positions)
-        [answer] = ask(model, [request])
-        for ids, logprob in zip(request.continuations, answer.logprobs, strict=True):
+        [(_, logprobs)] = ask(model, [request])
+        for ids, logprob in zip(request.continuations, logprobs, strict=True):
             whole = torch.tensor([request.context + ids])
             with torch.no_grad():
                 table = reference(whole).logits[0].log_softmax(-1)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from inkstone.evaluate.items import Item
 from inkstone.evaluate.quiz import examples_for, letter_sketch, same_letter_in_examples, text_sketch
-from inkstone.evaluate.requests import Sketch, common_prefix, plan
+from inkstone.evaluate.requests import Sketch, plan
+from inkstone.generate.score import common_prefix
 
 
 class LongestMatch:

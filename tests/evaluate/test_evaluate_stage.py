@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from inkstone.chat import CHATML, save_template
+from inkstone.chat import CHATML, Message, save_template
 from inkstone.errors import InkstoneError, InputError
 from inkstone.evaluate import EvaluateSettings, evaluate_directory, evaluate_models, score_rows
-from inkstone.model import Decoder, DecoderConfig, load_model, save_model
+from inkstone.generate import SamplingSettings, build_prompt, generate, stream_reply
+from inkstone.model import Decoder, DecoderConfig, load_model, open_directory, save_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, encode_corpus, open_shards, train_tokenizer
 
@@ -216,3 +218,77 @@ def test_a_model_of_nan_is_refused_and_not_scored(work: Path, tmp_path: Path) ->
     tokenizer.save(tmp_path / "broken")
     with pytest.raises(InkstoneError, match="NaN"):
         evaluate_directory(tmp_path / "broken", tmp_path, SETTINGS, quiz_dir=work / "quiz")
+
+
+class Killed(BaseException):
+    """What a kill looks like to code that is not asked."""
+
+
+def answered(scratch: Path) -> list[list[Any]]:
+    return [json.loads(line) for line in (scratch / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        dropped = ("seconds", "questions_per_second")
+        return {key: timeless(one) for key, one in value.items() if key not in dropped}
+    return value
+
+
+@pytest.mark.parametrize("steps", [1, 5, 9, 14, 30])
+def test_a_killed_evaluation_asks_only_the_rest_and_ends_with_equal_files(
+    work: Path, scores: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The process dies in a forward of the model; a half-written line is what a kill may leave."""
+    hidden = Decoder.hidden
+    forwards = 0
+
+    def dying(*arguments: Any) -> torch.Tensor:
+        nonlocal forwards
+        forwards += 1
+        if forwards > steps:
+            raise Killed
+        return hidden(*arguments)
+
+    def again(output: str) -> Any:
+        (tmp_path / output).mkdir()
+        models = {"base": work / "base", "chat": work / "chat"}
+        parts = (work / "quiz", work / "problems", work / "tokens")
+        places = (tmp_path / output, Silent(), work / "prompts.json", tmp_path)
+        return evaluate_models(SETTINGS, models, *parts, *places)
+
+    monkeypatch.setattr(Decoder, "hidden", dying)
+    with pytest.raises(Killed):
+        again("killed")
+    monkeypatch.setattr(Decoder, "hidden", hidden)
+    path = tmp_path / "answers.jsonl"
+    before = answered(tmp_path) if path.is_file() else []
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('["base", "letter", "zh-te')
+    assert timeless(again("ended")) == timeless(scores)
+    for name in ("questions.jsonl", "problems.jsonl", "samples.json"):
+        assert (work / "first" / name).read_bytes() == (tmp_path / "ended" / name).read_bytes()
+    assert answered(tmp_path)[: len(before)] == before
+    count = len(answered(tmp_path))
+    monkeypatch.setattr(Decoder, "hidden", dying)  # it has no forward left: nothing may be asked
+    assert timeless(again("third")) == timeless(scores) and len(answered(tmp_path)) == count
+
+
+def test_an_evaluation_stops_where_a_chat_stops(work: Path, tmp_path: Path) -> None:
+    """generation_config.json names one more end of a text."""
+    shutil.copytree(work / "chat", tmp_path / "chat")
+    opened = open_directory(tmp_path / "chat", chat=True)
+    problem = problem_row("test", 4)["question"]
+    sampling = SamplingSettings(max_new_tokens=12)
+    free = list(stream_reply(opened, [Message("user", problem)], sampling))
+    prompt = build_prompt(opened, [Message("user", problem)], sampling)
+    [ids] = generate(opened.model, [prompt], sampling, opened.stop_ids)
+    settings = {"eos_token_id": [opened.tokenizer.eos_id, ids[2]]}
+    (tmp_path / "chat" / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    stopped = open_directory(tmp_path / "chat", chat=True)
+    said = list(stream_reply(stopped, [Message("user", problem)], sampling))
+    assert len(said) < len(free)
+    evaluate_directory(tmp_path / "chat", tmp_path, SETTINGS, problems_dir=work / "problems")
+    rows = [json.loads(line) for line in (tmp_path / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
+    [output] = [row["output"] for row in rows if row["question"] == problem]
+    assert output.strip() == "".join(said).strip()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from inkstone.chat import CHATML, Message, encode_chat, save_template
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, generate
-from inkstone.generate.dialogue import load_speaker, stream_reply, text_deltas
-from inkstone.model import Decoder, ModelSettings, save_model
+from inkstone.generate.dialogue import stream_reply, text_deltas
+from inkstone.model import Decoder, ModelSettings, open_directory, save_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
 from inkstone.tokenizer.bpe.train import train
 from inkstone.train import new_model
@@ -47,33 +47,33 @@ def test_deltas_join_to_the_text_and_each_is_whole_characters(tokenizer: Tokeniz
 
 
 def test_a_reply_is_the_generated_text_in_pieces(directory: Path) -> None:
-    speaker = load_speaker(directory)
+    opened = open_directory(directory, chat=True)
     history = [Message("user", "你好")]
-    prompt, _ = encode_chat(history, CHATML, speaker.tokenizer, add_generation_prompt=True)
-    [ids] = generate(speaker.model, [prompt], SHORT, speaker.stop_ids)
-    pieces = list(stream_reply(speaker, history, SHORT))
-    assert pieces == list(text_deltas(speaker.tokenizer, ids))
+    prompt, _ = encode_chat(history, CHATML, opened.tokenizer, add_generation_prompt=True)
+    [ids] = generate(opened.model, [prompt], SHORT, opened.stop_ids)
+    pieces = list(stream_reply(opened, history, SHORT))
+    assert pieces == list(text_deltas(opened.tokenizer, ids))
     assert len(pieces) > 1
 
 
 def test_a_reply_stops_at_the_ends_of_turn_of_template_and_model(directory: Path) -> None:
-    assert load_speaker(directory).stop_ids == {1, 4, 7}
+    assert open_directory(directory, chat=True).stop_ids == {1, 4, 7}
 
 
 def test_a_history_that_outgrows_the_model_loses_its_oldest_rounds(directory: Path) -> None:
-    speaker = load_speaker(directory)
+    opened = open_directory(directory, chat=True)
     history = [Message(role, "Hello 12") for role in ("user", "assistant") * 9] + [Message("user", "你好")]
-    assert len(encode_chat(history, CHATML, speaker.tokenizer)[0]) > speaker.model.config.max_positions
-    assert "".join(stream_reply(speaker, history, SHORT))
+    assert len(encode_chat(history, CHATML, opened.tokenizer)[0]) > opened.model.config.max_positions
+    assert "".join(stream_reply(opened, history, SHORT))
 
 
 def test_a_message_that_is_too_long_alone_is_refused(directory: Path) -> None:
-    speaker = load_speaker(directory)
+    opened = open_directory(directory, chat=True)
     with pytest.raises(InputError, match="this message is too long: the model has 64 positions in all"):
-        list(stream_reply(speaker, [Message("user", "Hello " * 40)], SHORT))
+        list(stream_reply(opened, [Message("user", "Hello " * 40)], SHORT))
 
 
 def test_a_base_model_cannot_hold_a_conversation(tmp_path: Path) -> None:
     save_model(tiny_model(), tmp_path, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
     with pytest.raises(InputError, match="is a base model without a chat template"):
-        load_speaker(tmp_path)
+        open_directory(tmp_path, chat=True)

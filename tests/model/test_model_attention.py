@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_samples import SHAPE, tiny_model, tokens
 
-from inkstone.errors import InputError
-from inkstone.model import CacheContext, Decoder, KVCache, PackedContext
+from inkstone.model import BLOCK, BlockPool, CacheContext, Decoder, PackedContext, Span
 from inkstone.model.decoder.config import RopeScaling
 from inkstone.model.decoder.cpu_attention import masked_attention
 from inkstone.model.decoder.packed import EXPLICIT_LENGTH
@@ -76,37 +75,52 @@ def test_explicit_attention_keeps_the_promises_torch_compile_relies_on() -> None
     torch.library.opcheck(masked_attention, (q, k, v, torch.zeros(1, 1, 6, 6)))
 
 
-@torch.no_grad()
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_decoding_in_any_pieces_through_the_cache_equals_one_whole_forward(pieces: list[int]) -> None:
-    model, row = tiny_model(), tokens(2, sum(pieces))
-    cache = KVCache(model.config, 2, sum(pieces), torch.float32)
+def in_pieces(model: Decoder, row: torch.Tensor, pieces: list[int], together: bool = False) -> torch.Tensor:
+    """Logits of rows [B, T] decoded piece by piece, in blocks that alternate between the rows."""
+    rows, length = row.shape
+    pool = BlockPool(model.config.num_layers, rows * -(-length // BLOCK))
+    blocks = [list(range(number, pool.blocks, rows)) for number in range(rows)]
     logits, start = [], 0
     for piece in row.split(pieces, dim=1):
-        positions = torch.arange(start, start + piece.shape[1]).expand(2, -1)
-        logits.append(model(piece, CacheContext(cache, positions)))
+        context = CacheContext(pool, [Span(own, start, piece.shape[1]) for own in blocks], together=together)
+        logits.append(model(piece.reshape(context.positions_BT.shape), context).view(*piece.shape, -1))
         start += piece.shape[1]
-    torch.testing.assert_close(torch.cat(logits, 1), model(row), atol=2e-5, rtol=1e-5)
+    return torch.cat(logits, 1)
 
 
 @torch.no_grad()
-def test_rows_of_a_cache_may_be_at_different_positions() -> None:
-    model, row = tiny_model(), tokens(3, 20)
-    lengths = [19, 4, 11]
-    cache = KVCache(model.config, 3, 20, torch.float32)
-    for number, length in enumerate(lengths):
-        context = CacheContext(cache, torch.arange(length)[None], slice(number, number + 1))
-        model.hidden(row[number : number + 1, :length], context)
-    at = torch.tensor(lengths)[:, None]
-    decoded = model(row.gather(1, at), CacheContext(cache, at))[:, 0]
-    whole = torch.stack([model(row[number : number + 1, : length + 1])[0, -1] for number, length in enumerate(lengths)])
-    torch.testing.assert_close(decoded, whole, atol=2e-5, rtol=1e-5)
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=3), st.booleans())
+def test_decoding_in_any_pieces_through_the_cache_equals_one_whole_forward(pieces: list[int], together: bool) -> None:
+    model, row = tiny_model(), tokens(2, sum(pieces))
+    torch.testing.assert_close(in_pieces(model, row, pieces, together), model(row), atol=2e-5, rtol=1e-5)
 
 
-def test_cache_longer_than_the_positions_is_refused() -> None:
-    with pytest.raises(InputError, match="65 tokens do not fit the model's 64 positions"):
-        KVCache(SHAPE, 1, 65, torch.float32)
+@torch.no_grad()
+@pytest.mark.parametrize("together", [False, True])
+def test_sequences_of_a_pool_may_be_at_different_positions_and_bring_any_number_of_tokens(together: bool) -> None:
+    model, row = tiny_model(), tokens(4, 40)
+    pool = BlockPool(model.config.num_layers, 12)
+    blocks = [[0, 1, 2], [5, 3, 4], [11, 10, 9], [6, 7, 8]]
+    lengths, more = [37, 4, 18, 0], [1, 1, 1, 9]
+    context = CacheContext(pool, [Span(own, 0, length) for own, length in zip(blocks, lengths, strict=True) if length])
+    model.hidden(torch.cat([one[:length] for one, length in zip(row, lengths, strict=True)])[None], context)
+    spans = [Span(*each) for each in zip(blocks, lengths, more, strict=True)]
+    new = torch.cat([one[span.start : span.stop] for one, span in zip(row, spans, strict=True)])
+    decoded = model(new[None], CacheContext(pool, spans, together=together))[0].split(more)
+    for logits, one, span in zip(decoded, row, spans, strict=True):
+        whole = model(one[None, : span.stop])[0, span.start :]
+        torch.testing.assert_close(logits, whole, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_pool_has_the_shape_of_its_contract_and_the_heads_of_what_it_is_given() -> None:
+    model = tiny_model()
+    pool = BlockPool(model.config.num_layers, 3)
+    model(tokens(1, 20), CacheContext(pool, [Span([2, 0], 0, 20)]))
+    expected = (model.config.num_layers, 3, BLOCK, model.config.num_kv_heads, model.config.head_dim)
+    assert pool.keys.shape == pool.values.shape == expected
+    assert bool(pool.keys[:, 2].all()) and not bool(pool.keys[:, 1].any())
 
 
 @torch.no_grad()
@@ -158,12 +172,9 @@ def test_packing_changes_no_logits_of_any_kind_of_decoder(kind: str) -> None:
 @EVERY_KIND
 def test_the_cache_changes_no_logits_of_any_kind_of_decoder(kind: str) -> None:
     model, row = tiny_model(**KINDS[kind]), tokens(2, 25)
-    cache = KVCache(model.config, 2, 25, torch.float32)
-    pieces = row.split([11, 1, 1, 9, 3], dim=1)
-    starts = [0, 11, 12, 13, 22]
-    at = [torch.arange(s, s + p.shape[1]).expand(2, -1) for s, p in zip(starts, pieces, strict=True)]
-    logits = [model(piece, CacheContext(cache, where)) for piece, where in zip(pieces, at, strict=True)]
-    torch.testing.assert_close(torch.cat(logits, 1), model(row), atol=2e-5, rtol=1e-5)
+    for together in (False, True):
+        logits = in_pieces(model, row, [11, 1, 1, 9, 3], together)
+        torch.testing.assert_close(logits, model(row), atol=2e-5, rtol=1e-5)
 
 
 @EVERY_KIND
@@ -208,14 +219,6 @@ def test_alibi_slopes_of_40_heads_are_those_of_32_and_every_second_of_64() -> No
     slopes = alibi_slopes(40)
     assert torch.equal(slopes[:32], alibi_slopes(32)) and torch.equal(slopes[32:], alibi_slopes(64)[::2][:8])
     assert alibi_slopes(8).tolist() == [2.0**-n for n in range(1, 9)]
-
-
-@torch.no_grad()
-def test_alibi_takes_any_length_and_other_positions_name_their_limit() -> None:
-    KVCache(tiny_model(position="alibi").config, 1, 1000, torch.float32)
-    KVCache(tiny_model(rope_scaling=RopeScaling("dynamic", 2.0, 64)).config, 1, 128, torch.float32)
-    with pytest.raises(InputError, match="129 tokens do not fit the model's 128 positions"):
-        KVCache(tiny_model(rope_scaling=RopeScaling("dynamic", 2.0, 64)).config, 1, 129, torch.float32)
 
 
 @torch.no_grad()

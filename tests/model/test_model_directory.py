@@ -9,10 +9,15 @@ import torch
 from model_samples import SHAPE, tiny_model
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import sentencepiece_like
 
+from inkstone.chat import TEMPLATES, attach_template
 from inkstone.errors import InputError
-from inkstone.model import Decoder, DecoderConfig, ModelSettings, load_model, save_model
+from inkstone.generate import SamplingSettings, read_sampling
+from inkstone.model import Decoder, DecoderConfig, ModelSettings, load_model, open_directory, save_model
+from inkstone.model.files.convert import convert_model
 from inkstone.model.files.directory import read_stop_ids
+from inkstone.model.inspect import inspect_model
 
 Tensors = dict[str, torch.Tensor]
 
@@ -43,6 +48,46 @@ def test_stop_ids_are_read_from_the_generation_config_then_the_config(directory:
     assert read_stop_ids(directory) == {1, 4}
     (directory / "generation_config.json").unlink()
     assert read_stop_ids(directory) == {1}
+
+
+DAMAGED = [
+    b"{",
+    b"[]",
+    b"",
+    b"null",
+    b'{"eos_token_id": 3.5}',
+    b'{"eos_token_id": [1, "a"]}',
+    b"\xff\xfe{}",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:24]))
+def test_a_damaged_generation_config_is_one_sentence_wherever_a_model_is_opened(
+    directory: Path, tmp_path: Path, content: bytes
+) -> None:
+    sentencepiece_like().save(directory)
+    (directory / "generation_config.json").write_bytes(content)
+    for open_it in (
+        read_stop_ids,
+        open_directory,
+        lambda path: open_directory(path, template="raw", chat=True),
+        lambda path: convert_model(path, tmp_path / "converted"),
+        lambda path: attach_template(TEMPLATES["raw"], sentencepiece_like(), path),
+    ):
+        with pytest.raises(InputError, match=r"generation_config\.json") as caught:
+            open_it(directory)
+        assert len(caught.value.problems) == 1
+    assert not (tmp_path / "converted").exists()
+    assert any("generation_config.json" in line for line in inspect_model(directory).missing)
+
+
+def test_a_byte_order_mark_before_the_settings_of_a_model_is_accepted(directory: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        path = directory / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_stop_ids(directory) == {1, 4} and read_sampling(directory) == SamplingSettings()
+    assert load_model(directory).config == SHAPE
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"num_kv_heads": 1, "head_dim": 6}])

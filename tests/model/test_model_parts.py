@@ -7,7 +7,7 @@ import torch
 from model_samples import SHAPE, tiny_model, tokens
 from torch import Tensor, nn
 
-from inkstone.model import CacheContext, Decoder, KVCache, PackedContext
+from inkstone.model import BlockPool, CacheContext, Decoder, PackedContext, Span
 from inkstone.model.decoder.decoder import Attention
 from inkstone.model.decoder.experts import matmul_runs
 from inkstone.model.decoder.position import alibi_slopes, head_slopes, rotary_angles
@@ -98,8 +98,9 @@ def test_the_outputs_of_two_halves_of_the_heads_add_up_to_the_whole(cut: str, ca
     angles = rotary_angles(config, positions) if config.position == "rope" else None
 
     def attention(part: Attention, held: object) -> Tensor:
-        cache = KVCache(held, 2, 20, torch.float32)  # type: ignore[arg-type]
-        context = CacheContext(cache, positions) if cached else PackedContext.documents(positions, ids)
+        spans = [Span([0, 1], 0, 20), Span([3, 2], 0, 20)]
+        kept = CacheContext(BlockPool(1, 4), spans)
+        context = kept if cached else PackedContext.documents(positions, ids)
         context.prepare(held, torch.float32)  # type: ignore[arg-type]
         return part(x, angles, context)
 
@@ -120,4 +121,8 @@ def test_a_rank_has_its_own_heads_slopes_and_no_more_cache_than_it_needs() -> No
     config = replace(SHAPE, position="alibi", num_heads=40, num_kv_heads=40)
     slopes = [head_slopes(config.heads_of(rank, 4)) for rank in range(4)]
     assert torch.equal(torch.cat(slopes), alibi_slopes(40))
-    assert KVCache(config.heads_of(3, 4), 1, 8, torch.float32).keys.shape[2] == 10
+    pool, held = BlockPool(1, 1), config.heads_of(3, 4)
+    context = CacheContext(pool, [Span([0], 0, 8)])
+    context.prepare(held, torch.float32)
+    Attention(held, 0)(torch.randn(1, 8, SHAPE.hidden_size), None, context)
+    assert pool.keys.shape == (1, 1, 16, 10, SHAPE.head_dim)

@@ -7,8 +7,8 @@ import pytest
 from tiny_tokenizers import sentencepiece_like
 
 from inkstone.chat import TEMPLATES, Message
-from inkstone.generate import SamplingSettings, load_speaker, stream_reply
-from inkstone.model import ModelSettings, save_model
+from inkstone.generate import SamplingSettings, stream_reply
+from inkstone.model import ModelSettings, open_directory, save_model
 from inkstone.progress import Silent
 from inkstone.train import new_model
 from inkstone.tune import SFTSettings, sft
@@ -38,10 +38,10 @@ def test_a_model_tuned_in_a_published_format_answers_every_round_and_stops(name:
     for folder in ("chat", "scratch"):
         (tmp_path / folder).mkdir()
     sft(settings, [tmp_path / "chats.json"], tmp_path / "base", tmp_path / "chat", tmp_path / "scratch", Silent())
-    speaker = load_speaker(tmp_path / "chat")
+    opened = open_directory(tmp_path / "chat", chat=True)
     greedy = SamplingSettings(max_new_tokens=40)
     for turn in (1, 3):
-        assert "".join(stream_reply(speaker, CHAT[:turn], greedy)).rstrip() == CHAT[turn].content.strip()
+        assert "".join(stream_reply(opened, CHAT[:turn], greedy)).rstrip() == CHAT[turn].content.strip()
     said = json.loads((tmp_path / "chat" / "generation_config.json").read_text(encoding="utf-8"))
     sampling = TEMPLATES[name].sampling
     assert said["do_sample"] == (sampling is not None)

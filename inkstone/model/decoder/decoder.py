@@ -192,7 +192,8 @@ class Decoder(nn.Module):
     Every projection in the blocks is made by `linear`, and experts multiply through `experts`: quantised, low-rank or
     float8 arithmetic is another argument. `lm_head` may be replaced by any module of the hidden states (a reward of
     size 1). `held` says which heads this process has: all, or those of a tensor-parallel rank (`config.heads_of`).
-    `compiled` says whether the blocks are, so that a loss is too.
+    `compiled` says whether the blocks are, so that a loss is too. `known_ids`: how many ids the tokenizer has, where
+    known; an embedding may be padded beyond them, and what generates or scores leaves the rest out.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = self.held = config
         self.compute_dtype: torch.dtype | None = None
+        self.known_ids: int | None = None
         self.compiled = False
         self.model = Trunk(config, linear, experts)
         head = NormalisedHead if config.normalised_head else Linear

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model.families import Family, writing_family
-from inkstone.model.files.directory import carry_files, config_values
+from inkstone.model.files.directory import carry_files, config_values, read_stop_ids
 from inkstone.model.files.pieces import Box, by_theirs, their_shape, their_tensor
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
@@ -43,6 +43,7 @@ def convert_model(
     writer = writing_family(weights.config, family)
     dtype = dtype or weights.dtype
     values, _ = read_values(source)
+    read_stop_ids(source)  # damage in what is carried over is said before anything is written
     ids: dict[str, object] = {key: values.get(key) for key in _IDS}
     settings = config_values(writer, weights.config, dtype, ids)
     target.mkdir(parents=True, exist_ok=True)

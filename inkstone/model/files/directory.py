@@ -14,13 +14,13 @@ No pickle with code in it, no code from the checkpoint. Every missing, unexpecte
 anything is loaded, and every NaN after, so a model can never run with random or broken weights.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from inkstone.chat.export import GENERATION_FILE, eos_ids
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
@@ -29,6 +29,7 @@ from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, the
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
 from inkstone.model.files.weights import open_weights, read_values
+from inkstone.storage.json_object import read_json_object
 
 _CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
 _CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
@@ -90,7 +91,7 @@ def save_model(
     write_weights(directory, entries, lambda theirs: their_tensor(table[theirs], shapes, block_of), max_shard_bytes)
     ids: dict[str, object] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     write_json(directory / "config.json", config_values(family, model.config, dtype, ids))
-    write_json(directory / "generation_config.json", {**ids, "eos_token_id": stop_ids, "do_sample": False})
+    write_json(directory / GENERATION_FILE, {**ids, "eos_token_id": stop_ids, "do_sample": False})
 
 
 def config_values(
@@ -107,13 +108,13 @@ def read_config(directory: Path) -> DecoderConfig:
 
 
 def read_stop_ids(directory: Path) -> set[int]:
-    """The token ids at which generation stops, from generation_config.json or config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.is_file():
-            stop = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            if stop is not None:
-                return {stop} if isinstance(stop, int) else set(stop)
+    """The token ids at which generation stops, from generation_config.json or config.json.
+
+    Raises InputError where such a file is damaged or says no ids.
+    """
+    for path in (directory / GENERATION_FILE, directory / "config.json"):
+        if path.is_file() and (ids := eos_ids(read_json_object(path), path)):
+            return set(ids)
     return set()
 
 

@@ -5,7 +5,6 @@ weights.read("model.layers.0.self_attn.q_proj.weight", dtype=torch.bfloat16)
 weights.read(name, box=(range(0, 512), range(4096)), ...)      # one rank's rows, reading only their bytes
 """
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from inkstone.model.families import Family, family_of
 from inkstone.model.families.layout import Piece
 from inkstone.model.files.pieces import Box, Shape, by_ours, by_theirs, fill_block, their_shape, view_block, whole
 from inkstone.model.files.stored import Checkpoint
+from inkstone.storage.json_object import read_json_object
 
 _log = logging.getLogger(__name__)
 
@@ -104,13 +104,9 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
     """config.json (of a directory, or given itself) and its path for messages; says that code it names is not run."""
     path = source if source.suffix == ".json" else source / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json_object(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{source} is not a model directory: it has no config.json") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} is not a table of settings")
     if values.get("auto_map"):
         _say_code_is_ignored(path)
     method = (values.get("quantization_config") or {}).get("quant_method")
