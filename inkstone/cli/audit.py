@@ -46,15 +46,12 @@ def audit(
 
 
 def _show_counts(rows: list[tuple[str, str, int, int]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from inkstone.cli.table import show_table
 
     sums: dict[tuple[str, str], list[int]] = {}
     for rule, level, count, characters in rows:
         entry = sums.setdefault((rule, level), [0, 0])
         entry[0] += count
         entry[1] += characters
-    table = Table("reason", "level", "removed", "characters")
-    for (rule, level), (count, characters) in sums.items():
-        table.add_row(rule, level, f"{count:,}", f"{characters:,}")
-    Console(highlight=False, emoji=False).print(table)
+    cells = [[*names, *(f"{number:,}" for number in entry)] for names, entry in sums.items()]
+    show_table(["reason", "level", "removed", "characters"], cells, left=2)

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from inkstone.cli.progress import show_progress
+from inkstone.cli.table import show_table
 from inkstone.evaluate.by_length import evaluate_by_length, read_lengths
 from inkstone.storage import atomic_directory
 
@@ -18,11 +17,10 @@ def show_perplexity_by_length(
     wanted = read_lengths(lengths)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         rows = evaluate_by_length(model, draft, wanted, text, tokens, token_limit, progress)
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("context length", "perplexity", "last quarter", "tokens", ""):
-        table.add_column(head, justify="right")
-    for row in rows:
-        beyond = "beyond the training length" if row.beyond_training else ""
-        table.add_row(str(row.length), f"{row.perplexity:.4g}", f"{row.late:.4g}", str(row.tokens), beyond)
-    Console().print(table)
-    Console().print(f"{output}", highlight=False)
+    beyond = {True: "beyond the training length", False: ""}
+    cells = [
+        [str(row.length), f"{row.perplexity:.4g}", f"{row.late:.4g}", str(row.tokens), beyond[row.beyond_training]]
+        for row in rows
+    ]
+    show_table(["context length", "perplexity", "last quarter", "tokens", ""], cells, left=0)
+    typer.echo(output)

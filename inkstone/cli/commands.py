@@ -103,11 +103,10 @@ def evaluate(
         refuse_existing(output)
         show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
         return
-    from rich.console import Console
-
     from inkstone.cli.progress import show_progress
+    from inkstone.cli.table import show_table
     from inkstone.errors import InputError
-    from inkstone.evaluate import EvaluateSettings, evaluate_directory, rich_table
+    from inkstone.evaluate import EvaluateSettings, evaluate_directory, score_rows
     from inkstone.storage import atomic_directory
 
     if not (quiz or problems or tokens):
@@ -123,7 +122,8 @@ def evaluate(
             tokens,
             progress=progress,
         )
-    Console().print(rich_table(scores))
+    head, *rows = score_rows(scores)
+    show_table(head, rows)
 
 
 @app.command()

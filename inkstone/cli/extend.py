@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+import typer
 
 from inkstone.cli.progress import show_progress
 from inkstone.storage import atomic_directory
@@ -53,12 +53,10 @@ def _curve(extension: Extension) -> str:
 def _say(report: dict[str, object], output: Path) -> None:
     tokens, checked = report["tokens"], report["text_without_chinese"]
     assert isinstance(tokens, dict) and isinstance(checked, dict)
-    console = Console()
-    console.print(
+    typer.echo(
         f"{report['added']} tokens added ({report['added_characters']} of one character): "
         f"{report['base_vocab_size']} -> {report['vocab_size']}\n"
         f"the corpus's Chinese: {tokens['before']} -> {tokens['after']} tokens, {tokens['saved']:.1%} saved\n"
-        f"{checked['characters']} characters of text without Chinese: no id changed",
-        highlight=False,
+        f"{checked['characters']} characters of text without Chinese: no id changed"
     )
-    console.print(str(output), highlight=False)
+    typer.echo(output)

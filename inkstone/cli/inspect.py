@@ -1,21 +1,18 @@
 """How `inkstone inspect` looks on a terminal."""
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from inkstone.model.inspect import Facts
 
 
 def show_facts(facts: Facts) -> None:
-    """One table; what is missing comes last, where the eye ends."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    for label, text in rows(facts):
-        table.add_row(label, escape(text))
-    for number, problem in enumerate(facts.missing):
-        table.add_row("[yellow]missing[/]" if number == 0 else "", escape(problem))
-    Console(highlight=False, soft_wrap=True, emoji=False).print(table)
+    """One line each; what is missing comes last, where the eye ends."""
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    missing = [("" if number else "missing", problem) for number, problem in enumerate(facts.missing)]
+    for label, text in rows(facts) + missing:
+        style = "bold yellow" if label == "missing" else "bold"
+        console.print(Text.assemble((f"{label:<12}", style), text))
 
 
 def rows(facts: Facts) -> list[tuple[str, str]]:

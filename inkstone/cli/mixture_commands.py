@@ -34,32 +34,28 @@ def fit(
 
 def show(facts: dict[str, Any]) -> None:
     """The weights of every mix, the comparison, the check of the law and the transfer table."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from inkstone.cli.table import show_table
     from inkstone.mixture import comparison
 
-    console = Console(highlight=False, emoji=False)
     mixes, domains = facts["mixes"], facts["domains"]
     compared = facts.get("compared", {})
-    table = Table(
-        "domain", "tokens", *mixes, "cap", title="weights (held-out loss, nats per token)", title_justify="left"
-    )
+    rows = []
     for name, domain in domains.items():
         cells = [_cell(mix[name], compared.get(kind, {}).get("losses", {}).get(name)) for kind, mix in mixes.items()]
-        table.add_row(name, f"{domain['tokens']:,}", *cells, f"{domain['cap']:.3f}")
-    console.print(table)
+        rows.append([name, f"{domain['tokens']:,}", *cells, f"{domain['cap']:.3f}"])
+    show_table(["domain", "tokens", *mixes, "cap"], rows, "weights (held-out loss, nats per token)")
     for line in comparison(facts):
-        console.print(line)
+        typer.echo(line)
     if "law" not in facts:
         return
     names = list(domains)
     title = "transfer: what a token of the column's domain is worth for the row's domain"
-    table = Table("", *(str(place + 1) for place in range(len(names))), title=title, title_justify="left")
-    for place, name in enumerate(names):
-        worth = facts["law"][name]["transfer"]
-        table.add_row(f"{place + 1} {name}", *(f"{worth[other]:.2f}" for other in names))
-    console.print(table)
+    worth = {name: facts["law"][name]["transfer"] for name in names}
+    rows = [
+        [f"{place} {name}", *(f"{worth[name][other]:.2f}" for other in names)]
+        for place, name in enumerate(names, start=1)
+    ]
+    show_table(["", *(str(place) for place in range(1, len(names) + 1))], rows, title)
 
 
 def _cell(weight: float, loss: float | None) -> str:

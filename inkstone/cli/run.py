@@ -6,11 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from inkstone.cli.progress import terminal
+from inkstone.cli.table import Cell, show_table
 from inkstone.errors import InputError
-from inkstone.evaluate import EVALUATE, rich_table
+from inkstone.evaluate import EVALUATE, score_rows
 from inkstone.pipeline import Planned, check_inputs, checkpoint_of, chosen_stages, make_plan, run
 from inkstone.recipe import Recipe, read_recipe
 from inkstone.storage import Digests
@@ -22,7 +23,7 @@ def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | 
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     recipe = read_recipe(path, overrides)
     if dry_run:
-        _print_plan(console, recipe, until)
+        _print_plan(recipe, until)
         return
     with terminal(console) as observer:
         done = run(recipe, until, observer)
@@ -43,16 +44,18 @@ def last_tuning(path: Path, overrides: list[str]) -> str:
     return next(reversed(read_recipe(path, overrides).tunings()), SFT.name)
 
 
-def _print_plan(console: Console, recipe: Recipe, until: str | None) -> None:
+def _print_plan(recipe: Recipe, until: str | None) -> None:
     """What would run and why, and what is wrong with the data of stages that would. Writes nothing."""
     stages = chosen_stages(recipe, until)
     plan = make_plan(recipe.run_dir, stages, Digests(recipe.run_dir / ".digests.json"))
     faults = check_inputs(recipe, {planned.stage.name for planned in plan if planned.reason})
-    table = Table("stage", "", "why", title=f"plan for {recipe.run_dir}", title_justify="left")
+    cells: list[list[Cell]] = []
     for planned in plan:
-        state = "[yellow]run[/]" if planned.reason else "[red]damaged[/]" if planned.damage else "[green]fresh[/]"
-        table.add_row(planned.stage.name, state, escape(_why(recipe, planned)))
-    console.print(table)
+        state = ("run", "yellow") if planned.reason else ("damaged", "red") if planned.damage else ("fresh", "green")
+        wrong = len(faults.get(planned.stage.name, []))
+        fault = f"; {wrong} faults in its data, listed below" if wrong else ""
+        cells.append([planned.stage.name, Text(*state), _why(recipe, planned) + fault])
+    show_table(["stage", "", "why"], cells, f"plan for {recipe.run_dir}", left=3)
     problems = [problem for found in faults.values() for problem in found]
     if problems:
         raise InputError(problems)
@@ -72,7 +75,8 @@ def _show_result(console: Console, run_dir: Path) -> None:
     for name, said in samples.items():
         if name != "untrained":
             _show_samples(console, name, said)
-    console.print(rich_table(json.loads((folder / "scores.json").read_text(encoding="utf-8"))))
+    head, *rows = score_rows(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    show_table(head, rows)
 
 
 def _show_samples(console: Console, name: str, said: dict[str, object]) -> None:

@@ -11,18 +11,16 @@ template_app = typer.Typer(no_args_is_help=True, help="How conversations are wri
 @template_app.command("list")
 def list_templates() -> None:
     """The known templates, with how the publisher of each samples."""
-    from rich.console import Console
-    from rich.table import Table
-
     from inkstone.chat import TEMPLATES
+    from inkstone.cli.table import show_table
 
-    table = Table("template", "roles", "stops at", "sampling")
+    rows = []
     for template in TEMPLATES.values():
         sampling = template.sampling
         how = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}" if sampling else "greedy"
         how += f", top_k {sampling.top_k}" if sampling and sampling.top_k else ""
-        table.add_row(template.name, ", ".join(template.turns), " ".join(template.stop_tokens) or "eos", how)
-    Console(highlight=False, markup=False).print(table)
+        rows.append([template.name, ", ".join(template.turns), " ".join(template.stop_tokens) or "eos", how])
+    show_table(["template", "roles", "stops at", "sampling"], rows, left=4)
 
 
 @template_app.command("show")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from inkstone.cli.table import show_table
 from inkstone.errors import InputError
 from inkstone.storage import atomic_file
 from inkstone.tokenizer.study.compare import Measured, Text, compare, read_text
@@ -30,7 +30,7 @@ def measure_tokenizers(
     """Measure every tokenizer on every text and show the result."""
     if chart is not None and chart.suffix != ".svg":
         raise InputError(f"{chart} is no .svg file: charts are drawn as SVG")
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     read = [text for path in texts for text in read_text(path, characters)]
     for text in read:
         if text.broken:
@@ -41,11 +41,11 @@ def measure_tokenizers(
         print(json.dumps([vars(row) for row in rows], ensure_ascii=False, indent=1))
     else:
         for text in read:
-            Console().print(_table(text, [row for row in rows if (row.text, row.lang) == (text.name, text.lang)]))
+            _show(text, [row for row in rows if (row.text, row.lang) == (text.name, text.lang)])
     if chart is not None:
         with atomic_file(chart) as draft:
             draft.write_text(draw(read, rows), encoding="utf-8")
-        console.print(f"chart: {chart}", highlight=False)
+        console.print(f"chart: {chart}")
 
 
 def draw(texts: Sequence[Text], rows: Sequence[Measured]) -> str:
@@ -61,14 +61,8 @@ def draw(texts: Sequence[Text], rows: Sequence[Measured]) -> str:
     return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" style="background: white"', 1) + "\n"
 
 
-def _table(text: Text, rows: Sequence[Measured]) -> Table:
+def _show(text: Text, rows: Sequence[Measured]) -> None:
     size = rows[0].figures
     title = f"{text.label}: {size['documents']:,.0f} documents, {size['characters']:,.0f} characters"
-    table = Table(title=title, title_justify="left")
-    table.add_column("tokenizer")
-    table.add_column("vocabulary", justify="right")
-    for name, _ in _COLUMNS:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(row.tokenizer, f"{row.vocab_size:,}", *(shown(row.figures) for _, shown in _COLUMNS))
-    return table
+    cells = [[row.tokenizer, f"{row.vocab_size:,}", *(shown(row.figures) for _, shown in _COLUMNS)] for row in rows]
+    show_table(["tokenizer", "vocabulary", *(name for name, _ in _COLUMNS)], cells, title)

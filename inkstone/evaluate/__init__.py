@@ -1,13 +1,13 @@
 """How good is a model? Quizzes, word problems, held-out text and samples, with the method beside every number.
 
-`evaluate_models` is the stage, `evaluate_directory` the same for one model directory, `rich_table` shows the result.
+`evaluate_models` is the stage, `evaluate_directory` the same for one model directory, `score_rows` is the result.
 """
 
 from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.samples import read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.stage import EVALUATE, evaluate_directory, evaluate_models
-from inkstone.evaluate.table import rich_table, score_rows
+from inkstone.evaluate.table import score_rows
 
 __all__ = [
     "EVALUATE",
@@ -17,6 +17,5 @@ __all__ = [
     "read_problems",
     "read_prompts",
     "read_quiz",
-    "rich_table",
     "score_rows",
 ]

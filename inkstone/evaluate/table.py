@@ -1,12 +1,9 @@
 """The table of scores: one row per score, one column per model, in the order the models were trained.
 
-`score_rows` turns scores.json into plain strings, `rich_table` lays them out.
+`score_rows` turns scores.json into plain strings; who shows them lays them out.
 """
 
 from typing import Any
-
-from rich import box
-from rich.table import Table
 
 MISSING = "–"
 
@@ -22,17 +19,6 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
         if any(cell != MISSING for cell in cells):
             rows.append([label, *cells])
     return rows
-
-
-def rich_table(scores: dict[str, Any]) -> Table:
-    head, *rows = score_rows(scores)
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(head[0])
-    for name in head[1:]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:

@@ -20,8 +20,8 @@ def test_without_a_reason_it_prints_what_each_rule_removed(corpus: Path) -> None
     report = json.loads((corpus / "corpus" / "report.json").read_text(encoding="utf-8"))
     assert len(report["rules"]) > 3
     for rule in report["rules"]:
-        (line,) = [line for line in ended.out.splitlines() if f" {rule['rule']} " in line]
-        assert f" {rule['count']:,} " in line and f" {rule['characters']:,} " in line
+        (line,) = [line for line in ended.out.splitlines() if line.startswith(f"{rule['rule']} ")]
+        assert line.split()[-2:] == [f"{rule['count']:,}", f"{rule['characters']:,}"]
     rows = [json.loads(line) for line in inkstone("curate", "audit", corpus, "--json").out.splitlines()]
     assert sum(row["count"] for row in rows) == sum(rule["count"] for rule in report["rules"])
 

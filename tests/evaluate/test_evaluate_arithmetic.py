@@ -13,7 +13,7 @@ from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.perplexity import bits_per_byte, windows
 from inkstone.evaluate.problems import answer_part, last_number, same_number
 from inkstone.evaluate.quiz import per_byte
-from inkstone.evaluate.table import rich_table, score_rows
+from inkstone.evaluate.table import score_rows
 from inkstone.evaluate.tally import evenly, likeliest, summary, tally
 
 ROW = {"id": "a", "subject": "诗词", "lang": "zh", "question": "谁？", "choices": ["甲", "乙", "丙", "丁"], "answer": 0}
@@ -139,7 +139,3 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_a_score_is_missing() 
     assert rows["  seen wording"] == ["–", "100.0 %"]
     assert rows["held-out bits per byte"] == ["–", "1.235"]
     assert not any("problems" in name for name in rows)
-
-
-def test_the_table_that_is_shown_has_the_same_rows() -> None:
-    assert rich_table(SCORES).row_count == len(score_rows(SCORES)) - 1

@@ -20,7 +20,7 @@ def plan(recipe: Path, *more: str) -> dict[str, str]:
     ended = inkstone("run", recipe, "--dry-run", *more)
     assert ended.code == 0, ended.err
     assert ended.err == "", "a dry run does nothing that has progress"
-    rows = re.findall(r"^│ (\w+) +│ (run|fresh) +│ (.*?) *│$", ended.out, re.MULTILINE)
+    rows = re.findall(r"^(\w+) +(run|fresh)(?: +(.*?))? *$", ended.out, re.MULTILINE)
     return {stage: reason if what == "run" else what for stage, what, reason in rows}
 
 
