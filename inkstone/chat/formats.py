@@ -15,23 +15,30 @@ Labelled = tuple[str, Message]
 
 _TURN_FIELDS = ("messages", "conversations", "conversation")
 _PROMPT_FIELDS = ("instruction", "prompt", "question", "query")
-_ANSWER_FIELDS = ("output", "response", "answer")
+_ANSWER_FIELDS = ("output", "response", "answer", "completion")
+_REJECTED_FIELDS = ("rejected", "reject")
 _VERDICT_FIELDS = ("label", "kto_tag")
 _ROLE_NAMES: dict[str, Role] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "function_call": "assistant",
     "tool": "tool",
+    "function": "tool",
     "observation": "tool",
 }
+_FOREIGN_WEIGHTS = ("mask", "loss", "trainable", "training", "train_detail", "train_on_turn", "loss_mask")
+"""Fields of a turn by which other trainers choose what is learned."""
 EXPECTED_CHAT = (
     '"messages" or "conversations" with a list of turns, or "instruction" and "output" '
     f"(also {', '.join(_PROMPT_FIELDS[1:])} and {', '.join(_ANSWER_FIELDS[1:])})"
 )
-EXPECTED_PREFERENCE = '"chosen" and "rejected" beside "prompt", "instruction", "messages" or "conversations"'
+EXPECTED_PREFERENCE = (
+    '"chosen" and "rejected" (or "reject") beside "prompt", "instruction", "messages" or "conversations"'
+)
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,17 @@ def detect_chat(row: Row) -> Layout | None:
 
 def detect_preference(row: Row) -> Layout | None:
     """The layout of a row with a prompt, a chosen and a rejected answer, or None."""
-    if not {"chosen", "rejected"} <= row.keys():
+    if "chosen" not in row or _rejected(row) is None:
         return None
     for field in ("prompt", *_TURN_FIELDS):
         if isinstance(row.get(field), list):
             return Layout(field)
     prompt = next((field for field in _PROMPT_FIELDS if field in row), None)
     return Layout(None, prompt) if prompt else None
+
+
+def _rejected(row: Row) -> str | None:
+    return next((field for field in _REJECTED_FIELDS if field in row), None)
 
 
 def read_chat(row: Row, layout: Layout) -> tuple[list[Message], list[Fault]]:
@@ -90,9 +101,10 @@ def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
         _check_order(turns, faults)
         if turns[-1][1].role == "assistant":
             faults.append((turns[-1][0], "the prompt ends with an assistant turn, before the answers"))
-    chosen, rejected = (_answer(row.get(field), field, faults) for field in ("chosen", "rejected"))
+    worse = _rejected(row) or _REJECTED_FIELDS[0]
+    chosen, rejected = (_answer(row.get(field), field, faults) for field in ("chosen", worse))
     if chosen and chosen.strip() == rejected.strip():
-        faults.append(("rejected", "is the same text as chosen"))
+        faults.append((worse, "is the same text as chosen"))
     lang = row.get("lang")
     return Preference(
         [message for _, message in turns], chosen, rejected, lang if isinstance(lang, str) else None
@@ -146,17 +158,19 @@ def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
             faults.append((label, f"unknown role {json.dumps(name, ensure_ascii=False)}"))
             readable = False
             continue
+        if role == "system" and turn.get("content", turn.get("value")) in ("", None):
+            continue  # like an empty system field
         turns.append((label, Message(role, _content(turn, label, faults), _loss_weight(turn, label, faults))))
     return turns if readable else []  # the order of half a conversation says nothing
 
 
 def _content(turn: Row, label: str, faults: list[Fault]) -> str:
     """The text of a turn: a string, or OpenAI's list of text parts."""
-    if turn.get("tool_calls"):
-        faults.append((f"{label}.tool_calls", "is not read: write the call as the turn's content"))
-        return ""
     field = "content" if "content" in turn else "value"
     value = turn.get(field)
+    if turn.get("tool_calls"):
+        calls = _calls(turn["tool_calls"], f"{label}.tool_calls", faults)
+        return "\n".join([value, *calls] if isinstance(value, str) and value else calls)
     if not isinstance(value, list):
         return _text(value, f"{label}.{field}", faults)
     texts = []
@@ -171,12 +185,38 @@ def _content(turn: Row, label: str, faults: list[Fault]) -> str:
     return "".join(texts)
 
 
+def _calls(calls: object, label: str, faults: list[Fault]) -> list[str]:
+    """OpenAI's calls as ChatML models write them (Hermes, Qwen): a JSON object in <tool_call> marks for each."""
+    written = []
+    for number, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str):
+            faults.append((f"{label}[{number}]", "must be an object with a function's name and arguments"))
+            continue
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                faults.append((f"{label}[{number}].arguments", "is not valid JSON"))
+        said = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+        written.append(f"<tool_call>\n{said}\n</tool_call>")
+    return written
+
+
 def _loss_weight(turn: Row, label: str, faults: list[Fault]) -> float | None:
-    value = turn.get("loss_weight")
+    """Ours is `loss_weight`; `weight` is OpenAI's, `train` false means 0."""
+    foreign = [field for field in _FOREIGN_WEIGHTS if field in turn]
+    faults += [(f"{label}.{field}", "is not read, but chooses what is learned: use loss_weight") for field in foreign]
+    if turn.get("train") is False:
+        return 0.0
+    field = "loss_weight" if "loss_weight" in turn else "weight"
+    value = turn.get(field)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        faults.append((f"{label}.loss_weight", "must be a number of at least 0"))
+        faults.append((f"{label}.{field}", "must be a number of at least 0"))
         return None
     return float(value)
 

@@ -28,14 +28,30 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row | str]]:
     if content.lstrip()[:1] == b"[":
         try:
             values = json.loads(content)
+        except RecursionError as error:
+            raise UnreadableFile("is nested too deeply to be a list of rows") from error
         except ValueError as error:
             raise UnreadableFile(f"is not valid JSON ({error})") from error
         for number, value in enumerate(values, start=1):
             yield number, value if isinstance(value, dict) else _not_an_object(value)
         return
+    if alone := _one_object(content):
+        yield 1, alone
+        return
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             yield number, _parse_line(line)
+
+
+def _one_object(content: bytes) -> Row | None:
+    """The object that a file is as a whole, over several lines."""
+    if content.lstrip()[:1] != b"{" or b"\n" not in content.strip():
+        return None
+    try:
+        value: Row = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value
 
 
 def _parse_line(line: bytes) -> Row | str:
@@ -43,6 +59,8 @@ def _parse_line(line: bytes) -> Row | str:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"is not UTF-8 at byte {error.start}"
+    except RecursionError:
+        return "is nested too deeply to be a row"
     except ValueError as error:
         return f"is not valid JSON ({error})"
     return value if isinstance(value, dict) else _not_an_object(value)

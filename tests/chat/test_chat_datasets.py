@@ -49,6 +49,40 @@ def faults_of(path: Path) -> list[str]:
         ),
         ({"system": "乙", "tools": "[]", "messages": [ASK, SAY]}, [Message("system", "乙"), *CHAT]),
         ({"tools": '[{"name": "add"}]', "messages": [ASK, SAY]}, [Message("system", '[{"name": "add"}]'), *CHAT]),
+        ({"prompt": "一加一？", "completion": "二。"}, CHAT),
+        ({"messages": [{"role": "developer", "content": "简短"}, ASK, SAY]}, [Message("system", "简短"), *CHAT]),
+        ({"messages": [{"role": "system", "content": ""}, ASK, SAY]}, CHAT),
+        ({"messages": [ASK, {**SAY, "weight": 0}]}, [CHAT[0], Message("assistant", "二。", 0.0)]),
+        ({"messages": [ASK, {**SAY, "weight": 1}]}, [CHAT[0], Message("assistant", "二。", 1.0)]),
+        ({"messages": [ASK, {**SAY, "train": False}]}, [CHAT[0], Message("assistant", "二。", 0.0)]),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "add"}}],
+                "messages": [
+                    ASK,
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [
+                            {
+                                "id": "1",
+                                "type": "function",
+                                "function": {"name": "add", "arguments": '{"a": 1, "b": 1}'},
+                            }
+                        ],
+                    },
+                    {"role": "tool", "tool_call_id": "1", "content": "2"},
+                    SAY,
+                ],
+            },
+            [
+                Message("system", '[{"type": "function", "function": {"name": "add"}}]'),
+                CHAT[0],
+                Message("assistant", '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 1}}\n</tool_call>'),
+                Message("tool", "2"),
+                CHAT[1],
+            ],
+        ),
         (
             {
                 "conversations": [
@@ -272,3 +306,30 @@ def test_real_preferences_are_read_and_each_row_is_accounted_for(name: str, usab
         pytest.skip(f"{path.name} is not here")
     dataset = read_preferences([path], on_problem="skip")
     assert (len(dataset.preferences), len(dataset.skipped)) == (usable, malformed)
+
+
+@pytest.mark.parametrize("field", ["mask", "training", "train_detail", "loss"])
+def test_a_field_by_which_others_choose_what_is_learned_is_a_fault(field: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"messages": [ASK, {**SAY, field: True}]}])
+    assert faults_of(path) == [f":1 messages[1].{field}: is not read, but chooses what is learned: use loss_weight"]
+
+
+def test_a_pretty_printed_object_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(json.dumps({"messages": [ASK, SAY]}, indent=2, ensure_ascii=False))
+    assert read_chats([tmp_path / "one.json"]).chats == [CHAT]
+
+
+def test_a_row_nested_too_deeply_is_a_fault_of_that_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"messages": [ASK, SAY]}])
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"messages": ' + "[" * 100_000 + "\n")
+    assert faults_of(path) == [":2 row: is nested too deeply to be a row"]
+    assert read_chats([path], on_problem="skip").chats == [CHAT]
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="is nested too deeply to be a list of rows"):
+        read_chats([tmp_path / "b.json"])
+
+
+def test_preference_pairs_spelled_reject_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "一加一？", "chosen": "二。", "reject": "三。"}])
+    assert read_preferences([path]).preferences == [Preference([CHAT[0]], "二。", "三。")]
