@@ -65,7 +65,7 @@ def test_our_own_file_comes_before_everything_else(tmp_path: Path) -> None:
         (
             "qwen2.5",
             "qwen2",
-            "{{ '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>' }}",
+            "{{ '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud.<|im_end|>' }}",
             ["<|im_start|>", "<|im_end|>"],
         ),
         ("chatml-nobos", "qwen3", "{{ '<|im_start|>' }}{{ '<|im_end|>' }}", ["<|im_start|>", "<|im_end|>"]),

@@ -148,7 +148,7 @@ def test_lists_lines_and_compressed_files_hold_the_same_rows(tmp_path: Path) -> 
         ([ASK, "二。"], "messages[1]: must be an object with a role and a content"),
         ([ASK, {**SAY, "loss_weight": -1}], "messages[1].loss_weight: must be a number of at least 0"),
         ([ASK, {**SAY, "loss_weight": True}], "messages[1].loss_weight: must be a number of at least 0"),
-        ([ASK, {"role": "assistant", "content": None, "tool_calls": [{}]}], "messages[1].tool_calls: is not read"),
+        ([ASK, {"role": "assistant", "content": None, "tool_calls": [{}]}], "messages[1].tool_calls[0]: must be"),
         (
             [ASK, {"role": "assistant", "content": [{"type": "image"}]}],
             'messages[1].content[0]: only parts of type text are read, not "image"',

@@ -68,7 +68,8 @@ SPELLED = {
     "alpaca": "<s>简短。\n\n### Instruction:\n你好\n\n### Response:\n你好！</s>\n\n"
     "### Instruction:\n再见\n\n### Response:\n慢走。</s>\n\n",
     "qwen2.5": CHATML,
-    "glm4": "[gMASK]<sop><|system|>\n简短。<|user|>\n你好<|assistant|>\n你好！<|user|>\n再见<|assistant|>\n慢走。<|user|>",
+    "glm4": "[gMASK]<sop><|system|>\n简短。<|user|>\n你好<|assistant|>\n你好！"
+    "<|user|>\n再见<|assistant|>\n慢走。<|user|>",
     "raw": "<s>简短。\n你好你好！</s>再见慢走。</s>",
 }
 
