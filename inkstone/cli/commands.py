@@ -8,7 +8,7 @@ import typer
 from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
-from inkstone.cli.options import DryRun, Overrides, RecipePath
+from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 
@@ -156,29 +156,3 @@ def chat(
         "seed": seed,
     }
     converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
-
-
-@tokenizer_app.command("measure")
-def tokenizer_measure(
-    tokenizers: Annotated[
-        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
-    ],
-    text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
-    chars: Annotated[
-        int | None, typer.Option(min=1, help="read documents until this many characters are passed, per language")
-    ] = None,
-    chart: Annotated[Path | None, typer.Option(help="write an SVG chart of tokens per character")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
-) -> None:
-    """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
-    from inkstone.cli.tokenizer_measure import measure_tokenizers
-
-    measure_tokenizers(tokenizers, text, chars, chart, as_json)
-
-
-def refuse_existing(output: Path) -> None:
-    """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
-    from inkstone.errors import InputError
-
-    if output.exists():
-        raise InputError(f"{output} already exists and would be replaced: give a new directory, or remove it first")

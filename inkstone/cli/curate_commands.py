@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from inkstone.cli.audit import audit
-from inkstone.cli.options import DryRun, Overrides, RecipePath
+from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 
 
 class _RecipeOrVerb(TyperGroup):
@@ -74,11 +74,9 @@ def quality_train(
     """Learn to tell good from bad documents; [corpus.quality] model = "DIR" then scores a corpus with it."""
     from inkstone.corpus.judge.quality import save_quality, train
     from inkstone.corpus.judge.resources import read_examples
-    from inkstone.errors import InputError
     from inkstone.storage import atomic_directory
 
-    if output.exists():
-        raise InputError(f"{output} already exists and would be replaced: give a new directory, or remove it first")
+    refuse_existing(output)
     fields = text_field or ["text"]
     model = train(read_examples(good, fields, sample_mb), read_examples(bad, fields, sample_mb), seed)
     with atomic_directory(output) as draft:

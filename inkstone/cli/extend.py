@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from inkstone.cli.options import refuse_existing
 from inkstone.cli.progress import show_progress
 from inkstone.storage import atomic_directory
 from inkstone.tokenizer import ExtendSettings, Extension, Tokenizer, extend_tokenizer
@@ -15,8 +16,6 @@ def extend_directory(
     source: Path, corpus: Path | Sequence[Path], output: Path, settings: ExtendSettings, pad_to: int, chart: bool
 ) -> None:
     """Write the extended model directory, or only a tokenizer where `source` has no weights."""
-    from inkstone.cli.commands import refuse_existing
-
     refuse_existing(output)
     base = Tokenizer.load(source)
     has_model = source.is_dir() and (source / "config.json").is_file()

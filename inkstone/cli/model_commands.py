@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from inkstone.cli.options import refuse_existing
 from inkstone.errors import InputError
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -36,8 +37,7 @@ def convert(
     from inkstone.storage import atomic_directory
 
     limit = size_in_bytes(shard_size)
-    if target.exists():
-        raise InputError(f"{target} already exists and would be replaced: give a new directory, or remove it first")
+    refuse_existing(target)
     chosen = getattr(torch, DTYPES[dtype]) if dtype else None
     with show_progress("convert") as progress, atomic_directory(target) as draft:
         written = convert_model(

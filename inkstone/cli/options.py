@@ -1,9 +1,11 @@
-"""What the verbs that run a recipe have in common on the command line."""
+"""What verbs have in common on the command line: a recipe's options, and an output that must not exist yet."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from inkstone.errors import InputError
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe, e.g. recipes/primer.toml", show_default=False)]
 Overrides = Annotated[
@@ -11,3 +13,9 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set pretrain.epochs=2; repeatable"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
+
+
+def refuse_existing(output: Path) -> None:
+    """An output directory is written as a whole, so one that exists would be lost with all that is in it."""
+    if output.exists():
+        raise InputError(f"{output} already exists and would be replaced: give a new directory, or remove it first")

@@ -1,9 +1,11 @@
-"""The tokenizer's verbs: train, encode, extend."""
+"""The tokenizer's verbs: train, encode, extend, measure."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from inkstone.cli.options import refuse_existing
 
 tokenizer_app = typer.Typer(
     no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one."
@@ -39,7 +41,6 @@ def train(
     invalid_utf8: Invalid = "refuse",
 ) -> None:
     """Train a BPE tokenizer with byte fallback on a curated corpus or on files of text."""
-    from inkstone.cli.commands import refuse_existing
     from inkstone.cli.progress import show_progress
     from inkstone.storage import atomic_directory
     from inkstone.tokenizer import TokenizerSettings, train_tokenizer
@@ -66,7 +67,6 @@ def encode(
     invalid_utf8: Invalid = "refuse",
 ) -> None:
     """Encode a corpus into token shards. Parts that are already encoded, in OUTPUT's store, are not encoded again."""
-    from inkstone.cli.commands import refuse_existing
     from inkstone.cli.progress import show_progress
     from inkstone.errors import InputError
     from inkstone.storage import atomic_directory
@@ -116,6 +116,24 @@ def extend(
         raise InputError("give the base directory and then the corpus")
     settings = ExtendSettings(add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8)
     extend_directory(paths[0], _corpus(paths[1:]), output, settings, pad_to, chart)
+
+
+@tokenizer_app.command("measure")
+def tokenizer_measure(
+    tokenizers: Annotated[
+        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
+    ],
+    text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
+    chars: Annotated[
+        int | None, typer.Option(min=1, help="read documents until this many characters are passed, per language")
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="write an SVG chart of tokens per character")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+) -> None:
+    """Compare tokenizers on the same texts: compression, coverage, round trips, ALP and speed."""
+    from inkstone.cli.tokenizer_measure import measure_tokenizers
+
+    measure_tokenizers(tokenizers, text, chars, chart, as_json)
 
 
 def _corpus(paths: list[Path]) -> Path | list[Path]:

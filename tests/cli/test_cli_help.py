@@ -93,3 +93,9 @@ def test_a_mistyped_command_is_refused_naming_what_is_wrong(
     assert named in error
     assert "Traceback" not in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_module_of_the_command_line_imports_the_commands_that_import_it() -> None:
+    folder = Path(__file__).parents[2] / "inkstone" / "cli"
+    importing = [path.name for path in folder.glob("*.py") if "cli.commands import" in path.read_text("utf-8")]
+    assert importing == ["__init__.py"]
