@@ -19,6 +19,7 @@ from inkstone.chat.export import GENERATION_FILE
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
+from inkstone.model.families.reading import two_ropes
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.model.files.weights import decoder_shapes, open_weights, read_values
 from inkstone.tokenizer import Tokenizer
@@ -77,6 +78,7 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
     family = family_of(values, where)
     config = family.read_config(values, where)
     remarks = ["auto_map in config.json names code; it is ignored, never run"] if values.get("auto_map") else []
+    remarks += [sentence] if (sentence := two_ropes(values)) else []
     missing: list[str] = []
     weights = tokenizer = template = "not looked for"
     if directory is not None:

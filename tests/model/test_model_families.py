@@ -1,4 +1,4 @@
-"""The outside oracle for llama, mistral, mixtral and bloom: transformers' own models, with every option they have.
+"""The outside oracle for llama, mistral, mixtral, bloom, Qwen and GLM-4: transformers' own models, with their options.
 
 Random checkpoints made there are opened here: equal logits, and the same 64 greedy tokens with a cache, without one and
 in a left-padded batch. What is saved here opens there with the same bits.
@@ -20,6 +20,11 @@ transformers = pytest.importorskip("transformers")
 SHAPE = {"vocab_size": 101, "hidden_size": 48, "num_attention_heads": 6, "initializer_range": 0.2}
 DENSE = {**SHAPE, "intermediate_size": 40, "num_hidden_layers": 2, "max_position_embeddings": 128}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 900.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 900.0, "factor": 4.0, "original_max_position_embeddings": 32}
+EVERY_KEY = {**YARN, "attention_factor": 1.3, "beta_fast": 12.0, "beta_slow": 2.0, "truncate": False}
+QWEN = {"num_key_value_heads": 6}
+GLM = {"head_dim": 8, "num_key_value_heads": 2, "pad_token_id": 0}
+MOE = {"num_key_value_heads": 2, "moe_intermediate_size": 24, "num_experts": 5, "num_experts_per_tok": 2}
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama, grouped queries, tied": ("Llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
@@ -33,6 +38,20 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.3}},
     ),
     "llama, llama3 scaling": ("Llama", {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 32}}),
+    "llama, yarn scaling": ("Llama", {"rope_parameters": YARN}),
+    "llama, yarn scaling, every key": ("Llama", {"rope_parameters": EVERY_KEY}),
+    "qwen2": ("Qwen2", {"num_key_value_heads": 2}),
+    "qwen2, sliding window, tied": (
+        "Qwen2",
+        {**QWEN, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0, "tie_word_embeddings": True},
+    ),
+    "qwen2, yarn scaling": ("Qwen2", {**QWEN, "rope_parameters": YARN}),
+    "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 12}),
+    "qwen3, biases, tied": ("Qwen3", {**QWEN, "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3_moe": ("Qwen3Moe", {**MOE, "norm_topk_prob": True}),
+    "qwen3_moe, shares of a softmax over all": ("Qwen3Moe", MOE),
+    "glm": ("Glm", {**GLM, "rope_parameters": {"rope_type": "default", "rope_theta": 800.0}}),
+    "glm, yarn scaling, tied": ("Glm", {**GLM, "rope_parameters": YARN, "tie_word_embeddings": True}),
     "llama, biases, wide heads": ("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 12}),
     "mistral, sliding window": ("Mistral", {"num_key_value_heads": 3, "sliding_window": 9}),
     "mistral, no window": ("Mistral", {"num_key_value_heads": 3, "sliding_window": None}),

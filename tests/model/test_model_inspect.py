@@ -27,6 +27,9 @@ PUBLISHED = {
     "llama-2-7b": (6_738_415_616, "llama", 4096),
     "llama-3-8b": (8_030_261_248, "llama", 8192),
     "mistral-7b": (7_241_732_096, "llama", 32768),
+    "qwen2.5-7b": (7_615_616_512, "qwen2", 131072),
+    "qwen3-8b": (8_190_735_360, "qwen3", 40960),
+    "glm-4-9b-chat": (9_399_951_360, "glm", 131072),
 }
 CONFIG_DATA = Path(__file__).parents[2] / "../shared/data/configs"
 

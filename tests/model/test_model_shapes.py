@@ -180,7 +180,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
         ({"model_type": "gpt2"}, ['model_type "gpt2" is not supported; supported: llama, baichuan, bloom, mixtral']),
         ({}, ['model_type "None" is not supported']),
         (changed("llama-7b", hidden_act="gelu"), ["hidden_act = 'gelu' is not supported; expected 'silu'"]),
-        (changed("llama-7b", rope_scaling={"type": "yarn"}), ['rope type "yarn" is not supported; expected default']),
+        (changed("llama-7b", rope_scaling={"type": "su"}), ['rope type "su" is not supported; expected default']),
         (
             changed("llama-7b", rope_parameters=LLAMA3, hidden_size=None, vocab_size="many"),
             [
@@ -195,6 +195,11 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
         (changed("mistral-7b", num_key_value_heads=5), ["num_heads = 32 is not a multiple of num_kv_heads = 5"]),
         (changed("mixtral-8x7b", num_experts_per_tok=9), ["experts_per_token = 9 must be 1 to num_experts = 8"]),
         (changed("mixtral-8x7b", router_jitter_noise=0.1), ["router_jitter_noise = 0.1 is not supported"]),
+        (
+            changed("qwen3-8b", model_type="qwen3_moe", moe_intermediate_size=768, mlp_only_layers=[0]),
+            ["mlp_only_layers"],
+        ),
+        (changed("qwen2.5-7b", use_sliding_window=True, max_window_layers=20), ["only some layers a window"]),
         (changed("bloom-7b1", apply_residual_connection_post_layernorm=True), ["apply_residual_connection"]),
         (changed("chatglm2-6b", rope_ratio=50), ["rope_ratio = 50 is not supported; expected 1"]),
         (changed("chatglm2-6b", rmsnorm=False), ["rmsnorm = False is not supported"]),

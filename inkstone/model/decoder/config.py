@@ -13,14 +13,20 @@ class RopeScaling:
     """How rotary angles are stretched beyond the length a model was first trained on.
 
     `linear` divides positions by `factor`. `dynamic` (NTK) raises the base for sequences longer than
-    `original_positions`. `llama3` divides low frequencies by `factor`, keeps high ones and blends between.
+    `original_positions`. `llama3` divides low frequencies by `factor`, keeps high ones and blends between. `yarn` does
+    so too, with its borders given as turns within `original_positions` and lengthened queries and keys.
     """
 
-    kind: Literal["linear", "dynamic", "llama3"]
+    kind: Literal["linear", "dynamic", "llama3", "yarn"]
     factor: float
     original_positions: int
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
+    """With `yarn` these two are beta_slow and beta_fast."""
+    attention_factor: float = 1.0
+    """`yarn`: what queries and keys are multiplied with."""
+    truncate: bool = True
+    """`yarn`: whether the borders of blending are rounded to whole pairs."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     """A token sees itself and the `sliding_window` - 1 tokens before it; None: all."""
+    qk_norm: bool = False
+    """Each head's query and key pass an RMS norm before they turn (Qwen3)."""
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -54,6 +62,8 @@ class DecoderConfig:
     num_experts: int = 0
     """0: one dense MLP per block."""
     experts_per_token: int = 2
+    normalised_shares: bool = True
+    """A token's chosen experts have shares that sum to 1; else those of a softmax over all experts."""
     router_aux_loss: float = 0.0
     """Weight of the load-balancing loss in training."""
     normalised_head: bool = False
@@ -97,6 +107,8 @@ class DecoderConfig:
             return None
         if self.rope_scaling and self.angles_depend_on_length:
             return int(self.rope_scaling.factor * self.max_positions)
+        if self.rope_scaling and self.rope_scaling.kind == "yarn":
+            return max(self.max_positions, int(self.rope_scaling.factor * self.rope_scaling.original_positions))
         return self.max_positions
 
     def num_parameters(self) -> int:
@@ -125,7 +137,7 @@ class DecoderConfig:
     def _block(self, mlps: int) -> int:
         qkv = self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
         attention = self.hidden_size * (qkv + self.head_dim * self.num_heads)
-        attention += self.qkv_bias * qkv + self.out_bias * self.hidden_size
+        attention += self.qkv_bias * qkv + self.out_bias * self.hidden_size + self.qk_norm * 2 * self.head_dim
         up = self.intermediate_size * (2 if self.gated else 1)
         mlp = self.hidden_size * (up + self.intermediate_size) + self.mlp_bias * (up + self.hidden_size)
         return attention + mlps * mlp + self.num_experts * self.hidden_size + 2 * self._norm()

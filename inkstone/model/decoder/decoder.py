@@ -108,11 +108,13 @@ class Attention(nn.Module):
         self.k_proj = linear(config.hidden_size, key_size, config.qkv_bias)
         self.v_proj = linear(config.hidden_size, key_size, config.qkv_bias)
         self.o_proj = linear(query_size, config.hidden_size, config.out_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        q_BHTd = self.q_proj(x_BTD).view(heads).transpose(1, 2)
-        k_BKTd = self.k_proj(x_BTD).view(heads).transpose(1, 2)
+        q_BHTd = self.q_norm(self.q_proj(x_BTD).view(heads)).transpose(1, 2)
+        k_BKTd = self.k_norm(self.k_proj(x_BTD).view(heads)).transpose(1, 2)
         v_BKTd = self.v_proj(x_BTD).view(heads).transpose(1, 2)
         if angles is not None:
             q_BHTd, k_BKTd = rotate(q_BHTd, *angles), rotate(k_BKTd, *angles)

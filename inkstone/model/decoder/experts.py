@@ -47,7 +47,7 @@ class MixtureMLP(nn.Module):
 
     def __init__(self, config: DecoderConfig, product: ExpertProduct) -> None:
         super().__init__()
-        self.experts_per_token = config.experts_per_token
+        self.experts_per_token, self.normalised_shares = config.experts_per_token, config.normalised_shares
         self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config, product)
 
@@ -55,13 +55,18 @@ class MixtureMLP(nn.Module):
         """The output [B, T, D] and the router's logits [N, E], for the load-balancing loss."""
         x_ND = x_BTD.flatten(0, 1)
         logits_NE = F.linear(x_ND, self.gate.weight.to(x_ND.dtype))
-        return self.experts(x_ND, *route(logits_NE, self.experts_per_token)).view_as(x_BTD), logits_NE
+        shares_and_experts = route(logits_NE, self.experts_per_token, self.normalised_shares)
+        return self.experts(x_ND, *shares_and_experts).view_as(x_BTD), logits_NE
 
 
-def route(logits_NE: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
-    """Shares [N, k], summing to 1, and experts [N, k]: softmax over the k largest logits, ties to the lower number."""
+def route(logits_NE: Tensor, per_token: int, normalised: bool = True) -> tuple[Tensor, Tensor]:
+    """Shares [N, k] and experts [N, k]: the k largest logits, ties to the lower number.
+
+    Shares are a softmax over the chosen logits and sum to 1; with `normalised` false it is over all experts' logits.
+    """
     best, chosen_NE = logits_NE.float().sort(dim=-1, descending=True, stable=True)
-    return best[:, :per_token].softmax(-1), chosen_NE[:, :per_token]
+    shares = best[:, :per_token].softmax(-1) if normalised else best.softmax(-1)[:, :per_token]
+    return shares, chosen_NE[:, :per_token]
 
 
 def matmul_runs(x_MD: Tensor, weights_EOD: Tensor, ends_E: Tensor) -> Tensor:

@@ -27,8 +27,11 @@ def rotary_angles(config: DecoderConfig, positions_BT: Tensor) -> tuple[Tensor, 
         inverse_frequency = inverse_frequency / scaling.factor
     if scaling and scaling.kind == "llama3":
         inverse_frequency = _llama3(inverse_frequency, scaling)
+    if scaling and scaling.kind == "yarn":
+        inverse_frequency = _yarn(inverse_frequency, scaling, theta, size)
     angles = positions * inverse_frequency
-    return angles.cos(), angles.sin()
+    length = scaling.attention_factor if scaling else 1.0
+    return angles.cos() * length, angles.sin() * length
 
 
 def _dynamic_theta(theta: float, scaling: RopeScaling, size: int, positions_BT: Tensor) -> Tensor:
@@ -44,6 +47,23 @@ def _llama3(inverse_frequency: Tensor, scaling: RopeScaling) -> Tensor:
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return inverse_frequency * (kept + (1 - kept) / scaling.factor)
+
+
+def _yarn(inverse_frequency: Tensor, scaling: RopeScaling, theta: float, size: int) -> Tensor:
+    """Peng et al. 2023 (arXiv 2309.00071): pairs that turn often within the original length are kept, others slowed.
+
+    Between the two borders, which are numbers of turns made into (fractional) numbers of pairs, they are blended.
+    """
+    turns = (scaling.high_frequency_factor, scaling.low_frequency_factor)
+    first, last = (
+        size * math.log(scaling.original_positions / (turn * 2 * math.pi)) / (2 * math.log(theta)) for turn in turns
+    )
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, size - 1)
+    pair = torch.arange(size // 2, device=inverse_frequency.device)
+    slowed = ((pair - first) / (last - first if last != first else 0.001)).clamp(0, 1)
+    return inverse_frequency * (1 - slowed + slowed / scaling.factor)
 
 
 def rotate(x_BHTd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

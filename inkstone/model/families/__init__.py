@@ -14,7 +14,7 @@ from typing import Any
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.families import baichuan, bloom, chatglm, llama, mixtral
+from inkstone.model.families import baichuan, bloom, chatglm, glm, llama, mixtral, qwen
 from inkstone.model.families.layout import Piece
 
 __all__ = ["FAMILIES", "Family", "Piece", "family_of", "writing_family"]
@@ -35,13 +35,18 @@ class Family:
     """Regular expressions (re.search) of stored tensors that are no parameters."""
 
 
-FAMILIES = {
-    "llama": Family("llama", llama.read_config, llama.write_config, llama.layout, llama.IGNORED),
-    "baichuan": Family("baichuan", baichuan.read_config, baichuan.write_config, baichuan.layout, baichuan.IGNORED),
-    "bloom": Family("bloom", bloom.read_config, bloom.write_config, bloom.layout, bloom.IGNORED),
-    "mixtral": Family("mixtral", mixtral.read_config, mixtral.write_config, mixtral.layout, mixtral.IGNORED),
-    "chatglm": Family("chatglm", chatglm.read_config, chatglm.write_config, chatglm.layout, chatglm.IGNORED),
+_ROOMS = {
+    "llama": llama,
+    "baichuan": baichuan,
+    "bloom": bloom,
+    "mixtral": mixtral,
+    "chatglm": chatglm,
+    "glm": glm,
+    "qwen2": qwen,
+    "qwen3": qwen,
+    "qwen3_moe": qwen,
 }
+FAMILIES = {name: Family(name, m.read_config, m.write_config, m.layout, m.IGNORED) for name, m in _ROOMS.items()}
 _MODEL_TYPES = {**{name: name for name in FAMILIES}, "mistral": "llama"}
 
 
@@ -78,6 +83,11 @@ def _writing_name(config: DecoderConfig) -> str:
         return "bloom"
     if config.position == "alibi" or config.normalised_head:
         return "baichuan"
+    if config.qk_norm:
+        return "qwen3_moe" if config.num_experts else "qwen3"
     if config.num_experts:
         return "mixtral"
-    return "chatglm" if config.rotary_dim not in (None, config.head_dim) else "llama"
+    if config.rotary_dim not in (None, config.head_dim):
+        # ChatGLM2 has one base and no scaling; a shape that has both families' is kept as ChatGLM2's.
+        return "chatglm" if config.rope_theta == 10000.0 and config.rope_scaling is None else "glm"
+    return "qwen2" if config.qkv_bias and not (config.out_bias or config.mlp_bias) else "llama"

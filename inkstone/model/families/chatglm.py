@@ -1,17 +1,15 @@
 """ChatGLM2-6B and Zhuzhi-6B: rotary positions on half of each head, in neighbouring pairs; fused projections.
 
-The decoder turns pairs (i, i + half); ChatGLM turns pairs (2i, 2i + 1). Picking the rows of q and k in the decoder's
-order when reading (and putting them back when writing) makes the two the same arithmetic.
+The decoder turns pairs (i, i + half); ChatGLM turns pairs (2i, 2i + 1): see `paired_rows`.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.families.layout import Piece
+from inkstone.model.families.layout import Piece, paired_rows
 from inkstone.model.families.reading import ConfigReader
 
 _ARITHMETIC = {
@@ -109,17 +107,9 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
 
 def _qkv_rows(config: DecoderConfig) -> dict[str, Tensor | slice]:
     queries, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    rotary = config.rotary_dim or config.head_dim
-    # Even rows first, then odd ones, so that pair i is (i, i + rotary / 2); rows without positions stay.
-    turned = torch.arange(rotary).view(-1, 2).T.flatten()
-    head = torch.cat((turned, torch.arange(rotary, config.head_dim)))
-
-    def heads(first_row: int, count: int) -> Tensor:
-        return first_row + (torch.arange(count)[:, None] * config.head_dim + head).flatten()
-
     return {
-        "q": heads(0, config.num_heads),
-        "k": heads(queries, config.num_kv_heads),
+        "q": paired_rows(config, 0, config.num_heads),
+        "k": paired_rows(config, queries, config.num_kv_heads),
         "v": slice(queries + groups, queries + 2 * groups),
     }
 

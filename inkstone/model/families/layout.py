@@ -7,6 +7,7 @@ ours[ours_at]. So a family is data, and one reader and one writer serve all of t
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from inkstone.model.decoder.config import DecoderConfig
@@ -35,6 +36,7 @@ def attention_names(config: DecoderConfig, layer: int) -> list[str]:
     """The decoder's tensors of one block's attention: q, k, v, then the output."""
     at = f"model.layers.{layer}.self_attn"
     names = [name for part in "qkv" for name in parameters(f"{at}.{part}_proj", config.qkv_bias)]
+    names += [f"{at}.{part}_norm.weight" for part in "qk" if config.qk_norm]
     return names + parameters(f"{at}.o_proj", config.out_bias)
 
 
@@ -60,6 +62,18 @@ def outer_names(config: DecoderConfig) -> list[str]:
     if config.embedding_norm:
         names += parameters("model.embed_norm", bias)
     return names if config.tie_embeddings else [*names, "lm_head.weight"]
+
+
+def paired_rows(config: DecoderConfig, first_row: int, heads: int) -> Tensor:
+    """Rows of `heads` heads stored in neighbouring pairs (2i, 2i + 1), in the decoder's order: pairs (i, i + half).
+
+    Picking them when reading, and putting them back when writing, makes the two ways to turn the same arithmetic.
+    """
+    rotary = config.rotary_dim or config.head_dim
+    # Even rows first, then odd ones; rows without positions stay.
+    turned = torch.arange(rotary).view(-1, 2).T.flatten()
+    head = torch.cat((turned, torch.arange(rotary, config.head_dim)))
+    return first_row + (torch.arange(heads)[:, None] * config.head_dim + head).flatten()
 
 
 def same_names(names: Iterable[str]) -> list[Piece]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece, attention_names, mlp_names, norm_names, outer_names, same_names
-from inkstone.model.families.reading import ConfigReader, read_rope, write_shape
+from inkstone.model.families.reading import ConfigReader, read_aux_loss, read_rope, write_shape
 
 
 def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
@@ -36,13 +36,9 @@ def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
             sliding_window=read.optional("sliding_window"),
             num_experts=read.whole("num_local_experts", "num_experts", default=8),
             experts_per_token=read.whole("num_experts_per_tok", default=2),
-            router_aux_loss=_aux_loss(read),
+            router_aux_loss=read_aux_loss(read),
         )
     )
-
-
-def _aux_loss(read: ConfigReader) -> float:
-    return 0.0 if read.values.get("router_aux_loss_coef") == 0 else read.number("router_aux_loss_coef", default=0.001)
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -67,21 +63,23 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
         if f"model.layers.{layer}.mlp.experts.gate_up_proj" in names:
             pieces += same_names(mlp_names(config, layer))
         else:
-            pieces += _experts_apart(config, layer, names)
+            block = f"model.layers.{layer}"
+            moe = f"{block}.mlp" if f"{block}.mlp.gate.weight" in names else f"{block}.block_sparse_moe"
+            pieces += experts_apart(config, layer, moe, ("w1", "w3", "w2"))
     return pieces
 
 
-def _experts_apart(config: DecoderConfig, layer: int, names: Collection[str]) -> list[Piece]:
-    block = f"model.layers.{layer}"
-    moe = f"{block}.mlp" if f"{block}.mlp.gate.weight" in names else f"{block}.block_sparse_moe"
+def experts_apart(config: DecoderConfig, layer: int, moe: str, parts: tuple[str, str, str]) -> list[Piece]:
+    """Router and experts of a layer, stored one by one under `moe`; `parts` are the names of gate, up and down."""
+    block, (gate, up, down) = f"model.layers.{layer}", parts
     experts, width = f"{block}.mlp.experts", config.intermediate_size
     pieces = [Piece(f"{block}.mlp.gate.weight", f"{moe}.gate.weight")]
     for expert in range(config.num_experts):
         theirs = f"{moe}.experts.{expert}"
         pieces += [
-            Piece(f"{experts}.gate_up_proj", f"{theirs}.w1.weight", (expert, slice(0, width))),
-            Piece(f"{experts}.gate_up_proj", f"{theirs}.w3.weight", (expert, slice(width, 2 * width))),
-            Piece(f"{experts}.down_proj", f"{theirs}.w2.weight", (expert,)),
+            Piece(f"{experts}.gate_up_proj", f"{theirs}.{gate}.weight", (expert, slice(0, width))),
+            Piece(f"{experts}.gate_up_proj", f"{theirs}.{up}.weight", (expert, slice(width, 2 * width))),
+            Piece(f"{experts}.down_proj", f"{theirs}.{down}.weight", (expert,)),
         ]
     return pieces
 

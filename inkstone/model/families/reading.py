@@ -6,6 +6,7 @@ read.expect("hidden_act", "silu")                   # the only arithmetic we hav
 return read.finish(DecoderConfig(...))
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +73,28 @@ def _positive(read: ConfigReader, key: str, value: object, whole: bool) -> float
     return float(value)  # type: ignore[arg-type]
 
 
+def read_aux_loss(read: ConfigReader) -> float:
+    """Weight of the experts' balance loss, which may be 0."""
+    return 0.0 if read.values.get("router_aux_loss_coef") == 0 else read.number("router_aux_loss_coef", default=0.001)
+
+
+def two_ropes(values: Mapping[str, Any]) -> str | None:
+    """A sentence where `rope_scaling` and `rope_parameters` both stand in a config.json and say different things."""
+    tables = [values.get("rope_scaling"), values.get("rope_parameters")]
+    if not all(isinstance(table, Mapping) and table for table in tables):
+        return None
+    old, new = ({**table, "rope_type": table.get("rope_type", table.get("type"))} for table in tables)  # type: ignore
+    theta = values.get("rope_theta")
+    same = all(old.get(key, theta) == new.get(key, theta) for key in {*old, *new} - {"type", "partial_rotary_factor"})
+    return None if same else "rope_scaling and rope_parameters contradict each other; rope_scaling is taken"
+
+
 def read_rope(read: ConfigReader, default_theta: float, max_positions: int) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of rotary positions, in the keys of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
-    values = read.values.get("rope_parameters") or read.values.get("rope_scaling") or {}
+    """Base and scaling of rotary positions, in the keys of transformers 4 (rope_scaling) or 5 (rope_parameters).
+
+    Where both stand, rope_scaling is taken, as transformers does.
+    """
+    values = read.values.get("rope_scaling") or read.values.get("rope_parameters") or {}
     if not isinstance(values, Mapping):
         read.problem(f"rope_scaling = {values!r} is not a table of settings")
         return default_theta, None
@@ -83,19 +103,42 @@ def read_rope(read: ConfigReader, default_theta: float, max_positions: int) -> t
     kind = values.get("rope_type", values.get("type", "default"))
     if kind == "default":
         return theta, None
-    if kind not in ("linear", "dynamic", "llama3"):
-        read.problem(f'rope type "{kind}" is not supported; expected default, linear, dynamic or llama3')
+    if kind not in ("linear", "dynamic", "llama3", "yarn"):
+        read.problem(f'rope type "{kind}" is not supported; expected default, linear, dynamic, llama3 or yarn')
         return theta, None
     if kind == "dynamic":
         return theta, RopeScaling("dynamic", rope.number("factor"), max_positions)
     if kind == "linear":
         return theta, RopeScaling("linear", rope.number("factor"), max_positions)
+    if kind == "yarn":
+        return theta, _read_yarn(rope, max_positions)
     return theta, RopeScaling(
         "llama3",
         rope.number("factor"),
         rope.whole("original_max_position_embeddings"),
         rope.number("low_freq_factor"),
         rope.number("high_freq_factor"),
+    )
+
+
+def _read_yarn(rope: ConfigReader, max_positions: int) -> RopeScaling:
+    """The published optional keys; where attention_factor is not given it follows from the stretch."""
+    original = rope.whole("original_max_position_embeddings", default=max_positions)
+    factor = rope.number("factor", default=max_positions / original)
+
+    def length(key: str) -> float:
+        return 0.1 * rope.number(key, default=1.0) * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    both = rope.values.get("mscale") and rope.values.get("mscale_all_dim")
+    usual = length("mscale") / length("mscale_all_dim") if both else length("")
+    return RopeScaling(
+        "yarn",
+        factor,
+        original,
+        low_frequency_factor=rope.number("beta_slow", default=1.0),
+        high_frequency_factor=rope.number("beta_fast", default=32.0),
+        attention_factor=rope.number("attention_factor", default=usual),
+        truncate=rope.flag("truncate", True),
     )
 
 
@@ -129,6 +172,12 @@ def _write_rope(config: DecoderConfig) -> dict[str, Any]:
         values["original_max_position_embeddings"] = scaling.original_positions
         values["low_freq_factor"] = scaling.low_frequency_factor
         values["high_freq_factor"] = scaling.high_frequency_factor
+    if scaling and scaling.kind == "yarn":
+        values["original_max_position_embeddings"] = scaling.original_positions
+        values["attention_factor"] = scaling.attention_factor
+        values["beta_slow"] = scaling.low_frequency_factor
+        values["beta_fast"] = scaling.high_frequency_factor
+        values["truncate"] = scaling.truncate
     return {
         "rope_theta": config.rope_theta,
         "rope_scaling": {**values, "type": scaling.kind} if scaling else None,
