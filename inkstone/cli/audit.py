@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli.visible import visible
+
 _SHOWN_CHARACTERS = 600
 
 
@@ -37,12 +39,13 @@ def audit(
             continue
         limits = "" if removal.threshold is None else f" (limit {removal.threshold:.4g})"
         measured = "" if removal.value is None else f" · measured {removal.value:.4g}{limits}"
-        typer.echo(f"{number}. {removal.id} · {removal.lang or 'language unknown'} · {removal.level}{measured}")
+        lang = removal.lang or "language unknown"
+        typer.echo(visible(f"{number}. {removal.id} · {lang} · {removal.level}{measured}"))
         if removal.detail:
-            typer.echo(f"   {removal.detail}")
+            typer.echo(visible(f"   {removal.detail}"))
         text = removal.text
         more = f" … ({len(text):,} characters)" if len(text) > _SHOWN_CHARACTERS else ""
-        typer.echo("".join(f"   | {line}\n" for line in (text[:_SHOWN_CHARACTERS] + more).splitlines()))
+        typer.echo("".join(f"   | {visible(line)}\n" for line in (text[:_SHOWN_CHARACTERS] + more).splitlines()))
 
 
 def _show_counts(rows: list[tuple[str, str, int, int]]) -> None:

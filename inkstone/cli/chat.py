@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from inkstone.chat import Message
+from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
 from inkstone.model import Opened, open_directory
@@ -40,7 +41,7 @@ def converse(
     history = list(start)
     if talking:
         console.print(f"[dim]{escape(str(directory))}: {_HELP}[/]")
-        console.print(f"[dim]template {escape(opened.why_template)}; {escape(_how(sampling))}[/]")
+        console.print(f"[dim]template {escape(visible(opened.why_template))}; {escape(_how(sampling))}[/]")
     while (text := _read(console, talking)) is not None and text != "/exit":
         if text == "/reset":
             history = list(start)
@@ -80,12 +81,12 @@ def _answer(
     try:
         if show_prompt:
             ids = build_prompt(opened, history, sampling)
-            aside.print(f"[dim]{escape(opened.tokenizer.decode(ids))}⟨{len(ids)} tokens⟩[/]")
+            aside.print(f"[dim]{escape(visible(opened.tokenizer.decode(ids)))}⟨{len(ids)} tokens⟩[/]")
         for delta in stream_reply(opened, history, sampling):
             reply += delta
-            console.print(delta, end="", markup=False)
+            console.print(visible(delta) if console.is_terminal else delta, end="", markup=False)
     except InputError as error:
-        aside.print(f"[red]{escape(str(error))}[/]")
+        aside.print(f"[red]{escape(visible(str(error)))}[/]")
         return history[:-1]
     except KeyboardInterrupt:
         console.print("[dim] (cut short)[/]", end="")

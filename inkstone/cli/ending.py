@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from inkstone.cli.visible import visible
 from inkstone.errors import InkstoneError
 
 
@@ -24,7 +25,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except InkstoneError as error:
-            _leave(f"[bold red]error:[/] {escape(str(error))}", error.exit_code)
+            _leave(f"[bold red]error:[/] {escape(visible(str(error)))}", error.exit_code)
         except KeyboardInterrupt as stop:
             said = str(stop) or "stopped; what was finished is kept, and the same command continues"
             _leave(f"[yellow]{escape(said)}[/]", 130)
@@ -33,7 +34,7 @@ class Verbs(TyperGroup):
             if error.errno in (None, errno.EPIPE):
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            _leave(f"[bold red]error:[/] {escape(f'{where}{error.strerror}')}", InkstoneError.exit_code)
+            _leave(f"[bold red]error:[/] {escape(visible(f'{where}{error.strerror}'))}", InkstoneError.exit_code)
 
 
 def _leave(sentence: str, code: int) -> None:

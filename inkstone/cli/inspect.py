@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
+from inkstone.cli.visible import visible
 from inkstone.model.inspect import Facts
 
 
@@ -12,7 +13,7 @@ def show_facts(facts: Facts) -> None:
     missing = [("" if number else "missing", problem) for number, problem in enumerate(facts.missing)]
     for label, text in rows(facts) + missing:
         style = "bold yellow" if label == "missing" else "bold"
-        console.print(Text.assemble((f"{label:<12}", style), text))
+        console.print(Text.assemble((f"{label:<12}", style), visible(text)))
 
 
 def rows(facts: Facts) -> list[tuple[str, str]]:

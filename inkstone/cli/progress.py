@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from inkstone.cli.visible import visible
 from inkstone.pipeline.events import Event
 from inkstone.progress import Field, Progress, Silent
 
@@ -75,7 +76,7 @@ class _Live(Silent):
         self.bars.update(self.task, completed=completed, total=end, unit=unit, figures=escape(figures))
 
     def note(self, message: str, **fields: Field) -> None:
-        self.bars.console.print(f"[dim]{escape(message)}[/]", highlight=False)
+        self.bars.console.print(f"[dim]{escape(visible(message))}[/]", highlight=False)
 
 
 class _Lines(Silent):

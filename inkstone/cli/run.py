@@ -10,6 +10,7 @@ from rich.text import Text
 
 from inkstone.cli.progress import terminal
 from inkstone.cli.table import Cell, show_table
+from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, score_rows
 from inkstone.pipeline import Planned, check_inputs, checkpoint_of, chosen_stages, make_plan, run
@@ -84,10 +85,10 @@ def _show_samples(console: Console, name: str, said: dict[str, object]) -> None:
     if isinstance(continuations, list) and continuations:
         console.rule(f"{name} continues", align="left")
         for row in continuations:
-            console.print(f"{escape(row['prompt'])}[bold green]{escape(row['text'])}[/]\n")
+            console.print(f"{escape(visible(row['prompt']))}[bold green]{escape(visible(row['text']))}[/]\n")
     if isinstance(conversations, dict):
         for lang, turns in conversations.items():
             console.rule(f"{name} talks ({lang})", align="left")
             for turn in turns:
                 colour = "bold green" if turn["role"] == "assistant" else "cyan"
-                console.print(f"[{colour}]{turn['role']}:[/] {escape(turn['content'])}")
+                console.print(f"[{colour}]{turn['role']}:[/] {escape(visible(turn['content']))}")

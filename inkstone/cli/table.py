@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from inkstone.cli.visible import visible
+
 Cell = str | Text  # a Text has its style; a str is shown as it is, without markup
 
 
 def show_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", left: int = 1) -> None:
     """Print on standard output. Columns after the first `left` ones are numbers, set to the right."""
     console = Console(highlight=False, emoji=False, soft_wrap=True)
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in [heads, *rows]]
+    cells = [[cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row] for row in [heads, *rows]]
     if title:
         console.print(Text(title, style="italic"))
     measured = [

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli.visible import visible
+
 template_app = typer.Typer(no_args_is_help=True, help="How conversations are written: list, show, attach to a model.")
 
 
@@ -38,7 +40,7 @@ def show_template(
     if model is not None:
         choice = choose_template(model, name)
         template = choice.template
-        console.print(choice.reason, markup=False)
+        console.print(visible(choice.reason), markup=False)
     elif name is not None:
         template = template_named(name)
     else:
@@ -48,7 +50,7 @@ def show_template(
     example = [*system, *first, *second, Message("assistant", "2")]
     for segment in template.segments(example):
         style = "bold green" if segment.weight else "cyan" if segment.kind != "text" else ""
-        console.print(segment.value, end="", markup=False, style=style)
+        console.print(visible(segment.value), end="", markup=False, style=style)
     console.print()
     if model is not None:
         from inkstone.tokenizer import Tokenizer
