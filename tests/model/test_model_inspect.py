@@ -104,3 +104,17 @@ def test_a_lost_tensor_is_listed_as_missing_without_reading_weights(tmp_path: Pa
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="there is no preset gpt-2; there are: baichuan-7b"):
         inspect_preset("gpt-2")
+
+
+def test_inspect_says_which_of_two_contradicting_rotary_tables_is_taken(tmp_path: Path) -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    other = {"rope_type": "linear", "factor": 2.0}
+    same = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "rope_theta": 10000.0}
+    for parameters, remarks in ((other, 1), (same, 0)):
+        values = {**presets()["llama-7b"], "rope_theta": 1e4, "rope_scaling": yarn, "rope_parameters": parameters}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        facts = inspect_model(tmp_path / "config.json")
+        assert len(facts.remarks) == remarks
+        assert "yarn" in str(facts.shape["rope_scaling"])
+    (tmp_path / "config.json").write_text(json.dumps({**values, "rope_parameters": other}))
+    assert "rope_scaling is taken" in inspect_model(tmp_path / "config.json").remarks[0]
