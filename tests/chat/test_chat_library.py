@@ -203,7 +203,8 @@ def test_transformers_builds_the_same_prompts_from_the_saved_directory(
     save_template(template, tmp_path)
     peer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     names = {"<s>", "</s>", *template.control_tokens}
-    ordinary = CONTENT.filter(lambda text: not any(name in text for name in names))
+    # transformers keeps a literal U+2581 apart from the dummy prefix; SentencePiece, and so we, join the two.
+    ordinary = CONTENT.filter(lambda text: "▁" not in text and not any(name in text for name in names))
 
     @fast
     @given(messages=conversations(template, ordinary), prompt=st.booleans())
