@@ -4,7 +4,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inkstone.corpus.judge.repair import Repair, repair
@@ -93,6 +93,8 @@ def test_repairs_are_counted_per_document_and_character() -> None:
     assert done == {"fullwidth": Repair(2, 3)}
 
 
+@example(["Â\x1f¡Â¡"])
+@example(["A\u0302¡A\u0302¡"])
 @given(st.lists(st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\r\n\u3000é"))), max_size=4))
 def test_a_second_repair_finds_nothing_and_the_result_is_clean(texts: list[str]) -> None:
     once, _ = repair(pa.array(texts, pa.string()))

@@ -49,7 +49,12 @@ def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
     points, starts = _reread(rows, *decode(texts), done)
     points, starts = _edit(rows, points, starts, done)
     _tidy_lines(rows, points, starts, done)
-    _compose(rows, done)
+    again = _compose(rows, done) | np.logical_or(*_misread(points, starts))
+    for row in np.flatnonzero(again).tolist():
+        if ungbk(unlatin(rows[row])) != rows[row]:  # what went, or became one letter, stood between its letters
+            once_more, more = repair(pa.array([rows[row]]))
+            rows[row] = once_more[0].as_py()
+            done |= {name: done.get(name, Repair()) + count for name, count in more.items()}
     return pa.array(rows, pa.string()), done
 
 
@@ -57,17 +62,22 @@ def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
 
 
 def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> tuple[U32, I64]:
-    """Repair the rows where letters that could open a UTF-8 sequence are many among what is not ASCII."""
-    lead = (points - np.uint32(0xC2)) <= 0xF4 - 0xC2
-    foreign = segment_sums(points > 0x7F, starts)
-    suspects = (segment_sums(lead, starts) * 10 > foreign) & _has_sequence(points, starts, np.flatnonzero(lead))
-    as_gbk = segment_sums(member(points, code_points(_GBK_SIGNS)), starts) * _GBK_SHARE > foreign
-    as_gbk &= foreign > 0
+    """Repair the rows that look like it."""
+    suspects, as_gbk = _misread(points, starts)
     if not suspects.any() and not as_gbk.any():
         return points, starts
     _replace(rows, suspects, unlatin, "mojibake", done)
     _replace(rows, as_gbk, ungbk, "mojibake_gbk", done)
     return decode(pa.array(rows, pa.string()))
+
+
+def _misread(points: U32, starts: I64) -> tuple[Mask, Mask]:
+    """Rows where letters that could open a UTF-8 sequence are many among what is not ASCII, and those full of GBK's."""
+    lead = (points - np.uint32(0xC2)) <= 0xF4 - 0xC2
+    foreign = segment_sums(points > 0x7F, starts)
+    suspects = (segment_sums(lead, starts) * 10 > foreign) & _has_sequence(points, starts, np.flatnonzero(lead))
+    as_gbk = segment_sums(member(points, code_points(_GBK_SIGNS)), starts) * _GBK_SHARE > foreign
+    return suspects, as_gbk & (foreign > 0)
 
 
 def _has_sequence(points: U32, starts: I64, leads: I64) -> Mask:
@@ -212,11 +222,13 @@ def tidy_blank_lines(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
-def _compose(rows: list[str], done: dict[str, Repair]) -> None:
-    """NFC: a letter and its accent are one character."""
+def _compose(rows: list[str], done: dict[str, Repair]) -> Mask:
+    """NFC: a letter and its accent are one character. Says which rows changed."""
+    foreign = np.zeros(len(rows), bool)
     if not unicodedata.is_normalized("NFC", "\n".join(rows)):
-        foreign = np.array([not unicodedata.is_normalized("NFC", text) for text in rows])
+        foreign[:] = [not unicodedata.is_normalized("NFC", text) for text in rows]
         _replace(rows, foreign, lambda text: unicodedata.normalize("NFC", text), "nfc", done)
+    return foreign
 
 
 def _replace(rows: list[str], suspects: Mask, change: Callable[[str], str], name: str, done: dict[str, Repair]) -> None:
