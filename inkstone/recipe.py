@@ -21,7 +21,7 @@ from inkstone.mixture import MixtureSettings
 from inkstone.model import ModelSettings
 from inkstone.primer import PrimerSettings
 from inkstone.tokenizer import TokenizerSettings, TokensSettings
-from inkstone.train import PRETRAIN, TrainSettings
+from inkstone.train import PRETRAIN, PretrainSettings, TrainSettings
 from inkstone.tune import SFT, SFTSettings
 
 
@@ -38,7 +38,7 @@ class Recipe(BaseModel):
     tokens: TokensSettings = TokensSettings()
     mixture: MixtureSettings | None = None
     model: ModelSettings = ModelSettings()
-    pretrain: TrainSettings | None = None
+    pretrain: PretrainSettings | None = None
     sft: SFTSettings | None = None
     tune: dict[str, SFTSettings] = Field({}, description="further tuning stages, by name, in order")
     evaluate: EvaluateSettings | None = None
@@ -168,7 +168,10 @@ def _across_sections(recipe: Recipe, present: set[str]) -> list[str]:
         f"[{name}] needs a [{need}] section" for name, need in needs.items() if name in present and need not in present
     ]
     problems += _wrong_bases(recipe)
-    own: dict[str, TrainSettings] = {PRETRAIN.name: recipe.pretrain} if recipe.pretrain else {}
+    if recipe.pretrain and recipe.pretrain.base and "model" in present:
+        problems.append("[model] has no part in a run whose [pretrain] has a base, which brings its shape: remove one")
+    fresh = recipe.pretrain and not recipe.pretrain.base
+    own: dict[str, TrainSettings] = {PRETRAIN.name: recipe.pretrain} if recipe.pretrain and fresh else {}
     for name, tuning in recipe.tunings().items():
         own |= {name: tuning} if tuning.base in own else {}
     problems += [

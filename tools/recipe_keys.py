@@ -92,11 +92,11 @@ def _kind(field: FieldInfo) -> str:
 
 
 def _named(annotation: object) -> str:
-    inner = [one for one in get_args(annotation) if one is not NoneType]
+    inner = [one for one in get_args(annotation) if one not in (NoneType, ...)]
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{json.dumps(one)}`" for one in inner)
-    if get_origin(annotation) is list:
-        return "list of strings" if inner == [str] else f"list of {_named(inner[0])}"
+    if get_origin(annotation) in (list, tuple):
+        return f"list of {_named(inner[0])}{'s' if inner[0] in _NAMES else ''}"
     if get_origin(annotation) is dict:
         return f"table: name = {_named(inner[-1])}"
     if get_origin(annotation) in (Union, UnionType):

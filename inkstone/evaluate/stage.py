@@ -30,7 +30,7 @@ from inkstone.progress import Progress, Silent
 from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import fingerprint
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import PRETRAIN, TrainSettings, new_model
+from inkstone.train import PRETRAIN, PretrainSettings, new_model
 
 Rows = list[dict[str, object]]
 Read = TypeVar("Read")
@@ -214,9 +214,12 @@ def _run(job: Job) -> Result:
     settings, run = job.of(EvaluateSettings), job.run_dir
     models = {name: run / name for name, kind in job.earlier.items() if kind.makes_model}
     untrained = job.output / "untrained"
-    if PRETRAIN.name in models:
+    base = job.of(PretrainSettings, PRETRAIN.name).base if PRETRAIN.name in models else None
+    if base and Tokenizer.load(Path(base)).fingerprint == Tokenizer.load(run / "tokenizer").fingerprint:
+        models = {"base": Path(base), **models}
+    if PRETRAIN.name in models and not base:
         tokenizer = Tokenizer.load(run / "tokenizer")
-        seed = job.of(TrainSettings, PRETRAIN.name).seed
+        seed = job.of(PretrainSettings, PRETRAIN.name).seed
         model = new_model(job.of(ModelSettings, "model"), tokenizer.vocab_size, seed)
         bos_id, eos_id, pad_id = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
         save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)

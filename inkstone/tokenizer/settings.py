@@ -2,13 +2,29 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from inkstone.stage import Machine
 
 
+class ExtendSettings(BaseModel, extra="forbid", frozen=True):
+    """How a vocabulary is extended with Chinese pieces."""
+
+    add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
+    choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')
+    characters: tuple[int, ...] = Field(
+        (),
+        description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for.",
+    )
+    character_coverage: float = Field(0.9995, gt=0, le=1, description="Share of Chinese characters that get a token.")
+    max_piece_characters: int = Field(8, ge=2, description="Longest piece that may be learned, in characters.")
+    min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
+    measure_mb: float = Field(2.0, gt=0, description="ALP is measured on about this many MB of Chinese text.")
+    invalid_utf8: Literal["refuse", "replace"] = Field("refuse", description="What to do with text that is not UTF-8.")
+
+
 class TokenizerSettings(BaseModel, extra="forbid", frozen=True):
-    """`[tokenizer]`: how the vocabulary is learned."""
+    """`[tokenizer]`: how the vocabulary is learned, or whose is taken."""
 
     vocab_size: int = Field(
         8192,
@@ -44,6 +60,14 @@ class TokenizerSettings(BaseModel, extra="forbid", frozen=True):
     invalid_utf8: Literal["refuse", "replace"] = Field(
         "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes.'
     )
+    base: str | None = Field(None, description="A directory or file whose tokenizer is taken instead of learning one.")
+    extend: ExtendSettings | None = Field(None, description="With base: adds Chinese pieces of the corpus.")
+
+    @model_validator(mode="after")
+    def _extends_something(self) -> "TokenizerSettings":
+        if self.extend and not self.base:
+            raise ValueError("extend needs base: the directory whose vocabulary is to grow")
+        return self
 
 
 class TokensSettings(BaseModel, extra="forbid", frozen=True):
@@ -65,19 +89,3 @@ class TokensSettings(BaseModel, extra="forbid", frozen=True):
     invalid_utf8: Literal["refuse", "replace"] = Field(
         "refuse", description='What to do with text that is not UTF-8: "refuse", or "replace" bad bytes and count them.'
     )
-
-
-class ExtendSettings(BaseModel, extra="forbid", frozen=True):
-    """How a vocabulary is extended with Chinese pieces."""
-
-    add: int = Field(25_000, ge=1, description="Tokens to add; with choose the most that are tried.")
-    choose: Literal["alp"] | None = Field(None, description='"alp": as many as the knee of the ALP curve says.')
-    characters: tuple[int, ...] = Field(
-        (),
-        description="Numbers of most frequent single characters to try; empty: as many as character_coverage asks for.",
-    )
-    character_coverage: float = Field(0.9995, gt=0, le=1, description="Share of Chinese characters that get a token.")
-    max_piece_characters: int = Field(8, ge=2, description="Longest piece that may be learned, in characters.")
-    min_frequency: int = Field(2, ge=1, description="A pair is merged only if it occurs at least this many times.")
-    measure_mb: float = Field(2.0, gt=0, description="ALP is measured on about this many MB of Chinese text.")
-    invalid_utf8: Literal["refuse", "replace"] = Field("refuse", description="What to do with text that is not UTF-8.")

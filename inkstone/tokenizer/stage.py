@@ -1,4 +1,4 @@
-"""The stage that learns a tokenizer from a corpus. Encoding the corpus with it is `write_shards.py`.
+"""The stage that learns a tokenizer from a corpus, or takes one and may extend it; `write_shards.py` encodes.
 
 The corpus is read in a stream; memory grows with the number of different words, which `sample_mb` bounds.
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 
 from inkstone.errors import InputError
 from inkstone.progress import Progress
-from inkstone.stage import StageKind
+from inkstone.stage import Job, Result, StageKind
 from inkstone.storage import write_manifest
 from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.documents import Columns, Part, corpus_parts, count_bytes, read_documents
+from inkstone.tokenizer.extend import extend_tokenizer
 from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.study.compression import measure
+from inkstone.tokenizer.tokenizer import Tokenizer
 
 Group = tuple[str, str]  # (lang, source)
 
@@ -48,11 +50,7 @@ def train_tokenizer(
             "the model's vocabulary will be that small",
             vocab_size=tokenizer.vocab_size,
         )
-    split = "heldout" if isinstance(corpus, Path) and (corpus / "heldout").is_dir() else "train"
-    languages = measure(tokenizer, _texts_for_measuring(corpus_parts(corpus, split), settings))
-    (output / "measure.json").write_text(
-        json.dumps({"split": split, "languages": languages}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    languages = _measure(tokenizer, corpus, settings, output)
     result: dict[str, object] = {
         "vocab_size": tokenizer.vocab_size,
         "vocab_size_asked": settings.vocab_size,
@@ -65,6 +63,38 @@ def train_tokenizer(
     }
     write_manifest(output, {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size})
     return result
+
+
+def take_tokenizer(settings: TokenizerSettings, corpus: Path, output: Path, progress: Progress) -> dict[str, object]:
+    """The tokenizer of `settings.base`, with new Chinese pieces from the corpus where `extend` asks for them."""
+    tokenizer = Tokenizer.load(Path(settings.base or ""))
+    added = 0
+    if settings.extend:
+        extended = extend_tokenizer(tokenizer, corpus, settings.extend, progress)
+        tokenizer, added = extended.tokenizer, len(extended.added)
+        text = json.dumps(extended.report, ensure_ascii=False, indent=1)
+        (output / "extension.json").write_text(text + "\n", encoding="utf-8")
+    tokenizer.save(output)
+    languages = _measure(tokenizer, corpus, settings, output)
+    write_manifest(output, {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size})
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "added": added,
+        "base": settings.base,
+        "fingerprint": tokenizer.fingerprint,
+        "heldout": languages,
+    }
+
+
+def _measure(
+    tokenizer: Tokenizer, corpus: Path | Sequence[Path], settings: TokenizerSettings, output: Path
+) -> dict[str, object]:
+    """Compression by language on the held-out split where there is one, kept in measure.json."""
+    split = "heldout" if isinstance(corpus, Path) and (corpus / "heldout").is_dir() else "train"
+    languages: dict[str, object] = {**measure(tokenizer, _texts_for_measuring(corpus_parts(corpus, split), settings))}
+    text = json.dumps({"split": split, "languages": languages}, ensure_ascii=False, indent=1)
+    (output / "measure.json").write_text(text + "\n", encoding="utf-8")
+    return languages
 
 
 def _sample(
@@ -138,10 +168,22 @@ def _hash(identity: str, salt: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(identity.encode("utf-8"), digest_size=8, salt=salt).digest(), "little")
 
 
+def _run(job: Job) -> Result:
+    settings = job.of(TokenizerSettings)
+    learn_or_take = take_tokenizer if settings.base else train_tokenizer
+    return learn_or_take(settings, job.run_dir / "corpus", job.output, job.progress)
+
+
+def _files_of(base: str) -> list[str]:
+    """What the tokenizer of a base depends on: not its weights."""
+    return [f"{base}/*token*"] if Path(base).is_dir() else [base]
+
+
 TOKENIZER = StageKind(
     "tokenizer",
     ("tokenizer",),
-    lambda job: train_tokenizer(job.of(TokenizerSettings), job.run_dir / "corpus", job.output, job.progress),
+    _run,
     needs=lambda *_: ["corpus"],
+    inputs=lambda settings, _: _files_of(settings.base) if settings.base else [],
     version=2,
 )

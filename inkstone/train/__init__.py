@@ -14,7 +14,7 @@ from inkstone.train.meter import TrainResult
 from inkstone.train.mixed import MixedCorpus, Mixture, OnlineSettings, documents_of, read_mixture
 from inkstone.train.objective import NextToken, Objective, Outcome
 from inkstone.train.online import OnlineMixer
-from inkstone.train.settings import TrainSettings
+from inkstone.train.settings import PretrainSettings, TrainSettings
 from inkstone.train.source import InOrder, Source
 from inkstone.train.stage import PRETRAIN, finish, new_model, pretrain
 
@@ -31,6 +31,7 @@ __all__ = [
     "OnlineSettings",
     "Outcome",
     "PackedCorpus",
+    "PretrainSettings",
     "Row",
     "Rows",
     "Source",

@@ -1,4 +1,4 @@
-"""The settings every kind of training shares; [pretrain] in a recipe is exactly these, [sft] adds its data.
+"""The settings every kind of training shares; [pretrain] adds what it starts from, [sft] its data.
 
 Sizes are in tokens, because tokens are what is paid for: a step sees `batch_tokens`, in forwards of
 `micro_batch_tokens`, in rows of `sequence_length`.
@@ -75,3 +75,13 @@ class TrainSettings(BaseModel):
         """Optimizer steps for the data at hand."""
         wanted = max(1, round(self.epochs * rows_per_epoch / self.rows_per_step))
         return min(wanted, self.max_steps) if self.max_steps else wanted
+
+
+class PretrainSettings(TrainSettings):
+    """`[pretrain]`: from fresh weights, or on from those of a model that exists."""
+
+    base: str | None = Field(
+        None,
+        description="a model directory to go on from, of any family; its shape is taken, and it grows rows for tokens "
+        "that [tokenizer.extend] adds; default: fresh weights of [model]",
+    )

@@ -1,4 +1,4 @@
-"""The pretrain stage: token shards and a shape in, a Hugging Face model directory out.
+"""The pretrain stage: token shards and a shape, or a model to go on from, in; a Hugging Face model directory out.
 
 Also `finish`, which every training stage ends with: weights, tokenizer files and metrics.jsonl side by side.
 """
@@ -10,23 +10,25 @@ from pathlib import Path
 
 import torch
 
+from inkstone.errors import InputError
 from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.model.decoder.decoder import initialise
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
 from inkstone.train.batches import PackedCorpus
+from inkstone.train.grown import grown_base
 from inkstone.train.loop import train
 from inkstone.train.mesh import ALONE, Mesh, join_mesh
 from inkstone.train.mixed import MixedCorpus, documents_of, read_mixture
 from inkstone.train.online import OnlineMixer
-from inkstone.train.parallelize import empty, gathered
-from inkstone.train.settings import TrainSettings
+from inkstone.train.parallelize import empty, gathered, open_model
+from inkstone.train.settings import PretrainSettings, TrainSettings
 from inkstone.train.source import InOrder, Source
 
 
 def pretrain(
-    settings: TrainSettings,
+    settings: PretrainSettings,
     shape: ModelSettings,
     tokens_dir: Path,
     tokenizer_dir: Path,
@@ -48,7 +50,7 @@ def pretrain(
     heldout = PackedCorpus(held, settings.sequence_length, settings.seed) if enough else None
     if heldout is None:
         progress.note("the held-out split is shorter than one row: no held-out loss during training")
-    model = new_model(shape, tokenizer.vocab_size, settings.seed, mesh)
+    model = _begin(settings, shape, tokenizer, scratch, progress, mesh)
     progress.note(
         f"{model.config.num_parameters() / 1e6:.1f} M parameters, {settings.steps(source.rows_per_epoch)} steps of "
         f"{settings.batch_tokens} tokens, {source.rows_per_epoch * settings.sequence_length} tokens in an epoch"
@@ -58,6 +60,27 @@ def pretrain(
     if mesh.first:
         finish(model, tokenizer, scratch, output, stop_ids=tokenizer.end_ids)
     return {**asdict(result), "parameters": model.config.num_parameters(), **source.figures()}
+
+
+def _begin(
+    settings: PretrainSettings,
+    shape: ModelSettings,
+    tokenizer: Tokenizer,
+    scratch: Path,
+    progress: Progress,
+    mesh: Mesh,
+) -> Decoder:
+    """Fresh weights of the shape, or those of the base, grown to the tokenizer."""
+    if settings.base is None:
+        return new_model(shape, tokenizer.vocab_size, settings.seed, mesh)
+    model = open_model(grown_base(Path(settings.base), tokenizer, scratch / "base", progress, mesh), mesh)
+    limit = model.config.position_limit
+    if limit is not None and settings.sequence_length > limit:
+        raise InputError(
+            f"[pretrain] sequence_length = {settings.sequence_length} exceeds the {limit} positions of "
+            f"{settings.base}: shorten it"
+        )
+    return model
 
 
 def _source(shards: TokenShards, path: Path | None, settings: TrainSettings) -> Source:
@@ -105,7 +128,7 @@ def _run(job: Job) -> Result:
     run = job.run_dir
     weights = run / "mixture" / "mixture.json" if "mixture" in job.earlier else None
     return pretrain(
-        job.of(TrainSettings),
+        job.of(PretrainSettings),
         job.of(ModelSettings, "model"),
         run / "tokens",
         run / "tokenizer",
@@ -113,7 +136,7 @@ def _run(job: Job) -> Result:
         job.scratch,
         job.progress,
         weights,
-        join_mesh(job.of(TrainSettings).shard),
+        join_mesh(job.of(PretrainSettings).shard),
     )
 
 
@@ -122,6 +145,7 @@ PRETRAIN = StageKind(
     ("pretrain", "model"),
     _run,
     needs=lambda _, earlier: ["tokens", "mixture"] if "mixture" in earlier else ["tokens"],
+    inputs=lambda settings, _: [settings.base] if settings.base else [],
     every_rank=True,
     makes_model=True,
 )
