@@ -55,6 +55,19 @@ def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = Fals
 
 
 @app.command()
+def plan(
+    recipe: RecipePath,
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="h100, a800, 4090, ...; cpu is this machine")],
+    count: Annotated[int, typer.Option(help="how many of them")] = 1,
+    overrides: Overrides = None,
+) -> None:
+    """What a recipe's training needs on a machine: memory by part, speed, hours, disk; nothing is run."""
+    from inkstone.cli.plan import show_plan
+
+    show_plan(recipe, overrides or [], gpu, count)
+
+
+@app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="e.g. runs/primer")]) -> None:
     """Write a run's report.html again from what its stages left."""
     from inkstone.report import render_report

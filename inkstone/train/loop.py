@@ -71,6 +71,7 @@ def train(
     model.to(arithmetic.device)
     move_moments(optimizer)
     model.compute_dtype = arithmetic.torch_dtype
+    model.model.recompute = settings.recompute
     if arithmetic.compile:
         _compile(model)
     metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh, progress)

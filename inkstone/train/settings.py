@@ -43,6 +43,10 @@ class TrainSettings(BaseModel):
     shard: Machine[int] = Field(
         1, ge=1, description="processes that hold one copy of the weights together (FSDP); the others have copies"
     )
+    recompute: Machine[bool] = Field(
+        False,
+        description="activation checkpointing: keep each block's input only, for less memory and a third more work",
+    )
     log_steps: Machine[int] = Field(10, ge=1, description="steps between rows of metrics.jsonl")
     heldout_steps: Machine[int] = Field(100, ge=1, description="steps between held-out losses")
     checkpoint_steps: Machine[int] = Field(100, ge=1, description="steps between checkpoints a killed run resumes from")

@@ -21,6 +21,7 @@ COMMANDS = {
     "pretrain": ["--set", "--dry-run"],
     "tune": ["--set", "--dry-run"],
     "report": [],
+    "plan": ["--gpu", "--count", "--set"],
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["--output", "--quiz", "--problems", "--tokens", "--shots"],
     "chat": ["--system", "--template", "--temperature", "--top-k", "--max-new-tokens", "--seed", "--show-prompt"],

@@ -87,6 +87,14 @@ def test_the_loss_of_a_mixture_does_not_depend_on_micro_batches(tmp_path: Path) 
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_experts_recompute_to_the_same_weights(tmp_path: Path) -> None:
+    models = [crowded(1.0), crowded(1.0)]
+    for model, again in zip(models, (False, True), strict=True):
+        settings = tiny_settings(max_steps=4, recompute=again)
+        train(model, InOrder(SampleRows()), settings, tmp_path / str(again), Silent())
+    assert all(torch.equal(one, other) for one, other in zip(*(m.parameters() for m in models), strict=True))
+
+
 def test_padding_does_not_count_in_the_balance() -> None:
     model, batch = fresh(EXPERTS), sample(2)
     padded = Batch.stack(

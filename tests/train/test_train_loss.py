@@ -144,6 +144,13 @@ def test_accumulated_micro_batches_equal_one_large_batch(micro: int, tmp_path: P
     assert accumulated.loss == pytest.approx(result.loss, rel=1e-4)
 
 
+def test_recomputed_activations_change_no_bit(tmp_path: Path) -> None:
+    """Less is kept for the backward pass; what is computed again is the same."""
+    plain, _ = run(tmp_path / "plain", tiny_settings(max_steps=5))
+    again, _ = run(tmp_path / "again", tiny_settings(max_steps=5, recompute=True))
+    assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), again.parameters(), strict=True))
+
+
 def test_the_loss_falls(tmp_path: Path) -> None:
     before = heldout_loss(tiny_model(), SampleRows(), tiny_settings())
     model, _ = run(tmp_path, tiny_settings(max_steps=60))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from inkstone.model.decoder.attention import AttentionContext
 from inkstone.model.decoder.config import DecoderConfig
@@ -174,6 +175,8 @@ class Trunk(nn.Module):
             self.embed_norm = norm(config)
         self.layers = nn.ModuleList(Block(config, layer, linear, experts) for layer in range(config.num_layers))
         self.norm = norm(config)
+        self.recompute = False
+        """Keep only each block's input for the backward pass and compute the rest again."""
 
     def forward(self, tokens_BT: Tensor, context: AttentionContext, dtype: torch.dtype) -> HiddenAndRouting:
         """Hidden states [B, T, D] computed in `dtype` with a prepared context; router logits of layers with experts."""
@@ -183,7 +186,10 @@ class Trunk(nn.Module):
             x_BTD = self.embed_norm(x_BTD)
         routing: list[Tensor] = []
         for block in self.layers:
-            x_BTD, logits_NE = block(x_BTD, angles, context)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD, logits_NE = checkpoint(block, x_BTD, angles, context, use_reentrant=False)
+            else:
+                x_BTD, logits_NE = block(x_BTD, angles, context)
             routing += [] if logits_NE is None else [logits_NE]
         return self.norm(x_BTD), routing
 
