@@ -1,4 +1,4 @@
-"""The runner with tiny real models: SIGKILL and a second call, prompts that do not fit, joined tokens, a shared folder."""
+"""The runner with tiny real models: SIGKILL and a second call, prompts that do not fit, joined tokens, shared folders."""
 
 import json
 import os
