@@ -1,4 +1,4 @@
-"""The runner with tiny real models: SIGKILL and a second call, prompts that do not fit, joined tokens, shared folders."""
+"""The runner with tiny real models: SIGKILL and a second call, prompts that do not fit, joined tokens, one folder."""
 
 import json
 import os
@@ -281,8 +281,8 @@ CHOICES = Item("x", "", {}, ("1", "2", "3", "4"), (1,))
 
 
 def test_letters_are_read_strictly_and_nothing_is_guessed() -> None:
-    assert first_capital("I think B", CHOICES) == "I"  # as OpenCompass reads it, an English sentence start is wrong
-    assert first_capital("答案是 b", CHOICES) is None
+    assert first_capital("I think B", CHOICES).prediction == "I"  # as OpenCompass reads it, wrong
+    assert first_capital("答案是 b", CHOICES).prediction is None
     read = {
         "答案是B。": "B",
         "The answer is (C).": "C",
@@ -291,7 +291,7 @@ def test_letters_are_read_strictly_and_nothing_is_guessed() -> None:
         "B. two": "B",
         "nothing": None,
     }
-    assert {text: first_option(text, CHOICES) for text in read} == read
+    assert {text: first_option(text, CHOICES).prediction for text in read} == read
 
 
 def test_protocols_are_plain_values() -> None:

@@ -1,14 +1,35 @@
-"""Every protocol by its name: `find("cmmlu@official")`, `find("cmmlu@official/0")` for another number of examples."""
+"""Every protocol by its name: `find("cmmlu@official")`, `find("cmmlu@official/0")` for another number of examples.
 
-from dataclasses import replace
+The protocols are values in the .toml files beside this one.
+"""
+
+import tomllib
+from dataclasses import asdict, replace
+from importlib.resources import files
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from inkstone.errors import InputError
-from inkstone.evaluate.protocols.exams import EXAM_PROTOCOLS
 from inkstone.evaluate.protocols.protocol import Ask, Protocol, build, choose_examples
 
-PROTOCOLS: dict[str, dict[str, Protocol]] = {}
-for _protocol in [*EXAM_PROTOCOLS]:
-    PROTOCOLS.setdefault(_protocol.task, {})[_protocol.name] = _protocol
+
+def _read_all() -> dict[str, dict[str, Protocol]]:
+    """Task to name to protocol, in the order of the files."""
+    found: dict[str, dict[str, Protocol]] = {}
+    for name in ("exams", "english", "written"):
+        text = files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        for row in tomllib.loads(text)["protocol"]:
+            base: dict[str, Any] = {}
+            if like := row.pop("like", ""):
+                task, _, name = like.partition("@")
+                base = asdict(found[task][name])
+            protocol = TypeAdapter(Protocol).validate_python(base | row)
+            found.setdefault(protocol.task, {})[protocol.name] = protocol
+    return {task: known for task, known in found.items() if not task.startswith("_")}
+
+
+PROTOCOLS = _read_all()
 
 
 def find(text: str) -> Protocol:

@@ -57,7 +57,6 @@ class Protocol:
     temperature: float = 0.0
     samples: int = 1
     read: str = ""
-    grade: str = ""
     system: str = ""
 
     @property
@@ -104,7 +103,9 @@ def build(protocol: Protocol, item: Item, examples: Sequence[Item]) -> Ask:
     """The question as the protocol asks it, with `examples` as chosen by `choose_examples`."""
     endings: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
-    if protocol.ending:
+    if protocol.ending and item.answers:
+        endings = (protocol.ending.format_map(item.texts),)
+    elif protocol.ending:
         rows = zip(LETTERS, item.choices, strict=False)
         endings = tuple(protocol.ending.format(letter=letter, choice=choice) for letter, choice in rows)
     if item.contexts:

@@ -39,8 +39,8 @@ def figures(
         "subjects": parts,
         "categories": _categories(by_subject, parts, subjects, weights),
     }
-    if "by_sum" in scored[0]:
-        result["by_sum"] = math.fsum(row["by_sum"] for row in scored) / len(scored)
+    if also := scored[0].get("also"):
+        result["also"] = {name: math.fsum(row["also"][name] for row in scored) / len(scored) for name in also}
     if counts := [len(row["scores"]) for row in scored if "scores" in row]:
         result["pass_at"] = {
             str(k): math.fsum(pass_at(len(row["scores"]), round(sum(row["scores"])), k) for row in scored) / len(scored)

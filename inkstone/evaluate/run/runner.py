@@ -15,7 +15,7 @@ from typing import Any
 
 from inkstone.errors import InkstoneError
 from inkstone.evaluate.protocols import Ask, Protocol, build, choose_examples
-from inkstone.evaluate.protocols.readers import GRADES, READERS
+from inkstone.evaluate.protocols.readers import READERS
 from inkstone.evaluate.run.model import Model, Said
 from inkstone.evaluate.tally import likeliest
 from inkstone.evaluate.tasks import Item, Loaded
@@ -64,11 +64,11 @@ def verdict(protocol: Protocol, item: Item, said: Said) -> Row:
     row |= {"dropped": said.dropped, "cut": said.cut}
     if protocol.score != "write":
         return row | _chosen(protocol, item, said)
-    predictions = [READERS[protocol.read](text, item) for text in said.texts]
-    scores = [0.0 if one is None else GRADES[protocol.grade](one, item) for one in predictions]
-    row |= {"texts": list(said.texts), "prediction": predictions[0], "gold": list(item.answers or item.gold)}
-    row |= {"score": math.fsum(scores) / len(scores), "parsed": None not in predictions}
-    return row | ({"scores": scores} if len(scores) > 1 else {})
+    read = [READERS[protocol.read](text, item) for text in said.texts]
+    row |= {"texts": list(said.texts), "prediction": read[0].prediction, "gold": list(item.answers or item.gold)}
+    row |= {"score": math.fsum(one.score for one in read) / len(read), "also": dict(read[0].also)}
+    row["parsed"] = all(one.prediction is not None for one in read)
+    return row | ({"scores": [one.score for one in read]} if len(read) > 1 else {})
 
 
 def _chosen(protocol: Protocol, item: Item, said: Said) -> Row:
@@ -81,7 +81,7 @@ def _chosen(protocol: Protocol, item: Item, said: Said) -> Row:
     row |= {"prediction": chosen, "parsed": True, "score": float(chosen in item.gold)}
     if protocol.score == "character":
         by_length = [value / len(choice) for value, choice in zip(said.values, item.choices, strict=True)]
-        row |= {"prediction": likeliest(by_length), "by_sum": row["score"]}
+        row |= {"prediction": likeliest(by_length), "also": {"by_sum": row["score"]}}
         row["score"] = float(row["prediction"] in item.gold)
     return row
 

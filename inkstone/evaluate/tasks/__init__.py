@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from inkstone.errors import InputError
+from inkstone.evaluate.tasks.english import ENGLISH
 from inkstone.evaluate.tasks.exams import EXAMS
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
+from inkstone.evaluate.tasks.written import WRITTEN
 
-BENCHMARKS: dict[str, Benchmark] = {**EXAMS}
+BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN
 
 
 def load(name: str, data: Path, split: str = "") -> Loaded:
