@@ -8,6 +8,7 @@ import typer
 from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
+from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
@@ -25,6 +26,7 @@ app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 @app.command()
@@ -90,53 +92,6 @@ def primer(
     with show_progress("primer") as progress, atomic_directory(output) as draft:
         render_primer(PrimerSettings(size_mb=size_mb, seed=seed), draft, progress)
     typer.echo(output)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="model directory", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="directory for scores.json and one row per question")],
-    quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
-    problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
-    shots: Annotated[int, typer.Option(min=0, help="worked examples before each question")] = 5,
-    perplexity_by_length: Annotated[
-        str | None, typer.Option(metavar="LENGTHS", help="perplexity at these context lengths, e.g. 512,1024,2048")
-    ] = None,
-    text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
-    text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
-    bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
-) -> None:
-    """Score a model directory on a quiz, on word problems, on held-out text, or by context length."""
-    if perplexity_by_length:
-        from inkstone.cli.by_length import show_perplexity_by_length
-
-        if quiz or problems:
-            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
-        refuse_existing(output)
-        show_perplexity_by_length(model, output, perplexity_by_length, text, tokens, text_tokens)
-        return
-    from inkstone.cli.progress import show_progress
-    from inkstone.cli.table import show_table
-    from inkstone.errors import InputError
-    from inkstone.evaluate import EvaluateSettings, evaluate_directory, score_rows
-    from inkstone.storage import atomic_directory
-
-    if not (quiz or problems or tokens):
-        raise InputError("nothing to evaluate: give --quiz, --problems or --tokens")
-    refuse_existing(output)
-    with show_progress("evaluate") as progress, atomic_directory(output) as draft:
-        scores = evaluate_directory(
-            model,
-            draft,
-            EvaluateSettings(shots=shots, dtype="bfloat16" if bf16 else "float32"),
-            quiz,
-            problems,
-            tokens,
-            progress=progress,
-        )
-    head, *rows = score_rows(scores)
-    show_table(head, rows)
 
 
 @app.command()

@@ -4,25 +4,16 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from inkstone.cli.audit import audit
-from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
+from inkstone.cli.options import DefaultVerb, DryRun, Overrides, RecipePath, refuse_existing
 
 
-class _RecipeOrVerb(TyperGroup):
-    """A group whose default command is `run`."""
-
+class _RecipeOrVerb(DefaultVerb):
     default = "run"
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        verb = next((arg for arg in args if not arg.startswith("-")), None)
-        if verb is not None and verb not in self.commands:
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
 
 
 curate_app = typer.Typer(

@@ -1,0 +1,109 @@
+"""`inkstone evaluate`: a model on a quiz of one's own or on the field's benchmarks, and the verbs around the results.
+
+`inkstone evaluate MODEL ...` is short for `inkstone evaluate run MODEL ...`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inkstone.cli.options import DefaultVerb, refuse_existing
+
+
+class _Evaluate(DefaultVerb):
+    default = "run"
+
+
+evaluate_app = typer.Typer(
+    cls=_Evaluate,
+    no_args_is_help=True,
+    help="Score a model (inkstone evaluate MODEL ...), compare runs, see the exact prompts.",
+)
+Data = Annotated[Path, typer.Option(help="folder with the benchmarks' files, one folder each")]
+
+
+@evaluate_app.command("run")
+def evaluate_run(
+    model: Annotated[str, typer.Argument(help="model directory", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the scores and one row per question")],
+    tasks: Annotated[
+        str | None, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,mmlu@official,ceval@lm-eval/5")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="folder with the benchmarks' files, one folder each")] = Path("data"),
+    limit: Annotated[int | None, typer.Option(min=1, help="questions per task, spread evenly; default: all")] = None,
+    split: Annotated[str, typer.Option(help="val or test, where a benchmark has both")] = "",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="where models write; another protocol then")] = None,
+    as_base: Annotated[bool, typer.Option("--as-base", help="ask a chat model in plain text too")] = False,
+    quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
+    problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="worked examples before each question")] = None,
+    perplexity_by_length: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="perplexity at these context lengths, e.g. 512,1024,2048")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
+    text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
+    bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
+) -> None:
+    """Score a model on benchmarks, on a quiz and problems of your own, on held-out text, or by context length."""
+    if tasks:
+        if quiz or problems or tokens or perplexity_by_length:
+            raise typer.BadParameter("--tasks is measured alone: leave out --quiz, --problems, --tokens")
+        from inkstone.cli.evaluate_tasks import show_benchmarks
+
+        show_benchmarks(model, tasks.split(","), data, output, limit, split, shots, max_new_tokens, as_base, bf16)
+        return
+    if perplexity_by_length:
+        from inkstone.cli.by_length import show_perplexity_by_length
+
+        if quiz or problems:
+            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
+        refuse_existing(output)
+        show_perplexity_by_length(Path(model), output, perplexity_by_length, text, tokens, text_tokens)
+        return
+    from inkstone.cli.progress import show_progress
+    from inkstone.cli.table import show_table
+    from inkstone.errors import InputError
+    from inkstone.evaluate import EvaluateSettings, evaluate_directory, score_rows
+    from inkstone.storage import atomic_directory
+
+    if not (quiz or problems or tokens):
+        raise InputError("nothing to evaluate: give --tasks, --quiz, --problems or --tokens")
+    refuse_existing(output)
+    settings = EvaluateSettings(shots=5 if shots is None else shots, dtype="bfloat16" if bf16 else "float32")
+    with show_progress("evaluate") as progress, atomic_directory(output) as draft:
+        scores = evaluate_directory(Path(model), draft, settings, quiz, problems, tokens, progress=progress)
+    head, *rows = score_rows(scores)
+    show_table(head, rows)
+
+
+@evaluate_app.command("compare")
+def evaluate_compare(
+    one: Annotated[Path, typer.Argument(metavar="RUN_A", help="the -o of an evaluation", show_default=False)],
+    other: Annotated[Path, typer.Argument(metavar="RUN_B", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="also where the protocols differ")] = False,
+) -> None:
+    """Which of two models is better, question by question, and could it be chance?"""
+    from inkstone.cli.table import show_table
+    from inkstone.evaluate.report.compare import compare
+
+    rows = [
+        [row.task, str(row.items), f"{100 * row.a:.2f}", f"{100 * row.b:.2f}", f"{100 * row.difference:+.2f}",
+         f"{100 * row.low:+.2f} to {100 * row.high:+.2f}", str(row.only_a), str(row.only_b), f"{row.p:.2g}"]
+        for row in compare(one, other, force)
+    ]  # fmt: skip
+    show_table(["task", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right", "p"], rows)
+
+
+@evaluate_app.command("explain")
+def evaluate_explain(
+    task: Annotated[str, typer.Argument(metavar="TASK@PROTOCOL", help="e.g. cmmlu@official", show_default=False)],
+    data: Data = Path("data"),
+    item: Annotated[int, typer.Option(min=0, help="number of the question")] = 0,
+) -> None:
+    """The exact prompt of one question, with every space and line end visible."""
+    from inkstone.evaluate.protocols import find
+    from inkstone.evaluate.run.explain import explain
+
+    typer.echo(explain(find(task), data, item))

@@ -1,0 +1,48 @@
+"""`inkstone evaluate MODEL --tasks ...`: runs the benchmarks and shows their table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from inkstone.cli.progress import show_progress
+from inkstone.cli.table import show_table
+
+
+def show_benchmarks(
+    model: str,
+    tasks: Sequence[str],
+    data: Path,
+    output: Path,
+    limit: int | None,
+    split: str,
+    shots: int | None,
+    max_new_tokens: int | None,
+    as_base: bool,
+    bf16: bool,
+) -> None:
+    """Answer, write and print."""
+    import torch
+
+    from inkstone.evaluate.run.benchmarks import run_benchmarks, wanted_protocols
+    from inkstone.evaluate.run.local import LocalModel
+
+    protocols = wanted_protocols(tasks, shots, max_new_tokens)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with show_progress("evaluate") as progress, torch.inference_mode():
+        opened = LocalModel(Path(model), dtype, device, as_base)
+        scores = run_benchmarks(opened, protocols, data, output, progress, limit, split)
+    show_table(["task", "questions", "item mean", "95 %", "subject mean", "unparsed", "truncated", "protocol"], [
+        score_row(name, found) for name, found in scores["tasks"].items()
+    ])  # fmt: skip
+    typer.echo(output)
+
+
+def score_row(name: str, found: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    scored = "item_mean" in found
+    means = [f"{100 * found['item_mean']:.2f}", f"{100 * found['low']:.1f} - {100 * found['high']:.1f}",
+             f"{100 * found['subject_mean']:.2f}"] if scored else ["–", "–", "–"]  # fmt: skip
+    return [name, str(found["items"]), *means, str(found["unparsed"]), str(found["truncated"]), found["fingerprint"]]

@@ -1,0 +1,93 @@
+"""From rows to scores: both means, categories as published, intervals, and what could not be read or did not fit.
+
+`figures(rows, subjects)` is a pure function; a published number may be either mean, so both always stand there.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+Z = 1.959964  # 95 %
+
+
+def figures(
+    rows: Sequence[Row], subjects: Mapping[str, tuple[str, list[str]]], weights: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Scores are fractions. `item_mean` is weighted by points where items have `weights`; `subject_mean` is not."""
+    scored = [row for row in rows if row["gold"]]
+    result: dict[str, Any] = {
+        "items": len(rows),
+        "scored": len(scored),
+        "unparsed": sum(not row["parsed"] for row in rows),
+        "truncated": sum(row["cut"] > 0 for row in rows),
+        "dropped_examples": sum(row["dropped"] for row in rows),
+        "seconds": round(math.fsum(row["seconds"] for row in rows), 3),
+    }
+    if not scored:
+        return result
+    by_subject: dict[str, list[Row]] = {}
+    for row in scored:
+        by_subject.setdefault(row["subject"], []).append(row)
+    parts = {subject: _mean(own, weights) for subject, own in sorted(by_subject.items())}
+    low, high = interval([row["score"] for row in scored])
+    result |= {
+        "item_mean": _mean(scored, weights)["mean"],
+        "low": low,
+        "high": high,
+        "subject_mean": math.fsum(part["mean"] for part in parts.values()) / len(parts),
+        "subjects": parts,
+        "categories": _categories(by_subject, parts, subjects, weights),
+    }
+    if also := scored[0].get("also"):
+        result["also"] = {name: math.fsum(row["also"][name] for row in scored) / len(scored) for name in also}
+    if counts := [len(row["scores"]) for row in scored if "scores" in row]:
+        result["pass_at"] = {
+            str(k): math.fsum(pass_at(len(row["scores"]), round(sum(row["scores"])), k) for row in scored) / len(scored)
+            for k in (1, 10, 100)
+            if k <= min(counts)
+        }
+    return result
+
+
+def interval(scores: Sequence[float]) -> tuple[float, float]:
+    """95 %: Wilson's for right and wrong, normal where there are parts of a point."""
+    n, mean = len(scores), math.fsum(scores) / len(scores)
+    if set(scores) <= {0.0, 1.0}:
+        middle, width = mean + Z * Z / (2 * n), Z * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
+        return (middle - width) / (1 + Z * Z / n), (middle + width) / (1 + Z * Z / n)
+    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, n - 1) / n)
+    return max(0.0, mean - Z * spread), min(1.0, mean + Z * spread)
+
+
+def pass_at(n: int, correct: int, k: int) -> float:
+    """Unbiased: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374)."""
+    return 1.0 if n - correct < k else 1.0 - math.prod(1.0 - k / total for total in range(n - correct + 1, n + 1))
+
+
+def _mean(rows: Sequence[Row], weights: Mapping[str, float] | None) -> dict[str, Any]:
+    points = [weights[row["id"]] if weights else 1.0 for row in rows]
+    total = math.fsum(points)
+    mean = math.fsum(point * row["score"] for point, row in zip(points, rows, strict=True)) / total
+    return {"n": len(rows), "mean": mean} | ({"points": total} if weights else {})
+
+
+def _categories(
+    by_subject: Mapping[str, Sequence[Row]],
+    parts: Mapping[str, Mapping[str, Any]],
+    subjects: Mapping[str, tuple[str, list[str]]],
+    weights: Mapping[str, float] | None,
+) -> dict[str, dict[str, Any]]:
+    members: dict[str, list[str]] = {}
+    for subject in by_subject:
+        for category in subjects.get(subject, ("", []))[1]:
+            members.setdefault(category, []).append(subject)
+    return {
+        category: {
+            "subject_mean": math.fsum(parts[subject]["mean"] for subject in own) / len(own),
+            "item_mean": _mean([row for subject in own for row in by_subject[subject]], weights)["mean"],
+            "n": sum(len(by_subject[subject]) for subject in own),
+            "subjects": len(own),
+        }
+        for category, own in sorted(members.items())
+    }

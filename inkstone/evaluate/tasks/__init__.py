@@ -1,0 +1,26 @@
+"""Every benchmark by its name, and the folder below --data where its files lie."""
+
+from pathlib import Path
+
+from inkstone.errors import InputError
+from inkstone.evaluate.tasks.english import ENGLISH
+from inkstone.evaluate.tasks.exams import EXAMS
+from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
+from inkstone.evaluate.tasks.written import WRITTEN
+
+BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN
+
+
+def load(name: str, data: Path, split: str = "") -> Loaded:
+    """The items of a benchmark. Raises InputError where its folder is missing or damaged."""
+    benchmark = BENCHMARKS[name]
+    if split and split not in benchmark.splits:
+        raise InputError(f"{name} has no split {split!r}: it has {', '.join(benchmark.splits)}")
+    names = benchmark.folders or (name,)
+    folder = next((data / one for one in names if (data / one).is_dir()), None)
+    if folder is None:
+        raise InputError(f"{data} has no folder {' or '.join(names)} for {name}: put the benchmark's files there")
+    return benchmark.read(folder, split or benchmark.splits[0])
+
+
+__all__ = ["BENCHMARKS", "Benchmark", "Item", "Loaded", "load"]

@@ -1,0 +1,299 @@
+"""The runner with tiny real models: SIGKILL and a second call, prompts that do not fit, joined tokens, one folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+import torch
+from tiny_tokenizers import byte_level, sentencepiece_like
+
+from inkstone.errors import InputError
+from inkstone.evaluate.protocols import find
+from inkstone.evaluate.protocols.protocol import Ask, Protocol
+from inkstone.evaluate.protocols.readers import first_capital, first_option
+from inkstone.evaluate.report.compare import compare, sign_test
+from inkstone.evaluate.report.figures import interval, pass_at
+from inkstone.evaluate.run.benchmarks import run_benchmarks, wanted_protocols
+from inkstone.evaluate.run.local import LocalModel
+from inkstone.evaluate.run.plan import Planner
+from inkstone.evaluate.tasks import Item
+from inkstone.generate import score
+from inkstone.model import Decoder, DecoderConfig, save_model
+from inkstone.progress import Silent
+from inkstone.tokenizer import Tokenizer
+
+SUBJECTS = ("anatomy", "arts", "astronomy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_model(directory: Path, seed: int = 0, max_positions: int = 2048) -> Path:
+    tokenizer = byte_level()
+    torch.manual_seed(seed)
+    shape = DecoderConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+        num_kv_heads=2, head_dim=8, max_positions=max_positions,
+    )  # fmt: skip
+    model = Decoder(shape)
+    for weight in model.parameters():
+        weight.data = 1 + 0.1 * torch.randn_like(weight) if weight.dim() == 1 else 0.2 * torch.randn_like(weight)
+    save_model(model, directory, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, stop_ids=[])
+    tokenizer.save(directory)
+    return directory
+
+
+def make_data(root: Path, questions: int = 12) -> Path:
+    folder = root / "cmmlu"
+    folder.mkdir(parents=True)
+    for split, count in (("dev", 5), ("test", questions)):
+        rows = [
+            {"id": f"{subject}/{split}/{number}", "subject": subject, "Question": f"{subject} question {number}?",
+             **{letter: f"{letter.lower()}{number}" for letter in "ABCD"}, "Answer": "ABCD"[number % 4]}
+            for subject in SUBJECTS for number in range(count)
+        ]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runner")
+    make_model(root / "one")
+    make_model(root / "other", seed=1)
+    make_data(root / "data")
+    return root
+
+
+def run(work: Path, model: str, output: Path, *tasks: str, **options: Any) -> dict[str, Any]:
+    protocols = wanted_protocols(tasks, max_new_tokens=options.pop("max_new_tokens", None))
+    return run_benchmarks(LocalModel(work / model), protocols, work / "data", output, Silent(), **options)
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_both_means_and_every_count_stand_beside_a_score(work: Path, tmp_path: Path) -> None:
+    scores = run(work, "one", tmp_path / "out", "cmmlu@lm-eval", "cmmlu@official/0")
+    found = scores["tasks"]["cmmlu@lm-eval"]
+    rows = answers(tmp_path / "out" / "cmmlu@lm-eval.jsonl")
+    assert found["items"] == len(rows) == 36
+    assert found["item_mean"] == pytest.approx(sum(row["score"] for row in rows) / 36)
+    assert set(found["subjects"]) == set(SUBJECTS)
+    assert {"low", "high", "subject_mean", "categories", "unparsed", "truncated", "fingerprint"} <= set(found)
+    assert "cmmlu@official-0shot" in scores["tasks"]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_answers(work: Path, tmp_path: Path) -> None:
+    """SIGKILL while answers are written; the second call asks what is missing and keeps every answer there is."""
+    data = make_data(tmp_path / "data", questions=60)
+    program = (
+        "import sys, pathlib, time, torch\n"
+        "from inkstone.evaluate.run import benchmarks, local, runner\n"
+        "from inkstone.progress import Silent\n"
+        "torch.set_num_threads(1)\n"
+        "plain = runner.append_line\n"
+        "runner.append_line = lambda *given: (plain(*given), time.sleep(0.01))\n"
+        "model, data, out = map(pathlib.Path, sys.argv[1:])\n"
+        "protocols = benchmarks.wanted_protocols(['cmmlu'])\n"
+        "benchmarks.run_benchmarks(local.LocalModel(model), protocols, data, out, Silent())"
+    )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", program, str(work / "one"), str(data), str(killed)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    path = killed / "cmmlu@lm-eval.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (path.is_file() and path.read_bytes().count(b"\n") >= 20):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"id": "half a li')
+    before = path.read_text(encoding="utf-8").splitlines()[:-1]
+    assert 20 <= len(before) < 180
+    for output in (killed, whole):
+        protocols = wanted_protocols(["cmmlu"])
+        run_benchmarks(LocalModel(work / "one"), protocols, data, output, Silent())
+    assert answers(killed / path.name) == answers(whole / path.name)
+    assert set(before) <= set(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_a_second_call_computes_nothing(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(work, "one", tmp_path / "out", "cmmlu")
+    monkeypatch.setattr(LocalModel, "answer", lambda *_: pytest.fail("asked again"))
+    assert run(work, "one", tmp_path / "out", "cmmlu") == first
+
+
+def test_an_answer_under_another_protocol_is_not_taken_for_this_one(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "cmmlu@lm-eval.jsonl"
+    run(work, "one", tmp_path / "out", "cmmlu", limit=6)
+    keys = {row["key"] for row in answers(path)}
+    protocol = replace(find("cmmlu"), cut="agree")
+    run_benchmarks(LocalModel(work / "one"), [protocol], work / "data", tmp_path / "out", Silent(), limit=6)
+    assert keys.isdisjoint(row["key"] for row in answers(path))
+
+
+def test_two_models_or_two_processes_do_not_share_a_folder(work: Path, tmp_path: Path) -> None:
+    run(work, "one", tmp_path / "out", "cmmlu", limit=4)
+    with pytest.raises(InputError, match=r"holds answers of one .* and this is other"):
+        run(work, "other", tmp_path / "out", "cmmlu", limit=4)
+    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(InputError, match="another evaluation writes"):
+        run(work, "one", tmp_path / "out", "cmmlu", limit=4)
+
+
+@pytest.mark.parametrize("protocol", ["lm-eval", "official", "house", "opencompass-ppl"])
+def test_one_question_alone_gets_the_numbers_it_gets_among_others(protocol: str, work: Path) -> None:
+    from inkstone.evaluate.run.runner import ask_all
+    from inkstone.evaluate.tasks import load
+
+    model, loaded, asked = LocalModel(work / "one"), load("cmmlu", work / "data"), find(f"cmmlu@{protocol}")
+    asks = ask_all(asked, loaded, loaded.items)
+    together = dict(model.answer(asked, asks, range(len(asks))))
+    for index in (0, 17, 35):
+        [(_, alone)] = model.answer(asked, [asks[index]], [0])
+        assert together[index].values == pytest.approx(alone.values, abs=1e-4)
+
+
+def planner(limit: int | None, tokenizer: Tokenizer | None = None) -> Planner:
+    made = object.__new__(Planner)
+    made.tokenizer, made.limit, made.default_start = tokenizer or byte_level(), limit, []
+    return made
+
+
+def asked(*sizes: int) -> Ask:
+    return Ask("H:", tuple((f"{number}" * size, "=") for number, size in enumerate(sizes)), "\n", "q?", (" A", " B"))
+
+
+@pytest.mark.parametrize(
+    ("fit", "shown"), [("drop_first", "H:22=\nq?"), ("drop_last", "H:0=\nq?"), ("drop_longest", "H:0=\n22=\nq?")]
+)
+def test_examples_that_do_not_fit_are_dropped_as_the_protocol_says(fit: Any, shown: str) -> None:
+    protocol = replace(find("cmmlu@house"), fit=fit, start=False)
+    planner_ = planner(16)
+    [planned] = planner_.choices(protocol, [asked(1, 9, 2)])
+    assert planner_.tokenizer.decode(planned.requests[0].context).rstrip(" ") == shown
+    assert planned.dropped == {"drop_first": 2, "drop_last": 2, "drop_longest": 1}[fit]
+    assert planned.cut == 0
+
+
+def test_the_harness_cuts_on_the_left_and_it_is_counted() -> None:
+    planner_ = planner(8)
+    [planned] = planner_.choices(find("cmmlu@lm-eval"), [asked(1, 9, 2)])
+    assert planned.cut > 0
+    assert {len(one.context) + len(ids) for one in planned.requests for ids in one.continuations} == {9}
+    assert {planner_.tokenizer.decode(one.context[-2:]) for one in planned.requests} == {"q?"}
+
+
+def test_ten_shots_that_do_not_fit_still_give_an_answer(work: Path, tmp_path: Path) -> None:
+    make_model(tmp_path / "short", max_positions=64)
+    scores = run_benchmarks(
+        LocalModel(tmp_path / "short"), wanted_protocols(["cmmlu@official/10", "cmmlu@lm-eval/10"]), work / "data",
+        tmp_path / "out", Silent(), limit=6,
+    )  # fmt: skip
+    official, harness = scores["tasks"].values()
+    assert official["dropped_examples"] > 0
+    assert harness["truncated"] == 6
+    with pytest.raises(InputError, match=r"lets the model write 512 tokens, and it has 64 positions"):
+        run_benchmarks(
+            LocalModel(tmp_path / "short"), wanted_protocols(["cmmlu@opencompass"]), work / "data",
+            tmp_path / "out", Silent(), limit=6,
+        )  # fmt: skip
+
+
+def test_a_token_across_the_boundary_is_scored_and_not_lost() -> None:
+    """ "答：" is one token here: cut by length, nothing would be left to score (lm-eval ends with an error)."""
+    tokenizer = sentencepiece_like()
+    ask = Ask("", (), "", "问答", ("：", "："), ())
+    planner_ = planner(None, tokenizer)
+    for protocol in (find("cmmlu@lm-eval"), find("cmmlu@house")):
+        [planned] = planner_.choices(protocol, [ask])
+        [request] = planned.requests
+        assert all(request.continuations)
+        whole = tokenizer.encode("问答：")
+        assert (request.context + request.continuations[0])[-len(whole) :] == whole
+
+
+def test_the_loss_of_the_whole_text_is_divided_by_all_its_tokens(work: Path) -> None:
+    model = LocalModel(work / "one")
+    ask = Ask("", (), "", "one two three ", ("A", "B"), ())
+    protocol = replace(find("cmmlu@opencompass-ppl"), start=False)
+    [(_, said)] = model.answer(protocol, [ask], [0])
+    for ending, value in zip("AB", said.values, strict=True):
+        ids = model.opened.tokenizer.encode("one two three " + ending)
+        [whole] = score(model.opened.model, [(ids[:1], ids[1:])])
+        assert value == pytest.approx(whole.logprob / len(ids), abs=1e-5)
+
+
+def test_a_text_ends_where_what_is_read_is_decided(work: Path, tmp_path: Path) -> None:
+    """Stopping at the first capital letter changes no score, only the time."""
+    run(work, "one", tmp_path / "early", "cmmlu@opencompass", limit=6, max_new_tokens=40)
+    protocol = replace(find("cmmlu@opencompass"), max_new_tokens=40, until="")
+    run_benchmarks(LocalModel(work / "one"), [protocol], work / "data", tmp_path / "late", Silent(), limit=6)
+    early, late = (answers(tmp_path / name / "cmmlu@opencompass.jsonl") for name in ("early", "late"))
+    assert [row["prediction"] for row in early] == [row["prediction"] for row in late]
+    assert sum(len(row["texts"][0]) for row in early) < sum(len(row["texts"][0]) for row in late)
+
+
+def test_two_runs_are_compared_question_by_question(work: Path, tmp_path: Path) -> None:
+    for model in ("one", "other"):
+        run(work, model, tmp_path / model, "cmmlu")
+    [row] = compare(tmp_path / "one", tmp_path / "other")
+    a, b = (answers(tmp_path / name / "cmmlu@lm-eval.jsonl") for name in ("one", "other"))
+    gained = [two["score"] - one["score"] for one, two in zip(a, b, strict=True)]
+    assert row.difference == pytest.approx(sum(gained) / len(gained))
+    assert (row.only_a, row.only_b) == (gained.count(-1.0), gained.count(1.0))
+    assert row.low <= row.difference <= row.high
+    scores = json.loads((tmp_path / "other" / "scores.json").read_text(encoding="utf-8"))
+    scores["tasks"]["cmmlu@lm-eval"]["fingerprint"] = "else"
+    (tmp_path / "other" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    with pytest.raises(InputError, match="different protocols"):
+        compare(tmp_path / "one", tmp_path / "other")
+    assert compare(tmp_path / "one", tmp_path / "other", force=True) == [row]
+
+
+def test_the_arithmetic_of_scores() -> None:
+    assert sign_test(0, 5) == pytest.approx(2 / 32)
+    assert sign_test(7, 7) == 1.0
+    assert sign_test(1, 3000) < 1e-300 or sign_test(1, 3000) == 0.0
+    assert pass_at(5, 2, 1) == pytest.approx(0.4)
+    assert pass_at(4, 2, 2) == pytest.approx(1 - 1 / 6)
+    low, high = interval([1.0] * 50 + [0.0] * 50)
+    assert (round(low, 4), round(high, 4)) == (0.4038, 0.5962)  # Wilson, 50 of 100
+
+
+CHOICES = Item("x", "", {}, ("1", "2", "3", "4"), (1,))
+
+
+def test_letters_are_read_strictly_and_nothing_is_guessed() -> None:
+    assert first_capital("I think B", CHOICES).prediction == "I"  # as OpenCompass reads it, wrong
+    assert first_capital("答案是 b", CHOICES).prediction is None
+    read = {
+        "答案是B。": "B",
+        "The answer is (C).": "C",
+        "I think B": "B",
+        "故选：D": "D",
+        "B. two": "B",
+        "nothing": None,
+    }
+    assert {text: first_option(text, CHOICES).prediction for text in read} == read
+
+
+def test_protocols_are_plain_values() -> None:
+    assert isinstance(hash(find("mmlu@official")), int)
+    assert Protocol("a", "b", "first note", "q").fingerprint == Protocol("a", "b", "other note", "q").fingerprint
