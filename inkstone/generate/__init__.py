@@ -5,17 +5,22 @@ for token_id in stream(model, prompt, SamplingSettings(temperature=0.7), stop_id
 scored = score(model, [(context_ids, continuation_ids), ...])
 """
 
-from inkstone.generate.dialogue import build_prompt, read_sampling, stream_reply, text_deltas
-from inkstone.generate.engine import Delta, Engine, Request, generate, generate_each, stream
+from inkstone.generate.dialogue import build_prompt, read_sampling, stream_reply
+from inkstone.generate.engine import Engine, generate, generate_each, stream
+from inkstone.generate.request import Constraint, Delta, Request, TokenScore
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.generate.score import Scored, next_token_logprobs, score
+from inkstone.generate.text import TextStream, text_deltas
 
 __all__ = [
+    "Constraint",
     "Delta",
     "Engine",
     "Request",
     "SamplingSettings",
     "Scored",
+    "TextStream",
+    "TokenScore",
     "build_prompt",
     "generate",
     "generate_each",

@@ -1,9 +1,6 @@
 """A reply in a conversation, as text that arrives in pieces.
 
-    for delta in stream_reply(opened, history, sampling): print(delta, end="")
-
-Token ids become text only when their bytes are complete: a Chinese character that is split over byte tokens appears
-once, whole.
+for delta in stream_reply(opened, history, sampling): print(delta, end="")
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +11,8 @@ from inkstone.chat.export import GENERATION_FILE, read_generation_config
 from inkstone.errors import InputError
 from inkstone.generate.engine import stream
 from inkstone.generate.sampler import SamplingSettings
+from inkstone.generate.text import beginning_of, text_deltas
 from inkstone.model import Opened
-from inkstone.tokenizer import Tokenizer
-
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> SamplingSettings:
@@ -63,20 +58,6 @@ def stream_reply(opened: Opened, history: Sequence[Message], sampling: SamplingS
     yield from _from_first_word(_replaced(deltas, opened.template.replacements if opened.template else ()))
 
 
-def text_deltas(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:
-    """New text after each token; text that may still be an incomplete character waits for the next token."""
-    waiting: list[int] = []
-    begun = False
-    for token_id in token_ids:
-        waiting.append(token_id)
-        delta = tokenizer.decode(waiting, skip_control=True, continued=begun)
-        if delta and not delta.endswith(_UNFINISHED):
-            yield delta
-            waiting, begun = [], True
-    if rest := tokenizer.decode(waiting, skip_control=True, continued=begun):
-        yield rest
-
-
 def _replaced(deltas: Iterable[str], replacements: Sequence[tuple[str, str]]) -> Iterator[str]:
     """The text with its marks replaced; what may be the beginning of a mark waits."""
     waiting = ""
@@ -84,8 +65,7 @@ def _replaced(deltas: Iterable[str], replacements: Sequence[tuple[str, str]]) ->
         waiting += delta
         for mark, shown in replacements:
             waiting = waiting.replace(mark, shown)
-        sizes = [size for mark, _ in replacements for size in range(1, len(mark)) if waiting.endswith(mark[:size])]
-        ready = len(waiting) - max(sizes, default=0)
+        ready = len(waiting) - beginning_of([mark for mark, _ in replacements], waiting)
         if ready:
             yield waiting[:ready]
             waiting = waiting[ready:]

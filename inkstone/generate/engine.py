@@ -13,7 +13,7 @@ are helpers for a list of prompts and for one.
 
 import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,31 +23,9 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.generate.blocks import Blocks, blocks_for, hidden_of
-from inkstone.generate.sampler import SamplingSettings, sample
+from inkstone.generate.request import Delta, Request, TokenScore, score_tokens
+from inkstone.generate.sampler import Choice, SamplingSettings, sample
 from inkstone.model import BLOCK, BlockPool, Decoder, Span
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for; with `logprobs` above 0 each token comes with its log-probability."""
-
-    prompt: Sequence[int]
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    stop_ids: Collection[int] = ()
-    logprobs: int = 0
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A new token of a request; at a stop token, which is not returned, only its end.
-
-    The log-probability is the model's own, before penalty and temperature.
-    """
-
-    id: int
-    token: int | None
-    logprob: float | None = None
-    finish: Literal["stop", "length"] | None = None
 
 
 @dataclass(eq=False)
@@ -64,10 +42,28 @@ class _Sequence:
     cached: int = 0
     serial: int = 0
     """Of the last block that is known (`Blocks.learn`)."""
+    said: Counter[int] = field(default_factory=Counter)
+    scored: list[TokenScore] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
         return len(self.tokens) - self.cached
+
+    @property
+    def asks_for_prompt(self) -> bool:
+        """Whether its prompt's log-probabilities are still to be given."""
+        return self.request.prompt_logprobs is not None and len(self.tokens) == len(self.request.prompt)
+
+    def choice(self, known_ids: int) -> Choice:
+        """What its next token depends on."""
+        how, forbidden = self.request.sampling, float("-inf")
+        added = {token: -how.presence_penalty - how.frequency_penalty * times for token, times in self.said.items()}
+        for token, bias in how.logit_bias.items():
+            added[token] = added.get(token, 0.0) + (bias if bias > -100 else forbidden)
+        if len(self.tokens) - len(self.request.prompt) < how.min_tokens:
+            added |= {stop: forbidden for stop in self.request.stop_ids if stop < known_ids}
+        allowed = self.request.constraint.allowed() if self.request.constraint else None
+        return Choice(how, self.draw.random(), self.seen_V, (list(added), list(added.values())), allowed)
 
 
 class Engine:
@@ -80,6 +76,7 @@ class Engine:
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
         self._ids = itertools.count()
+        self.counts: Counter[str] = Counter()
         # Where angles depend on a sequence's length in the end, no piece of it may be computed or shared early.
         self._whole = model.config.angles_depend_on_length
 
@@ -87,6 +84,12 @@ class Engine:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.waiting or self.running)
+
+    def figures(self) -> dict[str, int]:
+        """What the engine holds now and has done since it began."""
+        held = self.blocks.count - self.blocks.free
+        now = {"running": len(self.running), "waiting": len(self.waiting), "blocks": self.blocks.count, "held": held}
+        return now | {name: self.counts[name] for name in ("prompt_tokens", "shared_tokens", "new_tokens", "cancelled")}
 
     def submit(self, request: Request) -> int:
         """The request's number. Raises InputError for a prompt that the model or the pool can never take."""
@@ -104,6 +107,12 @@ class Engine:
                 f"prompt {number} and its answer may have {limit} tokens, more than the engine's "
                 f"{self.blocks.count * BLOCK}: shorten it, lower max_new_tokens or give the engine more"
             )
+        known = self.model.known_ids or vocab
+        strange = [token for token in request.sampling.logit_bias if not 0 <= token < known]
+        if strange:
+            raise InputError(f"logit_bias names the id {strange[0]}, but the tokenizer has {known} ids: leave it out")
+        if not 0 <= request.logprobs <= vocab or not 0 <= (request.prompt_logprobs or 0) <= vocab:
+            raise InputError(f"log-probabilities of {request.logprobs} tokens are asked for: give 0 to {vocab}")
         seen_V = None
         if request.sampling.repetition_penalty != 1:
             seen_V = torch.zeros(vocab, dtype=torch.bool).index_fill(0, torch.tensor(request.prompt), True)
@@ -114,9 +123,11 @@ class Engine:
 
     def cancel(self, number: int) -> None:
         """Forget a request, whatever its state; its blocks are free."""
+        before = len(self.waiting) + len(self.running)
         self.waiting = deque(one for one in self.waiting if one.id != number)
         for one in [one for one in self.running if one.id == number]:
             self._end(one)
+        self.counts["cancelled"] += before - len(self.waiting) - len(self.running)
 
     @torch.inference_mode()
     def step(self) -> list[Delta]:
@@ -163,13 +174,16 @@ class Engine:
         if not self.waiting or len(self.running) == self.rows:
             return None
         one = self.waiting[0]
-        found, serial = ([], 0) if self._whole else self.blocks.match(one.tokens)
+        # A prompt whose log-probabilities are asked for is computed whole.
+        found, serial = ([], 0) if self._whole or one.asks_for_prompt else self.blocks.match(one.tokens)
         count = blocks_for(one.limit) - len(found)
         if count > self.blocks.free:
             self.blocks.release(found)
             return None
         one.blocks = found + self.blocks.take(count)
-        one.cached, one.serial = len(found) * BLOCK, serial
+        one.cached, one.serial, one.scored = len(found) * BLOCK, serial, []
+        self.counts["prompt_tokens"] += len(one.tokens)
+        self.counts["shared_tokens"] += one.cached
         self.running.append(self.waiting.popleft())
         return one
 
@@ -182,31 +196,59 @@ class Engine:
         spans = [Span(one.blocks, one.cached, count) for one, count in chosen.items()]
         tokens = [one.tokens[one.cached : one.cached + count] for one, count in chosen.items()]
         hidden_ND = hidden_of(self.model, self.pool, tokens, spans)
-        ends = zip(itertools.accumulate(chosen.values()), chosen.items(), strict=True)
+        ends = list(zip(itertools.accumulate(chosen.values()), chosen.items(), strict=True))
+        for end, (one, count) in ends:
+            if one.asks_for_prompt:
+                self._score_prompt(one, hidden_ND[end - count : end])
         last = [end - 1 for end, (one, count) in ends if count == one.missing]
         logits_RV: Tensor = self.model.lm_head(hidden_ND[last])[:, : self.model.known_ids]
         return logits_RV
 
+    def _score_prompt(self, one: _Sequence, hidden_ND: Tensor) -> None:
+        """Log-probabilities of the tokens that follow those computed now, in pieces that bound the memory."""
+        follow = one.tokens[one.cached + 1 : one.cached + 1 + len(hidden_ND)]
+        for start in range(0, len(follow), _SCORED_TOGETHER):
+            piece = slice(start, min(start + _SCORED_TOGETHER, len(follow)))
+            logits_NV = self.model.lm_head(hidden_ND[piece])[:, : self.model.known_ids]
+            one.scored += score_tokens(logits_NV, follow[piece], one.request.prompt_logprobs or 0)
+
     def _deltas(self, ready: list[_Sequence], logits_RV: Tensor) -> list[Delta]:
         """The next token of each; who stops there or is long enough leaves."""
-        settings = [one.request.sampling for one in ready]
-        ids_R = sample(logits_RV, settings, [one.draw.random() for one in ready], [one.seen_V for one in ready])
-        logprobs: list[float | None] = [None] * len(ready)
-        if any(one.request.logprobs for one in ready):
-            logprobs = logits_RV.float().log_softmax(-1).gather(1, ids_R[:, None])[:, 0].tolist()
+        choices = [one.choice(logits_RV.shape[1]) for one in ready]
+        ids = sample(logits_RV, choices).tolist()
+        asked = [row for row, one in enumerate(ready) if one.request.logprobs]
+        most = max((ready[row].request.logprobs for row in asked), default=0)
+        scored = dict(zip(asked, score_tokens(logits_RV[asked], [ids[row] for row in asked], most), strict=True))
         deltas = []
-        for one, token, logprob in zip(ready, ids_R.tolist(), logprobs, strict=True):
-            if token in one.request.stop_ids:
-                deltas.append(Delta(one.id, None, finish="stop"))
+        for row, (one, token) in enumerate(zip(ready, ids, strict=True)):
+            prompt, one.scored = tuple(one.scored), []
+            allowed = choices[row].allowed
+            if token in one.request.stop_ids or (allowed is not None and not allowed.any()):
+                deltas.append(Delta(one.id, None, finish="stop", prompt=prompt))
             else:
                 one.tokens.append(token)
-                if one.seen_V is not None:
-                    one.seen_V[token] = True
+                self._remember(one, token)
                 finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
-                deltas.append(Delta(one.id, token, logprob if one.request.logprobs else None, finish))
+                seen = scored.get(row)
+                top = seen.top[: one.request.logprobs] if seen else ()
+                deltas.append(Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt))
             if deltas[-1].finish:
                 self._end(one)
         return deltas
+
+    def _remember(self, one: _Sequence, token: int) -> None:
+        """What the next choice wants to know of this one."""
+        self.counts["new_tokens"] += 1
+        if one.seen_V is not None:
+            one.seen_V[token] = True
+        if one.request.sampling.presence_penalty or one.request.sampling.frequency_penalty:
+            one.said[token] += 1
+        if one.request.constraint:
+            one.request.constraint.accept(token)
+
+
+_SCORED_TOGETHER = 128
+"""Positions of a prompt whose logits are there at once."""
 
 
 def generate(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inkstone.generate import SamplingSettings
-from inkstone.generate.sampler import sample
+from inkstone.generate.sampler import Choice, sample
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40).map(torch.tensor)
 
@@ -17,8 +17,8 @@ LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40).map(torch
 def draws(logits: torch.Tensor, sampling: SamplingSettings, count: int, seen: list[int] | None = None) -> torch.Tensor:
     """How often each token is chosen in `count` draws."""
     draw = random.Random(0)
-    draws = [draw.random() for _ in range(count)]
-    chosen = sample(logits.expand(count, -1), [sampling] * count, draws, [mark(logits, seen or [])] * count)
+    choices = [Choice(sampling, draw.random(), mark(logits, seen or [])) for _ in range(count)]
+    chosen = sample(logits.expand(count, -1), choices)
     return torch.bincount(chosen, minlength=len(logits))
 
 
@@ -29,7 +29,7 @@ def mark(logits: torch.Tensor, seen: list[int]) -> torch.Tensor:
 
 
 def choose(logits: torch.Tensor, seen: list[int], sampling: SamplingSettings) -> int:
-    return int(sample(logits[None], [sampling], [0.5], [mark(logits, seen)]))
+    return int(sample(logits[None], [Choice(sampling, 0.5, mark(logits, seen))]))
 
 
 @given(LOGITS)
@@ -161,17 +161,18 @@ def test_every_row_of_a_batch_gets_what_it_gets_alone_whatever_its_neighbours_as
         marks = mark(logits[0], [0, 5, 7])
         seen = [marks if one.repetition_penalty != 1 else None for one in settings]
         places = [number / len(settings) for number in range(len(settings))]
-        together = sample(logits, settings, places, seen).tolist()
+        choices = [Choice(*row) for row in zip(settings, places, seen, strict=True)]
+        together = sample(logits, choices).tolist()
         rows = zip(logits, settings, places, seen, strict=True)
-        assert together == [int(sample(one[None], [how], [place], [own])) for one, how, place, own in rows]
-        backwards = sample(logits.flip(0), settings[::-1], places[::-1], seen[::-1]).tolist()
+        assert together == [int(sample(one[None], [Choice(how, place, own)])) for one, how, place, own in rows]
+        backwards = sample(logits.flip(0), choices[::-1]).tolist()
         assert together == backwards[::-1]
 
 
 def test_a_temperature_near_zero_and_logits_beyond_reason_choose_a_token() -> None:
     logits = torch.tensor([[3e38, -3e38, 0.0], [-torch.inf, 1.0, 2.0], [1.0, 1.0, 1.0]])
     settings = [SamplingSettings(temperature=1e-30, top_p=0.5)] * 2 + [SamplingSettings(temperature=1.0)]
-    assert sample(logits, settings, [0.99] * 3, [None] * 3).tolist() == [0, 2, 2]
+    assert sample(logits, [Choice(one, 0.99) for one in settings]).tolist() == [0, 2, 2]
 
 
 def test_ids_stay_where_the_logits_are() -> None:
@@ -179,4 +180,4 @@ def test_ids_stay_where_the_logits_are() -> None:
     logits = torch.zeros(2, 9, device="meta")
     settings = [SamplingSettings(), SamplingSettings(temperature=0.7, repetition_penalty=1.1)]
     seen = [None, torch.zeros(9, dtype=torch.bool, device="meta")]
-    assert sample(logits, settings, [0.1, 0.2], seen).device.type == "meta"
+    assert sample(logits, [Choice(*row) for row in zip(settings, [0.1, 0.2], seen, strict=True)]).device.type == "meta"
