@@ -34,11 +34,11 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/pip install --quiet -e ".[report]"
+	$(BIN)/pip install --quiet -e ".[report,serve]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet -e ".[report,dev]"
+	$(BIN)/pip install --quiet -e ".[report,serve,dev]"
 	touch $@
 
 clean:

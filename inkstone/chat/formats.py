@@ -93,6 +93,20 @@ def read_chat(row: Row, layout: Layout) -> tuple[list[Message], list[Fault]]:
     return [message for _, message in turns], faults
 
 
+def read_prompt(row: Row, goes_on: bool = False) -> tuple[list[Message], list[Fault]]:
+    """OpenAI messages to be answered: they end before the assistant's turn, or in it where it `goes_on`."""
+    faults: list[Fault] = []
+    turns = _conversation(row, Layout("messages"), faults)
+    if turns:
+        _check_order(turns, faults)
+        ends_open = turns[-1][1].role == "assistant"
+        if ends_open and not goes_on:
+            faults.append((turns[-1][0], "is the assistant's, so there is nothing to answer: end with the user's turn"))
+        if goes_on and not ends_open:
+            faults.append((turns[-1][0], "is not the assistant's, so there is no message to go on with"))
+    return [message for _, message in turns], faults
+
+
 def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
     """The pair of a row; it is usable when there are no faults."""
     faults: list[Fault] = []

@@ -124,3 +124,34 @@ def chat(
         "seed": seed,
     }
     converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
+
+
+@app.command()
+def serve(
+    models: Annotated[list[Path], typer.Argument(help="model directories, or folders of them such as runs/")],
+    host: Annotated[
+        str, typer.Option(help="address to listen on; another than this machine's needs a key")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="INKSTONE_API_KEY", help="repeatable; with any, all routes but /health need one"),
+    ] = None,
+    key_requests: Annotated[int | None, typer.Option(min=1, help="requests at once for each key")] = None,
+    key_rate: Annotated[int | None, typer.Option(min=1, help="requests in a minute for each key")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="requests decoded together, by each model")] = 32,
+    waiting: Annotated[int, typer.Option(min=0, help="requests that may wait; more get 429")] = 256,
+    cache_gib: Annotated[float, typer.Option(min=0.01, help="keys and values of each model")] = 1.0,
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0.01, help="weights of all open models; idle ones close")
+    ] = None,
+    drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
+    dtype: model_commands.Dtype = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Serve models through an OpenAI-compatible API."""
+    from inkstone.cli.serve import serve_models
+    from inkstone.serve.models import ServeSettings
+
+    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, model_commands.DTYPES.get(dtype or ""), device)
+    serve_models(models, settings, host, port, api_key or [], (key_requests, key_rate), drain_s)

@@ -38,6 +38,7 @@ def run_recipe(path: Path, overrides: list[str], *, dry_run: bool, until: str | 
     chats = [name for name in recipe.tunings() if (recipe.run_dir / name).is_dir()]
     if chats:
         console.print(f"talk to it: inkstone chat {recipe.run_dir / chats[-1]}")
+        console.print(f"serve it:   inkstone serve {recipe.run_dir / chats[-1]}")
 
 
 def last_tuning(path: Path, overrides: list[str]) -> str:

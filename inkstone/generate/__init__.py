@@ -10,7 +10,7 @@ from inkstone.generate.engine import Engine, generate, generate_each, stream
 from inkstone.generate.request import Constraint, Delta, Request, TokenScore
 from inkstone.generate.sampler import SamplingSettings
 from inkstone.generate.score import Scored, next_token_logprobs, score
-from inkstone.generate.text import TextStream, text_deltas
+from inkstone.generate.text import Shown, TextStream, text_deltas
 
 __all__ = [
     "Constraint",
@@ -19,6 +19,7 @@ __all__ = [
     "Request",
     "SamplingSettings",
     "Scored",
+    "Shown",
     "TextStream",
     "TokenScore",
     "build_prompt",

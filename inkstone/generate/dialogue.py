@@ -3,7 +3,7 @@
 for delta in stream_reply(opened, history, sampling): print(delta, end="")
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inkstone.chat import Message, prompt_to_fit
@@ -11,7 +11,7 @@ from inkstone.chat.export import GENERATION_FILE, read_generation_config
 from inkstone.errors import InputError
 from inkstone.generate.engine import stream
 from inkstone.generate.sampler import SamplingSettings
-from inkstone.generate.text import beginning_of, text_deltas
+from inkstone.generate.text import Shown, text_deltas
 from inkstone.model import Opened
 
 
@@ -54,30 +54,5 @@ def build_prompt(opened: Opened, history: Sequence[Message], sampling: SamplingS
 def stream_reply(opened: Opened, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
     """The reply's text, piece by piece, without white space before it. Raises InputError like `build_prompt`."""
     prompt = build_prompt(opened, history, sampling)
-    deltas = text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids))
-    yield from _from_first_word(_replaced(deltas, opened.template.replacements if opened.template else ()))
-
-
-def _replaced(deltas: Iterable[str], replacements: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """The text with its marks replaced; what may be the beginning of a mark waits."""
-    waiting = ""
-    for delta in deltas:
-        waiting += delta
-        for mark, shown in replacements:
-            waiting = waiting.replace(mark, shown)
-        ready = len(waiting) - beginning_of([mark for mark, _ in replacements], waiting)
-        if ready:
-            yield waiting[:ready]
-            waiting = waiting[ready:]
-    if waiting:
-        yield waiting
-
-
-def _from_first_word(deltas: Iterable[str]) -> Iterator[str]:
-    """Answers are learned without white space around them, but some formats have a space before them."""
-    begun = False
-    for delta in deltas:
-        text = delta if begun else delta.lstrip()
-        begun = begun or bool(text)
-        if text:
-            yield text
+    shown = Shown(replacements=opened.template.replacements if opened.template else (), from_first_word=True)
+    yield from text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids), shown)

@@ -21,6 +21,7 @@ COMMANDS = {
     "pretrain": ["--set", "--dry-run"],
     "tune": ["--set", "--dry-run"],
     "report": [],
+    "serve": ["--api-key", "--port", "--memory-gib"],
     "plan": ["--gpu", "--count", "--set"],
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["run", "compare", "explain"],

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tiny_tokenizers import byte_level
 
 from inkstone.errors import InputError
-from inkstone.generate import Delta, Engine, Request, SamplingSettings, TextStream, generate, score
+from inkstone.generate import Delta, Engine, Request, SamplingSettings, Shown, TextStream, generate, score
 from inkstone.model import Decoder
 
 
@@ -169,8 +169,9 @@ def test_penalties_beyond_two_are_refused(setting: str) -> None:
 )
 def test_text_ends_before_the_first_stop_string_wherever_tokens_are_cut(text: str, stops: list[str]) -> None:
     tokenizer = byte_level()
-    stream = TextStream(tokenizer, stops)
-    shown = "".join([stream.push(token) for token in tokenizer.encode(text)]) + stream.close()
+    shown = Shown(stops)
+    stream = TextStream(tokenizer, shown)
+    said = "".join([stream.push(token) for token in tokenizer.encode(text)]) + stream.close()
     places = [text.find(stop) for stop in stops if stop in text]
-    assert shown == (text[: min(places)] if places else text)
-    assert (stream.stopped is None) == (not places)
+    assert said == (text[: min(places)] if places else text)
+    assert (shown.stopped is None) == (not places)

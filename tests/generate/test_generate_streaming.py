@@ -11,8 +11,7 @@ from tiny_tokenizers import sentencepiece_like
 
 from inkstone.chat import TEMPLATES
 from inkstone.errors import InputError
-from inkstone.generate import SamplingSettings, read_sampling, text_deltas
-from inkstone.generate.dialogue import _from_first_word, _replaced
+from inkstone.generate import SamplingSettings, Shown, read_sampling, text_deltas
 from inkstone.tokenizer import Tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -79,18 +78,23 @@ def test_any_ids_stream_without_taking_back_or_splitting_a_character(tokenizer: 
     assert all(not delta.endswith(UNFINISHED) for delta in deltas[:-1])
 
 
+def said(shown: Shown, pieces: list[str]) -> str:
+    return "".join([shown.push(piece) for piece in pieces]) + shown.close()
+
+
 @given(st.lists(st.text("[]训练时间年2", max_size=5), max_size=8))
 def test_marks_are_replaced_wherever_the_pieces_are_cut(pieces: list[str]) -> None:
     [(mark, shown)] = TEMPLATES["chatglm2"].replacements
     for cut in range(len(mark)):
         text = [*pieces, mark[:cut], mark[cut:], *pieces]
-        assert "".join(_replaced(text, [(mark, shown)])) == "".join(text).replace(mark, shown)
-    assert list(_replaced(["a", "b"], [])) == ["a", "b"]
+        assert said(Shown(replacements=[(mark, shown)]), text) == "".join(text).replace(mark, shown)
+    plain = Shown()
+    assert [plain.push(piece) for piece in ("a", "b")] == ["a", "b"]
 
 
 @given(st.lists(st.text(" \na", max_size=3)))
 def test_a_reply_begins_with_its_first_word(pieces: list[str]) -> None:
-    assert "".join(_from_first_word(pieces)) == "".join(pieces).lstrip()
+    assert said(Shown(from_first_word=True), pieces) == "".join(pieces).lstrip()
 
 
 @pytest.mark.parametrize(

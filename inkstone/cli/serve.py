@@ -1,0 +1,57 @@
+"""`inkstone serve`: models behind the OpenAI API, until Ctrl-C or SIGTERM."""
+
+import ipaddress
+import logging
+from pathlib import Path
+
+import typer
+
+from inkstone.errors import InputError
+from inkstone.serve.models import Library, ServeSettings, find_models
+
+
+def serve_models(
+    paths: list[Path],
+    settings: ServeSettings,
+    host: str,
+    port: int,
+    keys: list[str],
+    limits: tuple[int | None, int | None],
+    drain_s: int,
+) -> None:
+    """Serve until told to stop; requests that run then have `drain_s` to end."""
+    try:
+        import uvicorn
+
+        from inkstone.serve.app import create_app
+        from inkstone.serve.guard import Guard
+    except ImportError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'inkstone[serve]'") from error
+    if any(len(key) < 8 for key in keys):
+        raise InputError("an API key has fewer than 8 characters: take a longer one")
+    if not keys and not _stays_here(host):
+        raise InputError(
+            f"--host {host} can be reached from other machines: give an --api-key (or INKSTONE_API_KEY) first"
+        )
+    directories = find_models(paths)
+    library = Library(directories, settings)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("inkstone.serve").setLevel(logging.INFO)
+    typer.echo(f"models: {', '.join(directories)}")
+    typer.echo(f"http://{host}:{port}/v1 speaks the OpenAI API; Ctrl-C ends it")
+    uvicorn.run(
+        create_app(library, Guard(keys, *limits)),
+        host=host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=drain_s,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+def _stays_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

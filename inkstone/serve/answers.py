@@ -1,0 +1,146 @@
+"""From deltas to the parts of an OpenAI answer: text, log-probabilities, usage, and why it ended."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inkstone.generate import Delta, Request, SamplingSettings, Shown, TextStream
+from inkstone.generate.request import Top
+from inkstone.serve.models import Loaded
+from inkstone.serve.requests import Asked
+from inkstone.tokenizer import Tokenizer
+
+KEEP_ALIVE_S = 15.0
+"""Seconds of silence after which a stream says that it is alive."""
+
+
+@dataclass
+class Answer:
+    """One choice as it grows."""
+
+    stream: TextStream
+    text: str = ""
+    deltas: list[Delta] = field(default_factory=list)
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A new piece of one choice; with `index` None nothing but a sign of life."""
+
+    index: int | None
+    text: str = ""
+    delta: Delta | None = None
+    finish: str | None = None
+
+
+def answers_of(loaded: Loaded, count: int, stops: Sequence[str], chat: bool) -> list[Answer]:
+    """Empty answers. A chat's begin at their first word and have the template's replacements."""
+    template = loaded.opened.template if chat else None
+    marks = template.replacements if template else ()
+    return [
+        Answer(TextStream(loaded.opened.tokenizer, Shown(stops, marks, from_first_word=chat))) for _ in range(count)
+    ]
+
+
+async def events(loaded: Loaded, requests: Sequence[Request], answers: Sequence[Answer]) -> AsyncIterator[Event]:
+    """What happens to the answers until all have ended; leaving early cancels the rest."""
+    flow = loaded.runner.open(requests)
+    try:
+        while not flow.done:
+            happened = await flow.next(KEEP_ALIVE_S)
+            if happened is None:
+                yield Event(None)
+                continue
+            index, delta = happened
+            answer = answers[index]
+            new = ""
+            if delta.token is not None:
+                answer.deltas.append(delta)
+                new = answer.stream.push(delta.token)
+            stopped = answer.stream.shown.stopped is not None
+            if stopped and not delta.finish:
+                flow.cancel(index)
+            if stopped or delta.finish:
+                new += answer.stream.close()
+                answer.finish = "stop" if stopped else delta.finish
+            answer.text += new
+            yield Event(index, new, delta, answer.finish)
+    finally:
+        flow.cancel()
+
+
+def sampling_of(loaded: Loaded, asked: Asked, longest: int | None, prompt: Sequence[int]) -> SamplingSettings:
+    """The request's sampling: what it leaves open is the model's own."""
+    own = loaded.sampling
+    room = (loaded.opened.model.config.position_limit or 2**31) - len(prompt)
+    limit = min(own.max_new_tokens, max(room, 1)) if longest is None else max(longest, 1)
+    top_k = own.top_k if asked.top_k is None else max(asked.top_k, 0)
+    chosen = {
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "min_p": asked.min_p,
+        "repetition_penalty": asked.repetition_penalty,
+        "seed": asked.seed,
+    }
+    return own.model_copy(
+        update={
+            **{name: value for name, value in chosen.items() if value is not None},
+            "top_k": top_k,
+            "presence_penalty": asked.presence_penalty,
+            "frequency_penalty": asked.frequency_penalty,
+            "logit_bias": asked.logit_bias,
+            "min_tokens": asked.min_tokens,
+            "max_new_tokens": limit,
+            "seed": uuid.uuid4().int % 2**63 if asked.seed is None else asked.seed,
+        }
+    )
+
+
+def head(kind: str, loaded: Loaded, prefix: str) -> dict[str, Any]:
+    """The fields that every answer begins with."""
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": loaded.name}
+
+
+def usage(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) -> dict[str, int]:
+    """Tokens of the prompts, each counted once, and of all choices."""
+    given, made = sum(map(len, prompts)), sum(len(answer.deltas) for answer in answers)
+    return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token as text; one that is only a part of a character by its name."""
+    text = tokenizer.decode([token], continued=True)
+    return tokenizer.token_name(token) if not text or "\N{REPLACEMENT CHARACTER}" in text else text
+
+
+def chat_logprobs(tokenizer: Tokenizer, deltas: Sequence[Delta], most: int) -> list[dict[str, Any]]:
+    """The `content` of a chat choice's logprobs."""
+    return [
+        {
+            **_one(tokenizer, delta.token, delta.logprob),
+            "top_logprobs": [_one(tokenizer, token, value) for token, value in delta.top[:most]],
+        }
+        for delta in deltas
+        if delta.token is not None and delta.logprob is not None
+    ]
+
+
+def _one(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+    text = token_text(tokenizer, token)
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8"))}
+
+
+def completion_logprobs(
+    tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Sequence[float | None], tops: Sequence[Top], offset: int = 0
+) -> dict[str, Any]:
+    """A completion choice's logprobs: four lists of equal length."""
+    texts = [token_text(tokenizer, token) for token in tokens]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    best = [{token_text(tokenizer, token): value for token, value in top} or None for top in tops]
+    return {"tokens": texts, "token_logprobs": list(logprobs), "top_logprobs": best, "text_offset": offsets}

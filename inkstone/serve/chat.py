@@ -1,0 +1,153 @@
+"""/v1/chat/completions: messages in the model's own template, answers whole or as they come, tool calls read."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from inkstone.chat import encode_chat
+from inkstone.chat.formats import read_prompt
+from inkstone.errors import InputError
+from inkstone.generate import Request
+from inkstone.generate.grammar import constrain
+from inkstone.serve.answers import Answer, Event, answers_of, chat_logprobs, events, head, sampling_of, usage
+from inkstone.serve.models import Loaded
+from inkstone.serve.requests import ChatRequest
+
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+class Chat:
+    """One request on its way: `prompt` as ids, `requests` for the engine, one answer for each choice."""
+
+    def __init__(self, loaded: Loaded, asked: ChatRequest) -> None:
+        self.loaded, self.asked = loaded, asked
+        self.prompt = chat_prompt(loaded, asked)
+        opened = loaded.opened
+        how = sampling_of(loaded, asked, asked.longest, self.prompt)
+        stop_ids = opened.stop_ids | set(asked.stop_token_ids)
+        logprobs = max(asked.top_logprobs or 0, 1) if asked.logprobs else 0
+        schema = asked.response_format.schema_ if asked.response_format else None
+        one = Request(self.prompt, how, stop_ids, logprobs)
+        self.requests = [
+            replace(
+                one,
+                sampling=how.model_copy(update={"seed": how.seed + index}),
+                constraint=constrain(opened, schema, stop_ids) if schema is not None else None,
+            )
+            for index in range(asked.n)
+        ]
+        self.answers = answers_of(loaded, asked.n, asked.stop, chat=True)
+        # A call is only known when its JSON is complete, so an answer that may hold one comes in one piece.
+        self.may_call = bool(asked.tools) and asked.tool_choice != "none"
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer when it is complete."""
+        async for _ in events(self.loaded, self.requests, self.answers):
+            pass
+        choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
+        return {
+            **head("chat.completion", self.loaded, "chatcmpl"),
+            "choices": choices,
+            "usage": usage([self.prompt], self.answers),
+        }
+
+    async def chunks(self) -> AsyncIterator[str]:
+        """The answer as server-sent events."""
+        start = head("chat.completion.chunk", self.loaded, "chatcmpl")
+        for index in range(len(self.answers)):
+            yield _chunk(start, index, {"role": "assistant", "content": ""}, None)
+        async for event in events(self.loaded, self.requests, self.answers):
+            if event.index is None:
+                yield ": still here\n\n"
+            elif not self.may_call:
+                yield self._plain_chunk(start, event)
+            elif event.finish:
+                choice = self._choice(event.index, self.answers[event.index])
+                said = {key: value for key, value in choice["message"].items() if key != "role" and value is not None}
+                calls = [{"index": place, **call} for place, call in enumerate(said.get("tool_calls", []))]
+                said |= {"tool_calls": calls} if calls else {}
+                yield _chunk(start, event.index, said, choice["finish_reason"])
+        if self.asked.stream_options and self.asked.stream_options.include_usage:
+            yield _data({**start, "choices": [], "usage": usage([self.prompt], self.answers)})
+        yield "data: [DONE]\n\n"
+
+    def _plain_chunk(self, start: dict[str, Any], event: Event) -> str:
+        logprobs = None
+        if self.asked.logprobs and event.delta:
+            content = chat_logprobs(self.loaded.opened.tokenizer, [event.delta], self.asked.top_logprobs or 0)
+            logprobs = {"content": content}
+        if not (event.text or event.finish or logprobs):
+            return ""
+        return _chunk(start, event.index or 0, {"content": event.text} if event.text else {}, event.finish, logprobs)
+
+    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        text, calls = split_calls(answer.text) if self.may_call else (answer.text, [])
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
+        if calls:
+            message["tool_calls"] = calls
+        logprobs = None
+        if self.asked.logprobs:
+            content = chat_logprobs(self.loaded.opened.tokenizer, answer.deltas, self.asked.top_logprobs or 0)
+            logprobs = {"content": content}
+        finish = "tool_calls" if calls and answer.finish == "stop" else answer.finish
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+
+def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
+    """The ids of the conversation. Raises InputError for messages that are none and for one that is too long."""
+    template = loaded.opened.template
+    if template is None:
+        raise InputError(f"{loaded.name} has no chat template: use /v1/completions")
+    if asked.tool_choice not in (None, "auto", "none"):
+        raise InputError('tool_choice may be "auto" or "none": a call cannot be forced here')
+    row: dict[str, object] = {"messages": asked.messages}
+    if asked.tools and asked.tool_choice != "none":
+        row["tools"] = asked.tools
+    messages, faults = read_prompt(row, goes_on=asked.continue_final_message)
+    if faults:
+        raise InputError([f"{field} {fault}" for field, fault in faults])
+    begun: list[int] = []
+    if asked.continue_final_message:
+        *messages, last = messages
+        begun = loaded.opened.tokenizer.encode(last.content, continued=True)
+    ids, _ = encode_chat(messages, template, loaded.opened.tokenizer, add_generation_prompt=True)
+    ids += begun
+    limit, longest = loaded.opened.model.config.position_limit, asked.longest
+    if limit is not None and len(ids) + (longest or 1) > limit:
+        raise InputError(
+            f"the messages have {len(ids)} tokens{f' and the answer may have {longest}' if longest else ''}, and the "
+            f"model takes {limit} in all: shorten them or lower max_tokens"
+        )
+    return ids
+
+
+def split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """The text without its calls, and the calls that are complete and valid."""
+    calls = []
+    for number, found in enumerate(_CALL.finditer(text)):
+        try:
+            call = json.loads(found[1])
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(call, dict) and isinstance(call.get("name"), str):
+            arguments = json.dumps(call.get("arguments", {}), ensure_ascii=False)
+            function = {"name": call["name"], "arguments": arguments}
+            calls.append({"id": f"call_{number}", "type": "function", "function": function})
+    return (_CALL.sub("", text).strip() if calls else text), calls
+
+
+def _chunk(
+    start: dict[str, Any],
+    index: int,
+    delta: dict[str, Any],
+    finish: str | None,
+    logprobs: dict[str, Any] | None = None,
+) -> str:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    return _data({**start, "choices": [choice]})
+
+
+def _data(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

@@ -1,0 +1,116 @@
+"""Who may ask, and how much: API keys, limits for each key, sizes of bodies.
+
+Keys are kept as SHA-256 digests and compared in constant time. When any exists, every route but /health needs one.
+"""
+
+import hashlib
+import hmac
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_BODY_BYTES = 8 * 2**20
+
+
+class Refused(Exception):
+    """A request that is not served: status, sentence, the OpenAI type and code of the error, headers."""
+
+    def __init__(
+        self, status: int, message: str, kind: str = "invalid_request_error", code: str | None = None, **headers: str
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.code = status, kind, code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@dataclass
+class _Use:
+    """What one key does now and did in the last minute."""
+
+    running: int = 0
+    begun: deque[float] = field(default_factory=deque)
+
+
+class Guard:
+    """The keys of a server and their limits: requests at once and in a minute, None for no limit."""
+
+    def __init__(self, keys: Sequence[str], at_once: int | None = None, in_a_minute: int | None = None) -> None:
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self.at_once, self.in_a_minute = at_once, in_a_minute
+        self._uses = {digest: _Use() for digest in [*self.digests, b""]}
+
+    def admit(self, request: Request) -> bytes:
+        """Whose request it is. Raises Refused for one without a key that is known."""
+        if not self.digests:
+            return b""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode()).digest()
+        known = [one for one in self.digests if hmac.compare_digest(one, digest)]
+        if scheme.lower() != "bearer" or not known:
+            raise Refused(
+                401, "this server needs an API key: send it as Authorization: Bearer KEY", code="invalid_api_key"
+            )
+        return digest
+
+    def begin(self, who: bytes) -> None:
+        """Count a generation. Raises Refused when the key has as many as it may."""
+        use, now = self._uses[who], time.monotonic()
+        while use.begun and now - use.begun[0] >= 60:
+            use.begun.popleft()
+        if self.at_once is not None and use.running >= self.at_once:
+            raise _too_many(f"this key may have {self.at_once} requests at once", 1)
+        if self.in_a_minute is not None and len(use.begun) >= self.in_a_minute:
+            wait = 60 - (now - use.begun[0])
+            raise _too_many(f"this key may begin {self.in_a_minute} requests in a minute", int(wait) + 1)
+        use.running += 1
+        use.begun.append(now)
+
+    def end(self, who: bytes) -> None:
+        """It is over, however it went."""
+        self._uses[who].running -= 1
+
+
+def _too_many(what: str, wait_s: int) -> Refused:
+    return Refused(
+        429, f"{what}: try again in {wait_s} s", "rate_limit_error", "rate_limit_exceeded", Retry_After=str(wait_s)
+    )
+
+
+async def read_body(request: Request, kind: type[M]) -> M:
+    """The body as what it should be. Raises Refused with every fault: too large, no JSON, unknown or wrong fields."""
+    content = b""
+    async for piece in request.stream():
+        content += piece
+        if len(content) > MAX_BODY_BYTES:
+            raise Refused(413, f"the body has more than {MAX_BODY_BYTES} bytes: send less at once")
+    try:
+        told = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is not valid JSON ({error})") from error
+    if not isinstance(told, dict):
+        raise Refused(400, "the body must be a JSON object")
+    try:
+        return kind.model_validate(told)
+    except ValidationError as error:
+        faults = [_sentence(one, kind) for one in error.errors(include_url=False, include_context=False)[:8]]
+        raise Refused(400, "; ".join(dict.fromkeys(faults))) from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _sentence(error: Any, kind: type[BaseModel]) -> str:
+    place = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if error["type"] == "extra_forbidden":
+        return f"{place}: this server knows no such field; it would be ignored, so it is refused"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]}" if place else message

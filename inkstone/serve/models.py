@@ -1,0 +1,139 @@
+"""Which models a server has, and the ones that are open: on demand, within a memory budget, least used ones closed.
+
+library = Library(find_models([Path("runs")]), settings)
+loaded = await library.get("primer/sft")
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inkstone.errors import InputError
+from inkstone.generate import Engine, SamplingSettings, read_sampling
+from inkstone.model import Opened, open_directory
+from inkstone.serve.runner import Runner, cache_tokens
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How much of the machine the server may use."""
+
+    rows: int = 32
+    """Requests that are decoded together."""
+    waiting: int = 256
+    """Requests that may wait beside them; more are told to come back."""
+    cache_gib: float = 1.0
+    """Keys and values of each model."""
+    memory_gib: float | None = None
+    """Weights of all open models; None: as many as are asked for."""
+    dtype: str | None = None
+    device: str = "cpu"
+
+
+@dataclass
+class Loaded:
+    """An open model with its engine. `sampling` is what generation_config.json says."""
+
+    name: str
+    directory: Path
+    opened: Opened
+    runner: Runner
+    sampling: SamplingSettings
+    gib: float
+    created: int
+    used: float = field(default_factory=time.monotonic)
+
+
+class Library:
+    """The models by name."""
+
+    def __init__(self, directories: dict[str, Path], settings: ServeSettings) -> None:
+        self.directories, self.settings = directories, settings
+        self.open: dict[str, Loaded] = {}
+        self._lock = asyncio.Lock()
+
+    async def get(self, name: str) -> Loaded:
+        """The model, opened if need be. Raises KeyError for a name that is not there, InputError where it cannot be."""
+        directory = self.directories[name]
+        async with self._lock:
+            if name not in self.open:
+                await self._make_room(name, _weights_gib(directory))
+                self.open[name] = await asyncio.to_thread(self._load, name, directory)
+        loaded = self.open[name]
+        loaded.used = time.monotonic()
+        return loaded
+
+    def _load(self, name: str, directory: Path) -> Loaded:
+        import torch
+
+        settings = self.settings
+        dtype = getattr(torch, settings.dtype) if settings.dtype else None
+        opened = open_directory(directory, dtype, settings.device)
+        model = opened.model
+        tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
+        runner = Runner(lambda: Engine(model, tokens, settings.rows), settings.rows + settings.waiting)
+        sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
+        created = int((directory / "config.json").stat().st_mtime)
+        return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory), created)
+
+    async def _make_room(self, name: str, needed: float) -> None:
+        """Close idle models, least recently used first, until the new one fits the budget."""
+        budget = self.settings.memory_gib
+        if budget is None:
+            return
+        if needed > budget:
+            raise InputError(f"{name} has {needed:.1f} GiB of weights, more than --memory-gib {budget:g}")
+        while sum(one.gib for one in self.open.values()) + needed > budget:
+            idle = [one for one in self.open.values() if not one.runner.pending]
+            if not idle:
+                raise InputError(f"no room for {name}: the open models are in use; try again, or raise --memory-gib")
+            oldest = min(idle, key=lambda one: one.used)
+            del self.open[oldest.name]
+            await asyncio.to_thread(oldest.runner.close)
+
+    def close(self) -> None:
+        """End every engine."""
+        for loaded in self.open.values():
+            loaded.runner.close()
+
+
+def find_models(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name to directory: of model directories, and of every model in folders such as runs/.
+
+    Raises InputError naming every path that holds none.
+    """
+    problems, found = [], []
+    for path in paths:
+        inside = [path] if (path / "config.json").is_file() else _inside(path)
+        found += inside
+        if not inside:
+            problems.append(
+                f"{path} is no model directory and holds none" if path.is_dir() else f"{path} does not exist"
+            )
+    if problems:
+        raise InputError(problems)
+    names = [path.name for path in found]
+    return {
+        path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}": path.resolve()
+        for path in found
+    }
+
+
+def _inside(folder: Path, depth: int = 3) -> list[Path]:
+    """Model directories in a folder, hidden ones left out."""
+    if not folder.is_dir() or not depth:
+        return []
+    found = []
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith("."):
+            found += [child] if (child / "config.json").is_file() else _inside(child, depth - 1)
+    return found
+
+
+def _weights_gib(directory: Path) -> float:
+    files = [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
+    return sum(file.stat().st_size for file in files) / _GIB

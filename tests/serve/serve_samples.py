@@ -1,0 +1,86 @@
+"""What tests of the server share: a tiny model with a chat template, a client, and a request by hand."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from tiny_tokenizers import byte_level
+
+from inkstone.chat import CHATML, attach_template
+from inkstone.model import Decoder, DecoderConfig, save_model
+from inkstone.model.decoder.decoder import initialise
+from inkstone.serve.models import Library
+
+KEY = "a-key-of-this-test"
+CONTROL = ("<|bos|>", "<|im_start|>", "<|im_end|>")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs."""
+
+    url: str
+    app: FastAPI
+    library: Library
+
+
+def chat_model(directory: Path, chat: bool, seed: int = 3) -> None:
+    """A model directory with random weights, large enough that its answers differ."""
+    tokenizer = byte_level(CONTROL)
+    shape = DecoderConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
+        num_kv_heads=1, head_dim=16, max_positions=256, tie_embeddings=False,
+    )  # fmt: skip
+    model = Decoder(shape)
+    initialise(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(40)
+    directory.mkdir(parents=True)
+    stops = sorted(CHATML.stop_ids(tokenizer)) if chat else tokenizer.end_ids
+    save_model(
+        model, directory, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, stop_ids=stops
+    )
+    tokenizer.save(directory)
+    if chat:
+        attach_template(CHATML, tokenizer, directory)
+
+
+def post(served: Served, path: str, body: Any, key: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and answer; a body of bytes is sent as it is."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(served.url + path, content, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def get(served: Served, path: str, key: str | None = None) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(served.url + path, headers=headers), timeout=30) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def wait_until(reached: Any, limit_s: float = 10) -> None:
+    """Poll; fails after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while not reached():
+        assert time.monotonic() < deadline, "never reached"
+        time.sleep(0.01)
+
+
+def nothing_held(served: Served) -> bool:
+    """Whether no engine holds a block or has a request."""
+    engines = [one.runner.engine for one in served.library.open.values()]
+    return all(engine is None or (engine.figures()["held"] == 0 and not engine.busy) for engine in engines)

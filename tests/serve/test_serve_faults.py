@@ -1,0 +1,223 @@
+"""Bad input is a sentence, clients may vanish, an engine may die: the server lives and nothing stays held."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from serve_samples import KEY, Served, get, nothing_held, post, wait_until
+
+CHAT = {"model": "chat", "messages": [{"role": "user", "content": "水"}], "max_tokens": 4}
+TEXT = {"model": "base", "prompt": "水", "max_tokens": 4}
+
+
+def refused(served: Served, path: str, body: Any, status: int = 400) -> str:
+    code, answer = post(served, path, body)
+    assert code == status, answer
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    message: str = answer["error"]["message"]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temprature": 1}, "temprature: this server knows no such field"),
+        ({"temperature": -1}, "temperature: "),
+        ({"temperature": "hot"}, "temperature: "),
+        ({"top_p": 0}, "top_p: "),
+        ({"top_p": 1.1}, "top_p: "),
+        ({"top_k": -2}, "top_k: "),
+        ({"n": 0}, "n: "),
+        ({"n": 10**9}, "n: "),
+        ({"max_tokens": -1}, "max_tokens: "),
+        ({"max_tokens": 10**6}, "tokens"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ["x"] * 10_000}, "stop: "),
+        ({"stop": ["x" * 10**6]}, "stop"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias names the id 999999"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {str(n): 1 for n in range(2000)}}, "logit_bias: "),
+        ({"seed": 2**65}, "seed: "),
+        ({"presence_penalty": 10**9}, "presence_penalty: "),
+        ({"stream_options": {"include_usage": True}}, "stream_options is for streams"),
+        ({"response_format": {"type": "xml"}}, "response_format.type: "),
+    ],
+)
+def test_wrong_parameters_are_named(change: dict[str, Any], said: str, served: Served) -> None:
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        message = refused(served, path, body | change)
+        assert said in message, message
+    assert post(served, "/v1/chat/completions", CHAT)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "messages: "),
+        ("hello", "messages: "),
+        ([{"role": "user", "content": ""}], "messages[0].content is empty"),
+        ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
+        ([{"role": "robot", "content": "x"}], 'unknown role "robot"'),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "nothing to answer"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "only parts of type text"),
+        ([{"role": "user", "content": "水" * 3000}], "shorten them"),
+    ],
+)
+def test_wrong_messages_are_named(messages: Any, said: str, served: Served) -> None:
+    assert said in refused(served, "/v1/chat/completions", CHAT | {"messages": messages})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [([], "empty list"), ([[]], "0 tokens"), ([10**9], "ids outside"), ([-1], "ids outside"), ("水" * 3000, "tokens")],
+)
+def test_wrong_prompts_are_named(prompt: Any, said: str, served: Served) -> None:
+    assert said in refused(served, "/v1/completions", TEXT | {"prompt": prompt})
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'{"model": "chat", "temperature": NaN}', "NaN is no JSON number"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b'{"a":' * 100_000, "not valid JSON"),
+        (b'{"model": 1e999}', "model: "),
+    ],
+)
+def test_bodies_that_are_no_requests_are_refused(body: bytes, said: str, served: Served) -> None:
+    assert said in refused(served, "/v1/chat/completions", body)
+
+
+def test_a_body_that_is_too_large_is_413_and_an_unknown_model_404(served: Served) -> None:
+    assert "send less" in refused(served, "/v1/completions", {"prompt": "x" * 9 * 2**20}, 413)
+    assert "only base, chat" in refused(served, "/v1/completions", TEXT | {"model": "gpt-4"}, 404)
+    assert "no chat template" in refused(served, "/v1/chat/completions", CHAT | {"model": "base"})
+    assert get(served, "/nothing")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "unheard of"},
+        {"$ref": "#/nowhere"},
+        {"type": "string", "pattern": "(a"},
+        {"enum": ["x" * 200_000]},
+    ],
+)
+def test_schemas_that_cannot_be_followed_are_refused(schema: dict[str, Any], served: Served) -> None:
+    answer_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    said = refused(served, "/v1/chat/completions", CHAT | {"response_format": answer_format})
+    assert "JSON schema" in said
+
+
+def test_user_text_never_becomes_a_control_token(served: Served) -> None:
+    """The markers of the template, typed by a user, are encoded as text."""
+    _, plain = post(served, "/tokenize", {"model": "chat", "messages": [{"role": "user", "content": "x"}]})
+    _, typed = post(served, "/tokenize", {"model": "chat", "messages": [{"role": "user", "content": "<|im_end|>"}]})
+    tokenizer = next(iter(served.library.open.values())).opened.tokenizer
+    end = tokenizer.token_id("<|im_end|>")
+    assert plain["tokens"].count(end) == typed["tokens"].count(end)
+    _, back = post(served, "/detokenize", {"model": "chat", "tokens": typed["tokens"]})
+    assert "<|im_end|>" in back["prompt"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_request(stream: bool, served: Served) -> None:
+    post(served, "/v1/chat/completions", CHAT)
+    engine = served.library.open["chat"].runner.engine
+    assert engine is not None
+    before = engine.figures()
+    address = urlsplit(served.url)
+    client = http.client.HTTPConnection(address.hostname or "", address.port)
+    body = CHAT | {"max_tokens": 200, "stream": stream, "n": 12, "min_tokens": 200}
+    client.request("POST", "/v1/chat/completions", json.dumps(body))
+    wait_until(lambda: engine.figures()["running"] > 0)
+    assert client.sock is not None
+    client.sock.shutdown(socket.SHUT_RDWR)
+    client.close()
+    wait_until(lambda: nothing_held(served))
+    after = engine.figures()
+    assert after["cancelled"] > before["cancelled"]
+    assert after["new_tokens"] - before["new_tokens"] < 12 * 200
+
+
+def test_more_than_may_wait_is_429_with_a_time(served: Served) -> None:
+    code, answer = post(served, "/v1/completions", TEXT | {"prompt": ["a"] * 13})
+    assert (code, answer["error"]["code"]) == (429, "queue_full")
+    assert post(served, "/v1/completions", TEXT)[0] == 200
+
+
+def test_an_engine_that_fails_is_503_and_comes_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(served, "/v1/completions", TEXT)
+    runner = served.library.open["base"].runner
+    assert runner.engine is not None
+
+    def broken() -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(runner.engine, "step", broken)
+    code, answer = post(served, "/v1/completions", TEXT)
+    assert (code, answer["error"]["code"]) == (503, "engine_failed")
+    assert post(served, "/v1/completions", TEXT)[0] == 200
+    assert runner.failures == 1
+    wait_until(lambda: runner.pending == 0)
+
+
+def test_every_route_but_health_needs_the_key(locked: Served) -> None:
+    """The listing of routes is asked, so a new route cannot be forgotten."""
+    paths = json.loads(get(locked, "/openapi.json", KEY)[1])["paths"]
+    assert len(paths) > 8
+    for path, methods in paths.items():
+        for method in methods:
+            asked = path.replace("{name}", "chat")
+            code = get(locked, asked)[0] if method == "get" else post(locked, asked, {})[0]
+            assert code == (200 if path == "/health" else 401), path
+    assert get(locked, "/openapi.json")[0] == 401
+    assert post(locked, "/v1/chat/completions", CHAT, "another-key")[0] == 401
+    assert post(locked, "/v1/chat/completions", CHAT, KEY)[0] == 200
+
+
+def test_a_key_has_its_limits(locked: Served) -> None:
+    codes = [post(locked, "/v1/completions", TEXT | {"max_tokens": 1}, KEY)[0] for _ in range(45)]
+    assert codes[0] == 200 and codes[-1] == 429
+
+
+def test_figures_are_there_for_prometheus(served: Served) -> None:
+    post(served, "/v1/completions", TEXT)
+    page = get(served, "/metrics")[1]
+    for name in ("inkstone_first_token_seconds_bucket", "inkstone_requests_total", "inkstone_engine_held"):
+        assert name in page
+
+
+def test_serve_starts_from_the_command_line_drains_and_ends(models: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "inkstone", "serve", str(models), "--port", str(port), "--rows", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        address = f"http://127.0.0.1:{port}/ready"
+
+        def is_up() -> bool:
+            try:
+                return bool(urllib.request.urlopen(address, timeout=1).status == 200)
+            except OSError:
+                return False
+
+        wait_until(is_up, 60)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert "models: base, chat" in out
+    assert process.returncode in (0, -signal.SIGTERM), out
