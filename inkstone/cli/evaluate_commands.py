@@ -25,7 +25,7 @@ Data = Annotated[Path, typer.Option(help="folder with the benchmarks' files, one
 
 @evaluate_app.command("run")
 def evaluate_run(
-    model: Annotated[str, typer.Argument(help="model directory", show_default=False)],
+    model: Annotated[str, typer.Argument(help="model directory, or the URL of an OpenAI endpoint", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the scores and one row per question")],
     tasks: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,mmlu@official,ceval@lm-eval/5")
@@ -34,7 +34,16 @@ def evaluate_run(
     limit: Annotated[int | None, typer.Option(min=1, help="questions per task, spread evenly; default: all")] = None,
     split: Annotated[str, typer.Option(help="val or test, where a benchmark has both")] = "",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="where models write; another protocol then")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="texts per question, e.g. 20 for pass@10")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="of the samples; default: the protocol's")] = None,
+    allow_unsandboxed: Annotated[
+        bool, typer.Option("--allow-unsandboxed", help="run programs that models write with limits alone")
+    ] = False,
+    judge: Annotated[str, typer.Option(metavar="URL", help="OpenAI endpoint that rates answers, e.g. MT-Bench's")] = "",
+    model_name: Annotated[str, typer.Option(help="the model at the endpoint; default: the first it lists")] = "",
+    judge_name: Annotated[str, typer.Option(help="the model that judges; default: the first it lists")] = "",
     as_base: Annotated[bool, typer.Option("--as-base", help="ask a chat model in plain text too")] = False,
+    published: Annotated[bool, typer.Option("--published", help="the report shows what others published")] = False,
     quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
@@ -51,8 +60,14 @@ def evaluate_run(
         if quiz or problems or tokens or perplexity_by_length:
             raise typer.BadParameter("--tasks is measured alone: leave out --quiz, --problems, --tokens")
         from inkstone.cli.evaluate_tasks import show_benchmarks
+        from inkstone.evaluate.run.benchmarks import wanted_protocols
 
-        show_benchmarks(model, tasks.split(","), data, output, limit, split, shots, max_new_tokens, as_base, bf16)
+        written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
+        show_benchmarks(
+            model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16,
+            judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
+            allow_unsandboxed=allow_unsandboxed,
+        )  # fmt: skip
         return
     if perplexity_by_length:
         from inkstone.cli.by_length import show_perplexity_by_length
@@ -107,3 +122,28 @@ def evaluate_explain(
     from inkstone.evaluate.run.explain import explain
 
     typer.echo(explain(find(task), data, item))
+
+
+@evaluate_app.command("leaderboard")
+def evaluate_leaderboard(
+    folder: Annotated[Path, typer.Argument(help="folder that several runs lie in", show_default=False)],
+) -> None:
+    """One page over all runs of a folder."""
+    from inkstone.evaluate.report.page import write_leaderboard
+
+    typer.echo(write_leaderboard(folder)[-1])
+
+
+@evaluate_app.command("contamination")
+def evaluate_contamination(
+    corpus: Annotated[list[Path], typer.Argument(help="files and folders of the training text", show_default=False)],
+    tasks: Annotated[str, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,gsm8k")],
+    data: Data = Path("data"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="a .jsonl of all that was found")] = None,
+    overlap: Annotated[float, typer.Option(min=0.05, max=1, help="share of an item's runs of eight tokens")] = 0.5,
+    text_field: Annotated[str, typer.Option(help="the field of a row that holds its text")] = "text",
+) -> None:
+    """Which items of benchmarks a corpus holds, with the passages."""
+    from inkstone.cli.evaluate_tasks import show_contamination
+
+    show_contamination(corpus, tasks.split(","), data, output, overlap, text_field)

@@ -1,6 +1,8 @@
 """`inkstone evaluate MODEL --tasks ...`: runs the benchmarks and shows their table."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,36 +10,39 @@ import typer
 
 from inkstone.cli.progress import show_progress
 from inkstone.cli.table import show_table
+from inkstone.cli.visible import visible
+from inkstone.evaluate.protocols import Protocol
 
 
 def show_benchmarks(
     model: str,
-    tasks: Sequence[str],
+    protocols: Sequence[Protocol],
     data: Path,
     output: Path,
-    limit: int | None,
-    split: str,
-    shots: int | None,
-    max_new_tokens: int | None,
     as_base: bool,
     bf16: bool,
+    judge: str,
+    names: tuple[str, str],
+    **options: Any,
 ) -> None:
-    """Answer, write and print."""
+    """Answer, write and print; `options` are those of `run_benchmarks`."""
     import torch
 
-    from inkstone.evaluate.run.benchmarks import run_benchmarks, wanted_protocols
+    from inkstone.evaluate.run.benchmarks import run_benchmarks
+    from inkstone.evaluate.run.endpoint import Endpoint
     from inkstone.evaluate.run.local import LocalModel
 
-    protocols = wanted_protocols(tasks, shots, max_new_tokens)
     dtype = torch.bfloat16 if bf16 else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
-        opened = LocalModel(Path(model), dtype, device, as_base)
-        scores = run_benchmarks(opened, protocols, data, output, progress, limit, split)
+        remote = model.startswith(("http://", "https://"))
+        opened = Endpoint(model, names[0]) if remote else LocalModel(Path(model), dtype, device, as_base)
+        rater = Endpoint(judge, names[1]) if judge else None
+        scores = run_benchmarks(opened, protocols, data, output, progress, judge=rater, **options)
     show_table(["task", "questions", "item mean", "95 %", "subject mean", "unparsed", "truncated", "protocol"], [
         score_row(name, found) for name, found in scores["tasks"].items()
     ])  # fmt: skip
-    typer.echo(output)
+    typer.echo(output / "report.html")
 
 
 def score_row(name: str, found: dict[str, Any]) -> list[str]:
@@ -45,4 +50,39 @@ def score_row(name: str, found: dict[str, Any]) -> list[str]:
     scored = "item_mean" in found
     means = [f"{100 * found['item_mean']:.2f}", f"{100 * found['low']:.1f} - {100 * found['high']:.1f}",
              f"{100 * found['subject_mean']:.2f}"] if scored else ["–", "–", "–"]  # fmt: skip
-    return [name, str(found["items"]), *means, str(found["unparsed"]), str(found["truncated"]), found["fingerprint"]]
+    return [
+        name,
+        str(found["questions"]),
+        *means,
+        str(found["unparsed"]),
+        str(found["truncated"]),
+        found["fingerprint"],
+    ]
+
+
+def show_contamination(
+    corpus: Sequence[Path], tasks: Sequence[str], data: Path, output: Path | None, overlap: float, field: str
+) -> None:
+    """Search, write `output` and show how many items of each benchmark were found, and the strongest."""
+    from inkstone.evaluate.contamination import find_in_corpus
+    from inkstone.evaluate.run.benchmarks import load_all, wanted_protocols
+    from inkstone.storage import atomic_file
+
+    loaded = load_all(wanted_protocols(tasks), data, "")
+    owner = {item.id: task for task, questions in loaded.items() for item in questions.items}
+    items = [item for questions in loaded.values() for item in questions.items]
+    with show_progress("contamination") as progress:
+        found = find_in_corpus(items, corpus, progress, overlap, field)
+    if output:
+        with atomic_file(output) as draft:
+            draft.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found), "utf-8")
+    hit = {one.item for one in found}
+    counts = {task: sum(owner[name] == task for name in hit) for task in loaded}
+    total = [str(len(loaded[task].items)) for task in loaded]
+    shares = [f"{100 * counts[task] / len(loaded[task].items):.2f} %" for task in loaded]
+    show_table(
+        ["benchmark", "items", "found", "share"],
+        list(zip(loaded, total, map(str, counts.values()), shares, strict=True)),
+    )
+    for one in found[:10]:
+        typer.echo(f"\n{one.item} in {one.document} ({100 * one.overlap:.0f} %)\n{visible(one.passage)}")

@@ -17,7 +17,7 @@ def figures(
     """Scores are fractions. `item_mean` is weighted by points where items have `weights`; `subject_mean` is not."""
     scored = [row for row in rows if row["gold"]]
     result: dict[str, Any] = {
-        "items": len(rows),
+        "questions": len(rows),
         "scored": len(scored),
         "unparsed": sum(not row["parsed"] for row in rows),
         "truncated": sum(row["cut"] > 0 for row in rows),
@@ -30,7 +30,7 @@ def figures(
     for row in scored:
         by_subject.setdefault(row["subject"], []).append(row)
     parts = {subject: _mean(own, weights) for subject, own in sorted(by_subject.items())}
-    low, high = interval([row["score"] for row in scored])
+    low, high = interval([row["score"] for row in scored], [weights[_item(row)] for row in scored] if weights else None)
     result |= {
         "item_mean": _mean(scored, weights)["mean"],
         "low": low,
@@ -39,8 +39,12 @@ def figures(
         "subjects": parts,
         "categories": _categories(by_subject, parts, subjects, weights),
     }
-    if also := scored[0].get("also"):
-        result["also"] = {name: math.fsum(row["also"][name] for row in scored) / len(scored) for name in also}
+    also: dict[str, list[float]] = {}
+    for row in scored:
+        for name, value in row.get("also", {}).items():
+            also.setdefault(name, []).append(value)
+    if also:
+        result["also"] = {name: math.fsum(values) / len(values) for name, values in also.items()}
     if counts := [len(row["scores"]) for row in scored if "scores" in row]:
         result["pass_at"] = {
             str(k): math.fsum(pass_at(len(row["scores"]), round(sum(row["scores"])), k) for row in scored) / len(scored)
@@ -50,13 +54,16 @@ def figures(
     return result
 
 
-def interval(scores: Sequence[float]) -> tuple[float, float]:
-    """95 %: Wilson's for right and wrong, normal where there are parts of a point."""
-    n, mean = len(scores), math.fsum(scores) / len(scores)
-    if set(scores) <= {0.0, 1.0}:
+def interval(scores: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float]:
+    """95 %: Wilson's for right and wrong, normal where there are weights or parts of a point."""
+    points = weights or [1.0] * len(scores)
+    n, total = len(scores), math.fsum(points)
+    mean = math.fsum(point * score for point, score in zip(points, scores, strict=True)) / total
+    if set(scores) <= {0.0, 1.0} and weights is None:
         middle, width = mean + Z * Z / (2 * n), Z * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
         return (middle - width) / (1 + Z * Z / n), (middle + width) / (1 + Z * Z / n)
-    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, n - 1) / n)
+    squares = ((point * (score - mean)) ** 2 for point, score in zip(points, scores, strict=True))
+    spread = math.sqrt(math.fsum(squares) * n / max(1, n - 1)) / total
     return max(0.0, mean - Z * spread), min(1.0, mean + Z * spread)
 
 
@@ -65,8 +72,13 @@ def pass_at(n: int, correct: int, k: int) -> float:
     return 1.0 if n - correct < k else 1.0 - math.prod(1.0 - k / total for total in range(n - correct + 1, n + 1))
 
 
+def _item(row: Row) -> str:
+    """The item that a row is of: a judged turn's row has the number of the turn after it."""
+    return str(row["id"]).removesuffix(f"/{row['turn']}") if "turn" in row else str(row["id"])
+
+
 def _mean(rows: Sequence[Row], weights: Mapping[str, float] | None) -> dict[str, Any]:
-    points = [weights[row["id"]] if weights else 1.0 for row in rows]
+    points = [weights[_item(row)] if weights else 1.0 for row in rows]
     total = math.fsum(points)
     mean = math.fsum(point * row["score"] for point, row in zip(points, rows, strict=True)) / total
     return {"n": len(rows), "mean": mean} | ({"points": total} if weights else {})

@@ -3,6 +3,7 @@
 OUT/run.json          the model, the protocols as values, the versions
 OUT/TASK@NAME.jsonl   one row per question
 OUT/scores.json       both means, categories, intervals, counts
+    OUT/report.md, .html  the same to read, with charts
 """
 
 import json
@@ -19,18 +20,24 @@ import filelock
 from inkstone.errors import InputError
 from inkstone.evaluate.protocols import Protocol, find
 from inkstone.evaluate.report.figures import figures
+from inkstone.evaluate.report.page import write_report
+from inkstone.evaluate.run.judged import run_judged
 from inkstone.evaluate.run.model import Model
 from inkstone.evaluate.run.runner import run_task
+from inkstone.evaluate.run.sandbox import require_sandbox
 from inkstone.evaluate.tally import evenly
 from inkstone.evaluate.tasks import BENCHMARKS, Item, Loaded, load
+from inkstone.evaluate.tasks.item import LETTERS
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 
 
-def wanted_protocols(
-    tasks: Sequence[str], shots: int | None = None, max_new_tokens: int | None = None
-) -> list[Protocol]:
-    """The protocols that `tasks` name. Raises InputError naming all that are unknown."""
+def wanted_protocols(tasks: Sequence[str], shots: int | None = None, **written: float | None) -> list[Protocol]:
+    """The protocols that `tasks` name, with `written` (max_new_tokens, samples, temperature) where models write.
+
+    Raises InputError naming all that are unknown.
+    """
+    changes: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     found, wrong = dict[str, Protocol](), list[str]()
     for text in tasks:
         try:
@@ -40,8 +47,8 @@ def wanted_protocols(
             continue
         if shots is not None:
             protocol = replace(protocol, shots=shots)
-        if max_new_tokens and protocol.score == "write":
-            protocol = replace(protocol, max_new_tokens=max_new_tokens)
+        if protocol.score == "write":
+            protocol = replace(protocol, **changes)
         found.setdefault(file_name(protocol), protocol)
     if wrong or not found:
         raise InputError(wrong or "no tasks: give --tasks, e.g. --tasks cmmlu,mmlu")
@@ -62,9 +69,17 @@ def run_benchmarks(
     progress: Progress,
     limit: int | None = None,
     split: str = "",
+    published: bool = False,
+    allow_unsandboxed: bool = False,
+    judge: Model | None = None,
 ) -> dict[str, Any]:
     """Answer everything that is missing and return the contents of scores.json."""
-    loaded = _load_all(protocols, data, split)
+    if judge is None and (judged := [one.label for one in protocols if one.score == "judge"]):
+        raise InputError(f"{', '.join(judged)}: a judge scores this; give one with --judge URL")
+    protocols = [replace(one, judge=judge.name) if judge and one.score == "judge" else one for one in protocols]
+    if any(protocol.read.startswith("code") for protocol in protocols):
+        require_sandbox(allow_unsandboxed)
+    loaded = load_all(protocols, data, split)
     output.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(output / ".lock", timeout=0)
     try:
@@ -79,7 +94,13 @@ def run_benchmarks(
             items = [questions.items[index] for index in evenly(len(questions.items), limit or len(questions.items))]
             name = file_name(protocol)
             _note_examples(protocol, questions, items, progress)
-            rows = run_task(model, protocol, questions, items, output / f"{name}.jsonl", progress)
+            path = output / f"{name}.jsonl"
+            if judge and protocol.score == "judge":
+                rows = run_judged(model, judge, protocol, items, path, progress)
+            else:
+                rows = run_task(model, protocol, questions, items, path, progress)
+            if protocol.task == "ceval" and split == "test":
+                write_submission(rows, output / "ceval_submission.json")
             weights = {item.id: item.weight for item in items}
             found = figures(rows, benchmark.subjects, weights if set(weights.values()) != {1.0} else None)
             found |= {"fingerprint": protocol.fingerprint, "shots": protocol.shots, "score": protocol.score}
@@ -87,10 +108,21 @@ def run_benchmarks(
             scores["tasks"][name] = found
             _write_json(output / "scores.json", scores)
         _write_run(output, model, protocols)
+        write_report(output, published)
     return scores
 
 
-def _load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str, Loaded]:
+def write_submission(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The file that C-Eval's site takes: subject, number of the question, letter."""
+    letters: dict[str, dict[str, str]] = {}
+    for row in rows:
+        chosen = row["prediction"]
+        letter = LETTERS[chosen] if isinstance(chosen, int) else chosen or ""
+        letters.setdefault(row["subject"], {})[row["id"].rsplit("/", 1)[-1]] = letter
+    _write_json(path, letters)
+
+
+def load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str, Loaded]:
     """Every benchmark once; all that is missing is said in one error."""
     loaded, wrong = dict[str, Loaded](), list[str]()
     for task in dict.fromkeys(protocol.task for protocol in protocols):

@@ -28,9 +28,16 @@ _EDGE = 1 << 20
 class LocalModel:
     """`as_base`: a chat model is asked in plain text too."""
 
-    def __init__(self, directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", as_base: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        as_base: bool = False,
+        opened: Opened | None = None,
+    ) -> None:
         self.directory, self.name = directory, directory.resolve().name
-        self.opened: Opened = open_directory(directory, dtype, device)
+        self.opened = opened or open_directory(directory, dtype, device)
         stated = states_template(directory) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.")
@@ -75,7 +82,7 @@ class LocalModel:
                 f"{self.directory} states no chat template: inkstone template attach NAME {self.directory}"
             )
         prompts = [self._conversation(one) for one in conversations]
-        for index, texts in self._generate(prompts, writing):
+        for index, texts in self.write(prompts, writing):
             yield index, texts[0]
 
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
@@ -90,13 +97,11 @@ class LocalModel:
         writing = Writing(
             protocol.max_new_tokens, protocol.stops, protocol.until, protocol.temperature, protocol.samples
         )
-        for place, texts in self._generate([one.requests[0].context for one in planned], [writing] * len(planned)):
+        for place, texts in self.write([one.requests[0].context for one in planned], [writing] * len(planned)):
             one = planned[place]
             yield missing[place], Said(texts=texts, tokens=one.tokens, dropped=one.dropped, cut=one.cut)
 
-    def _generate(
-        self, prompts: Sequence[list[int]], writing: Sequence[Writing]
-    ) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def write(self, prompts: Sequence[list[int]], writing: Sequence[Writing]) -> Iterator[tuple[int, tuple[str, ...]]]:
         """(index, its samples) as they are complete; a text ends at a stop string or once it says what is read."""
         model, tokenizer = self.opened.model, self.opened.tokenizer
         sizes = sorted((len(one) + how.max_new_tokens for one, how in zip(prompts, writing, strict=True)), reverse=True)
