@@ -35,6 +35,7 @@ def evaluate_run(
     split: Annotated[str, typer.Option(help="val or test, where a benchmark has both")] = "",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="where models write; another protocol then")] = None,
     as_base: Annotated[bool, typer.Option("--as-base", help="ask a chat model in plain text too")] = False,
+    published: Annotated[bool, typer.Option("--published", help="the report shows what others published")] = False,
     quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
     problems: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of problems")] = None,
     tokens: Annotated[Path | None, typer.Option(help="token shards for bits per byte on the held-out split")] = None,
@@ -52,7 +53,8 @@ def evaluate_run(
             raise typer.BadParameter("--tasks is measured alone: leave out --quiz, --problems, --tokens")
         from inkstone.cli.evaluate_tasks import show_benchmarks
 
-        show_benchmarks(model, tasks.split(","), data, output, limit, split, shots, max_new_tokens, as_base, bf16)
+        wanted = tasks.split(",")
+        show_benchmarks(model, wanted, data, output, limit, split, shots, max_new_tokens, as_base, bf16, published)
         return
     if perplexity_by_length:
         from inkstone.cli.by_length import show_perplexity_by_length
@@ -107,3 +109,13 @@ def evaluate_explain(
     from inkstone.evaluate.run.explain import explain
 
     typer.echo(explain(find(task), data, item))
+
+
+@evaluate_app.command("leaderboard")
+def evaluate_leaderboard(
+    folder: Annotated[Path, typer.Argument(help="folder that several runs lie in", show_default=False)],
+) -> None:
+    """One page over all runs of a folder."""
+    from inkstone.evaluate.report.page import write_leaderboard
+
+    typer.echo(write_leaderboard(folder)[-1])

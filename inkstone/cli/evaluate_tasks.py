@@ -21,6 +21,7 @@ def show_benchmarks(
     max_new_tokens: int | None,
     as_base: bool,
     bf16: bool,
+    published: bool,
 ) -> None:
     """Answer, write and print."""
     import torch
@@ -33,11 +34,11 @@ def show_benchmarks(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
         opened = LocalModel(Path(model), dtype, device, as_base)
-        scores = run_benchmarks(opened, protocols, data, output, progress, limit, split)
+        scores = run_benchmarks(opened, protocols, data, output, progress, limit, split, published)
     show_table(["task", "questions", "item mean", "95 %", "subject mean", "unparsed", "truncated", "protocol"], [
         score_row(name, found) for name, found in scores["tasks"].items()
     ])  # fmt: skip
-    typer.echo(output)
+    typer.echo(output / "report.html")
 
 
 def score_row(name: str, found: dict[str, Any]) -> list[str]:
@@ -45,4 +46,11 @@ def score_row(name: str, found: dict[str, Any]) -> list[str]:
     scored = "item_mean" in found
     means = [f"{100 * found['item_mean']:.2f}", f"{100 * found['low']:.1f} - {100 * found['high']:.1f}",
              f"{100 * found['subject_mean']:.2f}"] if scored else ["–", "–", "–"]  # fmt: skip
-    return [name, str(found["items"]), *means, str(found["unparsed"]), str(found["truncated"]), found["fingerprint"]]
+    return [
+        name,
+        str(found["questions"]),
+        *means,
+        str(found["unparsed"]),
+        str(found["truncated"]),
+        found["fingerprint"],
+    ]

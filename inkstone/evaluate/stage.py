@@ -22,8 +22,12 @@ from inkstone.evaluate import quiz as four_choices
 from inkstone.evaluate.items import Item, Problem, Questions, read_problems, read_quiz
 from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout, run_heldout
+from inkstone.evaluate.protocols import Protocol
+from inkstone.evaluate.run.benchmarks import load_all, run_benchmarks, wanted_protocols
+from inkstone.evaluate.run.local import LocalModel
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
+from inkstone.evaluate.table import table_entry
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
 from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
@@ -44,6 +48,8 @@ class Inputs:
     problems: Questions[Problem] | None
     prompts: Prompts | None
     heldout: list[Document]
+    protocols: list[Protocol]
+    data: Path | None
 
 
 def evaluate_models(
@@ -56,6 +62,7 @@ def evaluate_models(
     progress: Progress | None = None,
     prompts_file: Path | None = None,
     scratch: Path | None = None,
+    data: Path | None = None,
 ) -> dict[str, object]:
     """Evaluate `models` (name to directory, in the order of the table) and return the contents of scores.json.
 
@@ -63,7 +70,7 @@ def evaluate_models(
     """
     progress = progress or Silent()
     inputs = _read_inputs(
-        settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file
+        settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file, data
     )
     if settings.heldout and tokens_dir and not inputs.heldout:
         progress.note(
@@ -76,10 +83,13 @@ def evaluate_models(
     for name, directory in models.items():
         progress.note(f"Evaluating {name}.", model=name)
         kept = Kept(scratch / "answers.jsonl" if scratch else None, name)
-        result, said, asked, solved = _evaluate_model(settings, directory, inputs, progress, kept)
+        folder = (scratch or output) / "benchmarks" / name
+        result, said, asked, solved = _evaluate_model(settings, directory, inputs, progress, kept, folder)
         results[name], samples[name] = result, said
         quiz_rows += [{"model": name, **row} for row in asked]
         problem_rows += [{"model": name, **row} for row in solved]
+    if scratch and (scratch / "benchmarks").is_dir():
+        shutil.copytree(scratch / "benchmarks", output / "benchmarks", ignore=shutil.ignore_patterns(".lock"))
     scores: dict[str, object] = {"method": method(settings), "models": results}
     (output / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     _write_rows(quiz_rows, output / "questions.jsonl")
@@ -131,6 +141,7 @@ def _read_inputs(
     problems_dir: Path | None,
     tokens_dir: Path | None,
     prompts_file: Path | None,
+    data: Path | None,
 ) -> Inputs:
     """Read every input; all that is wrong is reported in one error."""
     wrong: list[str] = []
@@ -150,7 +161,13 @@ def _read_inputs(
                 f"{tokens_dir} was encoded with another tokenizer than that of {directory}: encode the corpus with "
                 "the model's tokenizer, or set heldout = false."
             )
+    protocols = wanted_protocols(settings.tasks) if settings.tasks else []
+    if protocols and data is None:
+        wrong.append("[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each")
+    attempt(lambda path: load_all(protocols, path, ""), data if protocols else None)
     inputs = Inputs(
+        protocols=protocols,
+        data=data,
         quiz=attempt(read_quiz, quiz_dir),
         problems=attempt(read_problems, problems_dir),
         prompts=attempt(read_prompts, prompts_file),
@@ -162,7 +179,7 @@ def _read_inputs(
 
 
 def _evaluate_model(
-    settings: EvaluateSettings, directory: Path, inputs: Inputs, progress: Progress, kept: Kept
+    settings: EvaluateSettings, directory: Path, inputs: Inputs, progress: Progress, kept: Kept, folder: Path
 ) -> tuple[dict[str, object], dict[str, object], Rows, Rows]:
     """(scores, samples, quiz rows, problem rows) of one model."""
     started = time.perf_counter()
@@ -192,6 +209,10 @@ def _evaluate_model(
         if inputs.prompts:
             sample = partial(_sample, opened, inputs.prompts, settings.sample_tokens)
             [said], _ = kept.ask("samples", ["all"], lambda missing: ((index, sample()) for index in missing))
+        if inputs.protocols and inputs.data:
+            asked_model = LocalModel(directory, getattr(torch, settings.dtype), device, opened=opened)
+            found = run_benchmarks(asked_model, inputs.protocols, inputs.data, folder, progress, settings.task_limit)
+            result["benchmarks"] = {name: table_entry(one) for name, one in found["tasks"].items()}
     result["seconds"] = round(time.perf_counter() - started, 3)
     return result, said, asked, solved
 
@@ -225,11 +246,14 @@ def _run(job: Job) -> Result:
         save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, **models}
-    quiz, problems, prompts = (
-        job.paths([one])[0] if one else None for one in (settings.quiz, settings.problems, settings.prompts)
+    quiz, problems, prompts, data = (
+        job.paths([one])[0] if one else None
+        for one in (settings.quiz, settings.problems, settings.prompts, settings.data)
     )
     tokens = run / "tokens" if settings.heldout and "tokens" in job.earlier else None
-    scores = evaluate_models(settings, models, quiz, problems, tokens, job.output, job.progress, prompts, job.scratch)
+    scores = evaluate_models(
+        settings, models, quiz, problems, tokens, job.output, job.progress, prompts, job.scratch, data
+    )
     shutil.rmtree(untrained, ignore_errors=True)
     return scores
 
@@ -239,5 +263,7 @@ EVALUATE = StageKind(
     ("evaluate",),
     _run,
     needs=lambda _, earlier: [name for name, kind in earlier.items() if name == "tokens" or kind.makes_model],
-    inputs=lambda settings, _: [one for one in (settings.quiz, settings.problems, settings.prompts) if one],
+    inputs=lambda settings, _: [
+        one for one in (settings.quiz, settings.problems, settings.prompts, settings.data) if one
+    ],
 )

@@ -5,6 +5,8 @@
 
 from typing import Any
 
+from inkstone.evaluate.report.figures import Z
+
 MISSING = "–"
 
 _SCORINGS = {"letter": "quiz, by letter", "text": "quiz, by option text", "text_norm": "quiz, by option text per byte"}
@@ -33,6 +35,7 @@ def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:
         ]
     labels.append((["problems"], "word problems"))
     labels += [(["problems", "by_lang", key], f"  {key}") for key in _all_keys(models, ["problems", "by_lang"])]
+    labels += [(["benchmarks", key], key) for key in _all_keys(models, ["benchmarks"])]
     labels.append((["heldout"], "held-out bits per byte"))
     labels += [(["heldout", "by_lang", key], f"  {key}") for key in _all_keys(models, ["heldout", "by_lang"])]
     return labels
@@ -58,3 +61,12 @@ def _cell(found: Any) -> str:
         return MISSING
     error = found.get("stderr")
     return f"{100 * found['accuracy']:.1f} %" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def table_entry(found: dict[str, Any]) -> dict[str, Any]:
+    """What the table and the page need of a benchmark's figures."""
+    if "item_mean" not in found:
+        return {"n": found["questions"]}
+    spread = (found["high"] - found["low"]) / (2 * Z)
+    names = ("subject_mean", "fingerprint", "unparsed", "truncated", "categories")
+    return {"n": found["scored"], "accuracy": found["item_mean"], "stderr": spread} | {key: found[key] for key in names}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_both_means_and_every_count_stand_beside_a_score(work: Path, tmp_path: P
     scores = run(work, "one", tmp_path / "out", "cmmlu@lm-eval", "cmmlu@official/0")
     found = scores["tasks"]["cmmlu@lm-eval"]
     rows = answers(tmp_path / "out" / "cmmlu@lm-eval.jsonl")
-    assert found["items"] == len(rows) == 36
+    assert found["questions"] == len(rows) == 36
     assert found["item_mean"] == pytest.approx(sum(row["score"] for row in rows) / 36)
     assert set(found["subjects"]) == set(SUBJECTS)
     assert {"low", "high", "subject_mean", "categories", "unparsed", "truncated", "fingerprint"} <= set(found)
@@ -297,3 +298,23 @@ def test_letters_are_read_strictly_and_nothing_is_guessed() -> None:
 def test_protocols_are_plain_values() -> None:
     assert isinstance(hash(find("mmlu@official")), int)
     assert Protocol("a", "b", "first note", "q").fingerprint == Protocol("a", "b", "other note", "q").fingerprint
+
+
+def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_path: Path) -> None:
+    from inkstone.evaluate import EvaluateSettings, evaluate_models, score_rows
+
+    settings = EvaluateSettings(tasks=["cmmlu", "cmmlu@house/0"], task_limit=8, heldout=False, device="cpu")
+    models = {"base": work / "one", "chat": work / "other"}
+    places = (tmp_path / "out", tmp_path / "scratch")
+    for place in places:
+        place.mkdir()
+    scores = evaluate_models(
+        settings, models, None, None, None, places[0], scratch=places[1], data=work / "data"
+    )  # fmt: skip
+    table = score_rows(scores)
+    assert table[0] == ["score", "base", "chat"]
+    assert [row[0] for row in table[1:]] == ["cmmlu@house-0shot", "cmmlu@lm-eval"]
+    assert all(re.fullmatch(r"\d+\.\d % ± \d+\.\d", cell) for row in table[1:] for cell in row[1:])
+    assert (tmp_path / "out" / "benchmarks" / "chat" / "report.html").is_file()
+    with pytest.raises(InputError, match="tasks needs data"):
+        evaluate_models(settings, models, None, None, None, places[0])

@@ -17,7 +17,7 @@ def figures(
     """Scores are fractions. `item_mean` is weighted by points where items have `weights`; `subject_mean` is not."""
     scored = [row for row in rows if row["gold"]]
     result: dict[str, Any] = {
-        "items": len(rows),
+        "questions": len(rows),
         "scored": len(scored),
         "unparsed": sum(not row["parsed"] for row in rows),
         "truncated": sum(row["cut"] > 0 for row in rows),
@@ -30,7 +30,7 @@ def figures(
     for row in scored:
         by_subject.setdefault(row["subject"], []).append(row)
     parts = {subject: _mean(own, weights) for subject, own in sorted(by_subject.items())}
-    low, high = interval([row["score"] for row in scored])
+    low, high = interval([row["score"] for row in scored], [weights[row["id"]] for row in scored] if weights else None)
     result |= {
         "item_mean": _mean(scored, weights)["mean"],
         "low": low,
@@ -50,13 +50,16 @@ def figures(
     return result
 
 
-def interval(scores: Sequence[float]) -> tuple[float, float]:
-    """95 %: Wilson's for right and wrong, normal where there are parts of a point."""
-    n, mean = len(scores), math.fsum(scores) / len(scores)
-    if set(scores) <= {0.0, 1.0}:
+def interval(scores: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float]:
+    """95 %: Wilson's for right and wrong, normal where there are weights or parts of a point."""
+    points = weights or [1.0] * len(scores)
+    n, total = len(scores), math.fsum(points)
+    mean = math.fsum(point * score for point, score in zip(points, scores, strict=True)) / total
+    if set(scores) <= {0.0, 1.0} and weights is None:
         middle, width = mean + Z * Z / (2 * n), Z * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
         return (middle - width) / (1 + Z * Z / n), (middle + width) / (1 + Z * Z / n)
-    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, n - 1) / n)
+    squares = ((point * (score - mean)) ** 2 for point, score in zip(points, scores, strict=True))
+    spread = math.sqrt(math.fsum(squares) * n / max(1, n - 1)) / total
     return max(0.0, mean - Z * spread), min(1.0, mean + Z * spread)
 
 

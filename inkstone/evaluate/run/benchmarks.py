@@ -3,6 +3,7 @@
 OUT/run.json          the model, the protocols as values, the versions
 OUT/TASK@NAME.jsonl   one row per question
 OUT/scores.json       both means, categories, intervals, counts
+    OUT/report.md, .html  the same to read, with charts
 """
 
 import json
@@ -19,6 +20,7 @@ import filelock
 from inkstone.errors import InputError
 from inkstone.evaluate.protocols import Protocol, find
 from inkstone.evaluate.report.figures import figures
+from inkstone.evaluate.report.page import write_report
 from inkstone.evaluate.run.model import Model
 from inkstone.evaluate.run.runner import run_task
 from inkstone.evaluate.tally import evenly
@@ -62,9 +64,10 @@ def run_benchmarks(
     progress: Progress,
     limit: int | None = None,
     split: str = "",
+    published: bool = False,
 ) -> dict[str, Any]:
     """Answer everything that is missing and return the contents of scores.json."""
-    loaded = _load_all(protocols, data, split)
+    loaded = load_all(protocols, data, split)
     output.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(output / ".lock", timeout=0)
     try:
@@ -87,10 +90,11 @@ def run_benchmarks(
             scores["tasks"][name] = found
             _write_json(output / "scores.json", scores)
         _write_run(output, model, protocols)
+        write_report(output, published)
     return scores
 
 
-def _load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str, Loaded]:
+def load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str, Loaded]:
     """Every benchmark once; all that is missing is said in one error."""
     loaded, wrong = dict[str, Loaded](), list[str]()
     for task in dict.fromkeys(protocol.task for protocol in protocols):

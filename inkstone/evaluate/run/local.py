@@ -28,9 +28,16 @@ _EDGE = 1 << 20
 class LocalModel:
     """`as_base`: a chat model is asked in plain text too."""
 
-    def __init__(self, directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", as_base: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        as_base: bool = False,
+        opened: Opened | None = None,
+    ) -> None:
         self.directory, self.name = directory, directory.resolve().name
-        self.opened: Opened = open_directory(directory, dtype, device)
+        self.opened = opened or open_directory(directory, dtype, device)
         stated = states_template(directory) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.")
