@@ -34,6 +34,11 @@ def evaluate_run(
     limit: Annotated[int | None, typer.Option(min=1, help="questions per task, spread evenly; default: all")] = None,
     split: Annotated[str, typer.Option(help="val or test, where a benchmark has both")] = "",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="where models write; another protocol then")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="texts per question, e.g. 20 for pass@10")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="of the samples; default: the protocol's")] = None,
+    allow_unsandboxed: Annotated[
+        bool, typer.Option("--allow-unsandboxed", help="run programs that models write with limits alone")
+    ] = False,
     as_base: Annotated[bool, typer.Option("--as-base", help="ask a chat model in plain text too")] = False,
     published: Annotated[bool, typer.Option("--published", help="the report shows what others published")] = False,
     quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
@@ -52,9 +57,13 @@ def evaluate_run(
         if quiz or problems or tokens or perplexity_by_length:
             raise typer.BadParameter("--tasks is measured alone: leave out --quiz, --problems, --tokens")
         from inkstone.cli.evaluate_tasks import show_benchmarks
+        from inkstone.evaluate.run.benchmarks import wanted_protocols
 
-        wanted = tasks.split(",")
-        show_benchmarks(model, wanted, data, output, limit, split, shots, max_new_tokens, as_base, bf16, published)
+        written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
+        show_benchmarks(
+            model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16,
+            limit=limit, split=split, published=published, allow_unsandboxed=allow_unsandboxed,
+        )  # fmt: skip
         return
     if perplexity_by_length:
         from inkstone.cli.by_length import show_perplexity_by_length

@@ -8,33 +8,23 @@ import typer
 
 from inkstone.cli.progress import show_progress
 from inkstone.cli.table import show_table
+from inkstone.evaluate.protocols import Protocol
 
 
 def show_benchmarks(
-    model: str,
-    tasks: Sequence[str],
-    data: Path,
-    output: Path,
-    limit: int | None,
-    split: str,
-    shots: int | None,
-    max_new_tokens: int | None,
-    as_base: bool,
-    bf16: bool,
-    published: bool,
+    model: str, protocols: Sequence[Protocol], data: Path, output: Path, as_base: bool, bf16: bool, **options: Any
 ) -> None:
-    """Answer, write and print."""
+    """Answer, write and print; `options` are those of `run_benchmarks`."""
     import torch
 
-    from inkstone.evaluate.run.benchmarks import run_benchmarks, wanted_protocols
+    from inkstone.evaluate.run.benchmarks import run_benchmarks
     from inkstone.evaluate.run.local import LocalModel
 
-    protocols = wanted_protocols(tasks, shots, max_new_tokens)
     dtype = torch.bfloat16 if bf16 else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
         opened = LocalModel(Path(model), dtype, device, as_base)
-        scores = run_benchmarks(opened, protocols, data, output, progress, limit, split, published)
+        scores = run_benchmarks(opened, protocols, data, output, progress, **options)
     show_table(["task", "questions", "item mean", "95 %", "subject mean", "unparsed", "truncated", "protocol"], [
         score_row(name, found) for name, found in scores["tasks"].items()
     ])  # fmt: skip

@@ -23,16 +23,19 @@ from inkstone.evaluate.report.figures import figures
 from inkstone.evaluate.report.page import write_report
 from inkstone.evaluate.run.model import Model
 from inkstone.evaluate.run.runner import run_task
+from inkstone.evaluate.run.sandbox import require_sandbox
 from inkstone.evaluate.tally import evenly
 from inkstone.evaluate.tasks import BENCHMARKS, Item, Loaded, load
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 
 
-def wanted_protocols(
-    tasks: Sequence[str], shots: int | None = None, max_new_tokens: int | None = None
-) -> list[Protocol]:
-    """The protocols that `tasks` name. Raises InputError naming all that are unknown."""
+def wanted_protocols(tasks: Sequence[str], shots: int | None = None, **written: float | None) -> list[Protocol]:
+    """The protocols that `tasks` name, with `written` (max_new_tokens, samples, temperature) where models write.
+
+    Raises InputError naming all that are unknown.
+    """
+    changes: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     found, wrong = dict[str, Protocol](), list[str]()
     for text in tasks:
         try:
@@ -42,8 +45,8 @@ def wanted_protocols(
             continue
         if shots is not None:
             protocol = replace(protocol, shots=shots)
-        if max_new_tokens and protocol.score == "write":
-            protocol = replace(protocol, max_new_tokens=max_new_tokens)
+        if protocol.score == "write":
+            protocol = replace(protocol, **changes)
         found.setdefault(file_name(protocol), protocol)
     if wrong or not found:
         raise InputError(wrong or "no tasks: give --tasks, e.g. --tasks cmmlu,mmlu")
@@ -65,8 +68,11 @@ def run_benchmarks(
     limit: int | None = None,
     split: str = "",
     published: bool = False,
+    allow_unsandboxed: bool = False,
 ) -> dict[str, Any]:
     """Answer everything that is missing and return the contents of scores.json."""
+    if any(protocol.read.startswith("code") for protocol in protocols):
+        require_sandbox(allow_unsandboxed)
     loaded = load_all(protocols, data, split)
     output.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(output / ".lock", timeout=0)

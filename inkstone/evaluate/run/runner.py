@@ -15,7 +15,7 @@ from typing import Any
 
 from inkstone.errors import InkstoneError
 from inkstone.evaluate.protocols import Ask, Protocol, build, choose_examples
-from inkstone.evaluate.protocols.readers import READERS
+from inkstone.evaluate.protocols.code import READERS
 from inkstone.evaluate.run.model import Model, Said
 from inkstone.evaluate.tally import likeliest
 from inkstone.evaluate.tasks import Item, Loaded

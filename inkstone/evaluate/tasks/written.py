@@ -1,4 +1,4 @@
-"""AGIEval, GAOKAO-Bench, GSM8K and CMRC 2018: exams with passages, several right letters, points and free answers."""
+"""AGIEval, GAOKAO-Bench, GSM8K, CMRC 2018 and HumanEval: passages, sets of letters, points, free answers, code."""
 
 import json
 from functools import partial
@@ -93,10 +93,17 @@ def _cmrc(folder: Path, split: str) -> Loaded:
     ])  # fmt: skip
 
 
+def _humaneval(folder: Path, split: str) -> Loaded:
+    names = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    rows = json_rows(need_file(folder, "HumanEval.jsonl", "test.jsonl"), *names)
+    return Loaded([Item(row["task_id"], "humaneval", row, answers=(row["canonical_solution"],)) for _, row in rows])
+
+
 WRITTEN = {
     "agieval": Benchmark("agieval", partial(_agieval, False)),
     "agieval-cloze": Benchmark("agieval-cloze", partial(_agieval, True), folders=("agieval",)),
     "gaokao": Benchmark("gaokao", _gaokao, folders=("gaokao", "gaokao_bench", "GAOKAO-Bench")),
     "gsm8k": Benchmark("gsm8k", _gsm8k),
+    "humaneval": Benchmark("humaneval", _humaneval),
     "cmrc": Benchmark("cmrc", _cmrc, folders=("cmrc", "cmrc2018", "zh_extra")),
 }
