@@ -25,7 +25,7 @@ Data = Annotated[Path, typer.Option(help="folder with the benchmarks' files, one
 
 @evaluate_app.command("run")
 def evaluate_run(
-    model: Annotated[str, typer.Argument(help="model directory", show_default=False)],
+    model: Annotated[str, typer.Argument(help="model directory, or the URL of an OpenAI endpoint", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the scores and one row per question")],
     tasks: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,mmlu@official,ceval@lm-eval/5")
@@ -39,6 +39,9 @@ def evaluate_run(
     allow_unsandboxed: Annotated[
         bool, typer.Option("--allow-unsandboxed", help="run programs that models write with limits alone")
     ] = False,
+    judge: Annotated[str, typer.Option(metavar="URL", help="OpenAI endpoint that rates answers, e.g. MT-Bench's")] = "",
+    model_name: Annotated[str, typer.Option(help="the model at the endpoint; default: the first it lists")] = "",
+    judge_name: Annotated[str, typer.Option(help="the model that judges; default: the first it lists")] = "",
     as_base: Annotated[bool, typer.Option("--as-base", help="ask a chat model in plain text too")] = False,
     published: Annotated[bool, typer.Option("--published", help="the report shows what others published")] = False,
     quiz: Annotated[Path | None, typer.Option(help="directory with dev.jsonl and test.jsonl of questions")] = None,
@@ -62,7 +65,8 @@ def evaluate_run(
         written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
         show_benchmarks(
             model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16,
-            limit=limit, split=split, published=published, allow_unsandboxed=allow_unsandboxed,
+            judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
+            allow_unsandboxed=allow_unsandboxed,
         )  # fmt: skip
         return
     if perplexity_by_length:

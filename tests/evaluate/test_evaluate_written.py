@@ -12,6 +12,7 @@ from inkstone.errors import InputError
 from inkstone.evaluate.protocols import PROTOCOLS, find
 from inkstone.evaluate.protocols.readers import READERS, plain_formula
 from inkstone.evaluate.report.figures import figures
+from inkstone.evaluate.run.explain import explain
 from inkstone.evaluate.run.local import LocalModel
 from inkstone.evaluate.run.model import Said
 from inkstone.evaluate.run.runner import ask_all, verdict
@@ -156,18 +157,20 @@ def test_cmrc_scores_by_the_longest_common_run() -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("task", [name for name in PROTOCOLS if name not in ("ceval", "cmmlu", "mmlu", "humaneval")])
+@pytest.mark.parametrize("task", [name for name in PROTOCOLS if name not in ("ceval", "cmmlu", "mmlu")])
 def test_every_benchmark_of_the_shared_data_is_read_and_asked(task: str) -> None:
     counts = {"hellaswag": 5021, "arc_easy": 2376, "arc_challenge": 1172, "piqa": 1838, "openbookqa": 500,
               "boolq": 3270, "winogrande": 1267, "lambada": 5153, "agieval": 7151, "agieval-cloze": 1118,
-              "gsm8k": 1119, "gaokao": 1781, "cmrc": 3219}  # fmt: skip
+              "gsm8k": 1119, "gaokao": 1781, "cmrc": 3219, "humaneval": 164, "mt-bench": 80, "mt-bench-zh": 80,
+              "safety": 664, "gaokao-subjective": 1030}  # fmt: skip
     loaded = load(task, DATA)
     assert len(loaded.items) == counts[task]
     assert len({item.id for item in loaded.items}) == counts[task]
     for protocol in PROTOCOLS[task].values():
         for ask in ask_all(protocol, loaded, loaded.items[::500]):
-            assert "{" not in protocol.question or ask.prompt() or ask.contexts
-            assert bool(ask.endings) == (protocol.score != "write")
+            assert not protocol.question or ask.prompt() or ask.contexts
+            assert bool(ask.endings) == (protocol.score not in ("write", "judge"))
+        assert protocol.fingerprint in explain(protocol, DATA)
 
 
 @needs_data

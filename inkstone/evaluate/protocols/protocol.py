@@ -37,9 +37,9 @@ class Protocol:
     shots: int = 0
     examples: Literal["first", "shuffled", "drawn"] = "first"
     """`shuffled`: by a seed of the item's id; `drawn`: from all, by one generator that goes on from item to item."""
-    score: Literal["sum", "character", "letter_piece", "letter_last", "whole", "write"] = "sum"
+    score: Literal["sum", "character", "letter_piece", "letter_last", "whole", "write", "judge"] = "sum"
     """Log-probability of the ending (also per character); of the letter's token alone (as the vocabulary names it, or
-    the last one of its encoding); of the whole text per token; or the text that the model writes is read."""
+    the last one of its encoding); of the whole text per token; or the text that the model writes is read, or judged."""
     cut: Literal["length", "agree"] = "length"
     """Where the ending's tokens begin: after as many tokens as the prompt alone has, or where encodings differ."""
     start: bool | None = None
@@ -58,6 +58,8 @@ class Protocol:
     samples: int = 1
     read: str = ""
     system: str = ""
+    judge: str = ""
+    """Whose ratings they are."""
 
     @property
     def label(self) -> str:

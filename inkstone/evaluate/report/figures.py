@@ -30,7 +30,7 @@ def figures(
     for row in scored:
         by_subject.setdefault(row["subject"], []).append(row)
     parts = {subject: _mean(own, weights) for subject, own in sorted(by_subject.items())}
-    low, high = interval([row["score"] for row in scored], [weights[row["id"]] for row in scored] if weights else None)
+    low, high = interval([row["score"] for row in scored], [weights[_item(row)] for row in scored] if weights else None)
     result |= {
         "item_mean": _mean(scored, weights)["mean"],
         "low": low,
@@ -39,8 +39,12 @@ def figures(
         "subjects": parts,
         "categories": _categories(by_subject, parts, subjects, weights),
     }
-    if also := scored[0].get("also"):
-        result["also"] = {name: math.fsum(row["also"][name] for row in scored) / len(scored) for name in also}
+    also: dict[str, list[float]] = {}
+    for row in scored:
+        for name, value in row.get("also", {}).items():
+            also.setdefault(name, []).append(value)
+    if also:
+        result["also"] = {name: math.fsum(values) / len(values) for name, values in also.items()}
     if counts := [len(row["scores"]) for row in scored if "scores" in row]:
         result["pass_at"] = {
             str(k): math.fsum(pass_at(len(row["scores"]), round(sum(row["scores"])), k) for row in scored) / len(scored)
@@ -68,8 +72,13 @@ def pass_at(n: int, correct: int, k: int) -> float:
     return 1.0 if n - correct < k else 1.0 - math.prod(1.0 - k / total for total in range(n - correct + 1, n + 1))
 
 
+def _item(row: Row) -> str:
+    """The item that a row is of: a judged turn's row has the number of the turn after it."""
+    return str(row["id"]).removesuffix(f"/{row['turn']}") if "turn" in row else str(row["id"])
+
+
 def _mean(rows: Sequence[Row], weights: Mapping[str, float] | None) -> dict[str, Any]:
-    points = [weights[row["id"]] if weights else 1.0 for row in rows]
+    points = [weights[_item(row)] if weights else 1.0 for row in rows]
     total = math.fsum(points)
     mean = math.fsum(point * row["score"] for point, row in zip(points, rows, strict=True)) / total
     return {"n": len(rows), "mean": mean} | ({"points": total} if weights else {})

@@ -21,6 +21,7 @@ from inkstone.errors import InputError
 from inkstone.evaluate.protocols import Protocol, find
 from inkstone.evaluate.report.figures import figures
 from inkstone.evaluate.report.page import write_report
+from inkstone.evaluate.run.judged import run_judged
 from inkstone.evaluate.run.model import Model
 from inkstone.evaluate.run.runner import run_task
 from inkstone.evaluate.run.sandbox import require_sandbox
@@ -69,8 +70,12 @@ def run_benchmarks(
     split: str = "",
     published: bool = False,
     allow_unsandboxed: bool = False,
+    judge: Model | None = None,
 ) -> dict[str, Any]:
     """Answer everything that is missing and return the contents of scores.json."""
+    if judge is None and (judged := [one.label for one in protocols if one.score == "judge"]):
+        raise InputError(f"{', '.join(judged)}: a judge scores this; give one with --judge URL")
+    protocols = [replace(one, judge=judge.name) if judge and one.score == "judge" else one for one in protocols]
     if any(protocol.read.startswith("code") for protocol in protocols):
         require_sandbox(allow_unsandboxed)
     loaded = load_all(protocols, data, split)
@@ -88,7 +93,11 @@ def run_benchmarks(
             items = [questions.items[index] for index in evenly(len(questions.items), limit or len(questions.items))]
             name = file_name(protocol)
             _note_examples(protocol, questions, items, progress)
-            rows = run_task(model, protocol, questions, items, output / f"{name}.jsonl", progress)
+            path = output / f"{name}.jsonl"
+            if judge and protocol.score == "judge":
+                rows = run_judged(model, judge, protocol, items, path, progress)
+            else:
+                rows = run_task(model, protocol, questions, items, path, progress)
             weights = {item.id: item.weight for item in items}
             found = figures(rows, benchmark.subjects, weights if set(weights.values()) != {1.0} else None)
             found |= {"fingerprint": protocol.fingerprint, "shots": protocol.shots, "score": protocol.score}

@@ -25,6 +25,7 @@ def explain(protocol: Protocol, data: Path, number: int = 0) -> str:
         "letter_piece": "the letter's own token, as the vocabulary names it, at the next position",
         "letter_last": "the last token of the letter's encoding, at the next position",
         "whole": "the loss per token of the whole text with each ending",
+        "judge": f"each answer by a judge ({protocol.read})",
         "write": f"what is written ({protocol.max_new_tokens} tokens at most), read by {protocol.read}",
     }[protocol.score]
     lines = [
@@ -34,7 +35,11 @@ def explain(protocol: Protocol, data: Path, number: int = 0) -> str:
         f"question: {item.id} (prompt {prompt_hash(ask)}, split {BENCHMARKS[protocol.task].splits[0]})",
         "",
     ]
-    if ask.turns:
+    if protocol.score == "judge":
+        for number, turn in enumerate(item.choices, 1):
+            lines += [f"[user, turn {number}]", visible_spaces(turn)]
+            lines += [f"[judge, turn {number}]", visible_spaces(item.texts[f"prompt/{number}"])]
+    elif ask.turns:
         for role, text in ask.rounds(ask.examples):
             lines += [f"[{role}]", visible_spaces(text)]
     for prompt in ask.contexts or (() if ask.turns else (ask.prompt(),)):

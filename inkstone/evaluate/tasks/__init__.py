@@ -6,9 +6,10 @@ from inkstone.errors import InputError
 from inkstone.evaluate.tasks.english import ENGLISH
 from inkstone.evaluate.tasks.exams import EXAMS
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
+from inkstone.evaluate.tasks.judged import JUDGED
 from inkstone.evaluate.tasks.written import WRITTEN
 
-BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN
+BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN | JUDGED
 
 
 def load(name: str, data: Path, split: str = "") -> Loaded:
