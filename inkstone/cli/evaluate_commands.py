@@ -132,3 +132,18 @@ def evaluate_leaderboard(
     from inkstone.evaluate.report.page import write_leaderboard
 
     typer.echo(write_leaderboard(folder)[-1])
+
+
+@evaluate_app.command("contamination")
+def evaluate_contamination(
+    corpus: Annotated[list[Path], typer.Argument(help="files and folders of the training text", show_default=False)],
+    tasks: Annotated[str, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,gsm8k")],
+    data: Data = Path("data"),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="a .jsonl of all that was found")] = None,
+    overlap: Annotated[float, typer.Option(min=0.05, max=1, help="share of an item's runs of eight tokens")] = 0.5,
+    text_field: Annotated[str, typer.Option(help="the field of a row that holds its text")] = "text",
+) -> None:
+    """Which items of benchmarks a corpus holds, with the passages."""
+    from inkstone.cli.evaluate_tasks import show_contamination
+
+    show_contamination(corpus, tasks.split(","), data, output, overlap, text_field)

@@ -1,6 +1,8 @@
 """`inkstone evaluate MODEL --tasks ...`: runs the benchmarks and shows their table."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import typer
 
 from inkstone.cli.progress import show_progress
 from inkstone.cli.table import show_table
+from inkstone.cli.visible import visible
 from inkstone.evaluate.protocols import Protocol
 
 
@@ -55,3 +58,31 @@ def score_row(name: str, found: dict[str, Any]) -> list[str]:
         str(found["truncated"]),
         found["fingerprint"],
     ]
+
+
+def show_contamination(
+    corpus: Sequence[Path], tasks: Sequence[str], data: Path, output: Path | None, overlap: float, field: str
+) -> None:
+    """Search, write `output` and show how many items of each benchmark were found, and the strongest."""
+    from inkstone.evaluate.contamination import find_in_corpus
+    from inkstone.evaluate.run.benchmarks import load_all, wanted_protocols
+    from inkstone.storage import atomic_file
+
+    loaded = load_all(wanted_protocols(tasks), data, "")
+    owner = {item.id: task for task, questions in loaded.items() for item in questions.items}
+    items = [item for questions in loaded.values() for item in questions.items]
+    with show_progress("contamination") as progress:
+        found = find_in_corpus(items, corpus, progress, overlap, field)
+    if output:
+        with atomic_file(output) as draft:
+            draft.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found), "utf-8")
+    hit = {one.item for one in found}
+    counts = {task: sum(owner[name] == task for name in hit) for task in loaded}
+    total = [str(len(loaded[task].items)) for task in loaded]
+    shares = [f"{100 * counts[task] / len(loaded[task].items):.2f} %" for task in loaded]
+    show_table(
+        ["benchmark", "items", "found", "share"],
+        list(zip(loaded, total, map(str, counts.values()), shares, strict=True)),
+    )
+    for one in found[:10]:
+        typer.echo(f"\n{one.item} in {one.document} ({100 * one.overlap:.0f} %)\n{visible(one.passage)}")

@@ -162,7 +162,7 @@ def test_every_benchmark_of_the_shared_data_is_read_and_asked(task: str) -> None
     counts = {"hellaswag": 5021, "arc_easy": 2376, "arc_challenge": 1172, "piqa": 1838, "openbookqa": 500,
               "boolq": 3270, "winogrande": 1267, "lambada": 5153, "agieval": 7151, "agieval-cloze": 1118,
               "gsm8k": 1119, "gaokao": 1781, "cmrc": 3219, "humaneval": 164, "mt-bench": 80, "mt-bench-zh": 80,
-              "safety": 664, "gaokao-subjective": 1030}  # fmt: skip
+              "safety": 664, "needle": 35, "gaokao-subjective": 1030}  # fmt: skip
     loaded = load(task, DATA)
     assert len(loaded.items) == counts[task]
     assert len({item.id for item in loaded.items}) == counts[task]

@@ -66,20 +66,29 @@ def load_benchmarks(paths: list[str]) -> Benchmarks | None:
                 texts.append(text)
     if problems:
         raise InputError(problems[:20])
-    return _index(names, texts)
+    return index_texts(names, texts)
 
 
 def find_contamination(tokens: Tokens, benchmarks: Benchmarks) -> Contamination:
     """How much of any item each document of a batch holds."""
     documents = len(tokens.offsets) - 1
     best = Contamination(np.zeros(documents), np.full(documents, -1))
+    document, item, overlap = overlaps(tokens, benchmarks)
+    order = np.argsort(overlap, kind="stable")
+    best.overlap[document[order]] = overlap[order]
+    best.item[document[order]] = item[order]
+    return best
+
+
+def overlaps(tokens: Tokens, benchmarks: Benchmarks) -> tuple[I64, I64, F64]:
+    """(document, item, share of the item's n-grams that the document holds) of all that share any."""
     hashes, offsets = ngram_hashes(without_labels(tokens), NGRAM)
     found = np.flatnonzero(benchmarks.possible[_slots(hashes, benchmarks.possible)])
     first = np.searchsorted(benchmarks.hashes, hashes[found])
     last = np.searchsorted(benchmarks.hashes, hashes[found], side="right")
     found, first, count = found[last > first], first[last > first], (last - first)[last > first]
     if not len(found):
-        return best
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     place = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count) + np.arange(count.sum())
     document = np.repeat(np.searchsorted(offsets, found, side="right") - 1, count)
     items = len(benchmarks.sizes)
@@ -87,11 +96,7 @@ def find_contamination(tokens: Tokens, benchmarks: Benchmarks) -> Contamination:
     pairs = np.unique(document * len(benchmarks.hashes) + place)
     document, item = pairs // len(benchmarks.hashes), benchmarks.item[pairs % len(benchmarks.hashes)]
     key, held = np.unique(document * items + item, return_counts=True)
-    overlap = held / benchmarks.sizes[key % items]
-    order = np.argsort(overlap, kind="stable")
-    best.overlap[key[order] // items] = overlap[order]
-    best.item[key[order] // items] = key[order] % items
-    return best
+    return key // items, key % items, held / benchmarks.sizes[key % items]
 
 
 def without_labels(tokens: Tokens) -> Tokens:
@@ -111,7 +116,8 @@ def _slots(hashes: U64, possible: U8) -> I64:
     return (hashes >> np.uint64(65 - len(possible).bit_length())).astype(np.int64)
 
 
-def _index(names: list[str], texts: list[str]) -> Benchmarks:
+def index_texts(names: list[str], texts: list[str]) -> Benchmarks:
+    """The index of these texts; an item may stand there with several."""
     flat = flatten(pa.array(texts, pa.string()))
     every = tokenize(flat)
     tokens = without_labels(every)

@@ -135,6 +135,11 @@ def span(text: str, item: Item) -> Read:
     return Read(text.strip() or None, best, {"exact": exact})
 
 
+def contains(text: str, item: Item) -> Read:
+    """Whether the answer stands in what was written."""
+    return Read(text.strip() or None, float(item.answers[0] in text))
+
+
 def _pieces(text: str) -> list[str]:
     kept = "".join(" " if unicodedata.category(one)[0] in "PSZ" else one for one in text.lower())
     return re.findall(r"[a-z0-9]+|\S", kept)
@@ -155,4 +160,5 @@ READERS: dict[str, Callable[[str, Item], Read]] = {
     "last_number": house_number,
     "gaokao": gaokao,
     "span": span,
+    "contains": contains,
 }

@@ -27,6 +27,7 @@ from inkstone.evaluate.run.runner import run_task
 from inkstone.evaluate.run.sandbox import require_sandbox
 from inkstone.evaluate.tally import evenly
 from inkstone.evaluate.tasks import BENCHMARKS, Item, Loaded, load
+from inkstone.evaluate.tasks.item import LETTERS
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 
@@ -98,6 +99,8 @@ def run_benchmarks(
                 rows = run_judged(model, judge, protocol, items, path, progress)
             else:
                 rows = run_task(model, protocol, questions, items, path, progress)
+            if protocol.task == "ceval" and split == "test":
+                write_submission(rows, output / "ceval_submission.json")
             weights = {item.id: item.weight for item in items}
             found = figures(rows, benchmark.subjects, weights if set(weights.values()) != {1.0} else None)
             found |= {"fingerprint": protocol.fingerprint, "shots": protocol.shots, "score": protocol.score}
@@ -107,6 +110,16 @@ def run_benchmarks(
         _write_run(output, model, protocols)
         write_report(output, published)
     return scores
+
+
+def write_submission(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The file that C-Eval's site takes: subject, number of the question, letter."""
+    letters: dict[str, dict[str, str]] = {}
+    for row in rows:
+        chosen = row["prediction"]
+        letter = LETTERS[chosen] if isinstance(chosen, int) else chosen or ""
+        letters.setdefault(row["subject"], {})[row["id"].rsplit("/", 1)[-1]] = letter
+    _write_json(path, letters)
 
 
 def load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str, Loaded]:

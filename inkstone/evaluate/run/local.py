@@ -82,7 +82,7 @@ class LocalModel:
                 f"{self.directory} states no chat template: inkstone template attach NAME {self.directory}"
             )
         prompts = [self._conversation(one) for one in conversations]
-        for index, texts in self._generate(prompts, writing):
+        for index, texts in self.write(prompts, writing):
             yield index, texts[0]
 
     def _conversation(self, messages: Sequence[Message]) -> list[int]:
@@ -97,13 +97,11 @@ class LocalModel:
         writing = Writing(
             protocol.max_new_tokens, protocol.stops, protocol.until, protocol.temperature, protocol.samples
         )
-        for place, texts in self._generate([one.requests[0].context for one in planned], [writing] * len(planned)):
+        for place, texts in self.write([one.requests[0].context for one in planned], [writing] * len(planned)):
             one = planned[place]
             yield missing[place], Said(texts=texts, tokens=one.tokens, dropped=one.dropped, cut=one.cut)
 
-    def _generate(
-        self, prompts: Sequence[list[int]], writing: Sequence[Writing]
-    ) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def write(self, prompts: Sequence[list[int]], writing: Sequence[Writing]) -> Iterator[tuple[int, tuple[str, ...]]]:
         """(index, its samples) as they are complete; a text ends at a stop string or once it says what is read."""
         model, tokenizer = self.opened.model, self.opened.tokenizer
         sizes = sorted((len(one) + how.max_new_tokens for one, how in zip(prompts, writing, strict=True)), reverse=True)

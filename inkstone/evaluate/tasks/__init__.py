@@ -7,9 +7,10 @@ from inkstone.evaluate.tasks.english import ENGLISH
 from inkstone.evaluate.tasks.exams import EXAMS
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
 from inkstone.evaluate.tasks.judged import JUDGED
+from inkstone.evaluate.tasks.needle import NEEDLE
 from inkstone.evaluate.tasks.written import WRITTEN
 
-BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN | JUDGED
+BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN | JUDGED | {"needle": NEEDLE}
 
 
 def load(name: str, data: Path, split: str = "") -> Loaded:
@@ -19,9 +20,9 @@ def load(name: str, data: Path, split: str = "") -> Loaded:
         raise InputError(f"{name} has no split {split!r}: it has {', '.join(benchmark.splits)}")
     names = benchmark.folders or (name,)
     folder = next((data / one for one in names if (data / one).is_dir()), None)
-    if folder is None:
+    if folder is None and not benchmark.made:
         raise InputError(f"{data} has no folder {' or '.join(names)} for {name}: put the benchmark's files there")
-    return benchmark.read(folder, split or benchmark.splits[0])
+    return benchmark.read(folder or data, split or benchmark.splits[0])
 
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Loaded", "load"]

@@ -48,6 +48,8 @@ class Benchmark:
     subjects: Mapping[str, tuple[str, list[str]]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     """Names its folder may have below --data; default: the benchmark's own."""
+    made: bool = False
+    """It needs no files."""
 
 
 def option_texts(choices: tuple[str, ...]) -> dict[str, str]:
