@@ -11,15 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import torch
-
 from inkstone.errors import InkstoneError
 from inkstone.evaluate.items import LETTERS, Item, Questions
 from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.requests import ChoiceRequest, Encoder, Sketch, plan
 from inkstone.evaluate.tally import likeliest, summary
-from inkstone.generate import next_token_logprobs, score
 from inkstone.generate.score import common_prefix
+from inkstone.generate.score_shared import Choices, score_choices
 from inkstone.model import Decoder
 from inkstone.progress import Progress
 
@@ -34,7 +32,6 @@ LETTER_QUESTION = {
 TEXT_QUESTION = {"zh": "问：{question}\n答：", "en": "Question: {question}\nAnswer:"}
 SPACE = {"zh": "", "en": " "}
 SEPARATOR = "\n\n"
-_PROMPTS_AT_ONCE = 256  # each row of next-token log-probabilities is as wide as the vocabulary
 
 
 def letter_sketch(item: Item, examples: Sequence[Item]) -> Sketch:
@@ -81,52 +78,13 @@ def same_letter_in_examples(sketch: Sketch, request: ChoiceRequest, encoder: Enc
     )
 
 
-def ask_by_letter(
+def ask_choices(
     model: Decoder, requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None
 ) -> Iterator[tuple[int, list[float]]]:
-    """(index, log-probability of each choice) of all that are asked together with a `missing` one; default: of all.
-
-    One look at the next token where every letter is one token; otherwise the letters' tokens are summed.
-    """
-    for alike in alike_prompts(requests, missing):
-        looks = [index for index in alike if requests[index].single_token]
-        if looks:
-            logprobs = next_token_logprobs(model, [requests[index].context for index in looks])
-            letters = torch.tensor([[ids[0] for ids in requests[index].continuations] for index in looks])
-            yield from zip(looks, logprobs.cpu().gather(1, letters).tolist(), strict=True)
-        yield from _summed(model, requests, [index for index in alike if not requests[index].single_token])
-
-
-def ask_by_text(
-    model: Decoder, requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None
-) -> Iterator[tuple[int, list[float]]]:
-    """(index, summed log-probability of each continuation), like `ask_by_letter`."""
-    for alike in alike_prompts(requests, missing):
-        yield from _summed(model, requests, alike)
-
-
-def _summed(
-    model: Decoder, requests: Sequence[ChoiceRequest], rows: Sequence[int]
-) -> Iterator[tuple[int, list[float]]]:
-    scored = iter(
-        score(model, [(requests[index].context, ids) for index in rows for ids in requests[index].continuations])
-    )
-    return ((index, [next(scored).logprob for _ in requests[index].continuations]) for index in rows)
-
-
-def alike_prompts(requests: Sequence[ChoiceRequest], missing: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices of requests whose contexts share most of their tokens, i.e. their worked examples; with a `missing` one.
-
-    Asked together, the shared part is computed once; a batch that mixed two subjects would compute it for every row.
-    """
-    runs: list[list[int]] = []
-    for index in sorted(range(len(requests)), key=lambda index: (requests[index].context, index)):
-        context = requests[index].context
-        last = requests[runs[-1][-1]].context if runs else []
-        if not runs or len(runs[-1]) == _PROMPTS_AT_ONCE or 2 * common_prefix([last, context]) < len(context):
-            runs.append([])
-        runs[-1].append(index)
-    return [run for run in runs if missing is None or not set(missing).isdisjoint(run)]
+    """(index, summed log-probability of each choice) of all that are computed with a `missing` one; default: of all."""
+    choices = [Choices(request.context, request.continuations) for request in requests]
+    scored = score_choices(model, choices, missing)
+    return ((index, [one.logprob for one in found]) for index, found in scored)
 
 
 def per_byte(values: Sequence[float], item: Item) -> list[float]:
@@ -141,14 +99,12 @@ def run_quiz(
     items, result = quiz.test, dict[str, dict[str, object]]()
     examples = [examples_for(item, quiz.dev, shots) for item in items]
     answers: dict[str, list[list[float]]] = {}
-    for number, (name, sketch, ask) in enumerate(
-        (("letter", letter_sketch, ask_by_letter), ("text", text_sketch, ask_by_text)), 1
-    ):
+    for number, (name, sketch) in enumerate((("letter", letter_sketch), ("text", text_sketch)), 1):
         started = time.perf_counter()
         sketches = [sketch(item, given) for item, given in zip(items, examples, strict=True)]
         requests = plan(sketches, encoder, model.config.max_positions, share=name == "letter")
         planned = time.perf_counter() - started
-        answers[name], seconds = kept.ask(name, [item.id for item in items], partial(ask, model, requests))
+        answers[name], seconds = kept.ask(name, [item.id for item in items], partial(ask_choices, model, requests))
         seconds += planned
         progress.advance(number, 2, "scorings", questions_per_second=round(len(items) / seconds, 1))
         result[name] = _scores(items, answers[name], requests, seconds)

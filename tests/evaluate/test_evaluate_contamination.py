@@ -84,10 +84,9 @@ def test_our_model_inside_lm_eval_scores_as_its_own_does(tmp_path: Path) -> None
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     values = []
     for model in ("inkstone", "hf"):
-        command = [sys.executable, "-m", "inkstone.evaluate.lm_eval_model", "run", "--model", model, "--model_args",
-                   f"pretrained={DATA / 'oracle' / 'tiny_llama'},dtype=float32", "--include_path", str(tmp_path),
-                   "--tasks", "t", "--device", "cpu", "--log_samples",
-                   "--output_path", str(tmp_path / model)]  # fmt: skip
+        command = [sys.executable, "-m", "inkstone.evaluate.lm_eval_model", "run", "--model", model, "--tasks", "t"]
+        command += ["--model_args", f"pretrained={DATA / 'oracle' / 'tiny_llama'},dtype=float32", "--device", "cpu"]
+        command += ["--include_path", str(tmp_path), "--log_samples", "--output_path", str(tmp_path / model)]
         subprocess.run(command, check=True, capture_output=True)
         [path] = (tmp_path / model).rglob("samples*.jsonl")
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

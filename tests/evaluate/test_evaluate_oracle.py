@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from inkstone.evaluate.items import Item
-from inkstone.evaluate.quiz import ask_by_letter, ask_by_text, letter_sketch, text_sketch
+from inkstone.evaluate.quiz import ask_choices, letter_sketch, text_sketch
 from inkstone.evaluate.requests import Sketch, plan
 from inkstone.generate import next_token_logprobs, score
 from inkstone.model import Decoder, load_model
@@ -110,9 +110,9 @@ def test_letter_and_text_scores_equal_transformers_on_whole_sequences(model: Dec
         choices=("李白", "杜甫", "王维", "苏轼"),
         answer=1,
     )
-    for sketch, ask in ((letter_sketch(item, [example]), ask_by_letter), (text_sketch(item, [example]), ask_by_text)):
+    for sketch in (letter_sketch(item, [example]), text_sketch(item, [example])):
         [request] = plan([sketch], encoder, model.config.max_positions)
-        [(_, logprobs)] = ask(model, [request])
+        [(_, logprobs)] = ask_choices(model, [request])
         for ids, logprob in zip(request.continuations, logprobs, strict=True):
             whole = torch.tensor([request.context + ids])
             with torch.no_grad():
