@@ -21,8 +21,9 @@ def load(
     dtype: "torch.dtype | None" = None,
     device: "torch.device | str" = "cpu",
     template: str | None = None,
+    adapter: "str | Path | None" = None,
 ) -> "Opened":
-    """Open a model directory, or a hub's model by name, as `inkstone.model.open_directory`."""
+    """Open a model directory, or a hub's model by name, as `inkstone.model.open_directory`; with a PEFT adapter."""
     from inkstone.model.opened import open_directory
 
-    return open_directory(source, dtype, device, template)
+    return open_directory(source, dtype, device, template, adapter=Path(adapter) if adapter else None)

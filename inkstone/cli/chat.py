@@ -27,6 +27,7 @@ def converse(
     template: str | None = None,
     show_prompt: bool = False,
     dtype: str | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -34,7 +35,9 @@ def converse(
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
-    opened = open_directory(directory, getattr(torch, dtype) if dtype else None, template=template, chat=True)
+    opened = open_directory(
+        directory, getattr(torch, dtype) if dtype else None, template=template, chat=True, adapter=adapter
+    )
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []

@@ -9,6 +9,7 @@ from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Verbs
 from inkstone.cli.evaluate_commands import evaluate_app
+from inkstone.cli.merge_commands import merge_app
 from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
@@ -26,6 +27,7 @@ app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
+app.add_typer(merge_app, name="merge")
 app.add_typer(evaluate_app, name="evaluate")
 
 
@@ -97,6 +99,7 @@ def primer(
 @app.command()
 def chat(
     model: Annotated[Path, typer.Argument(help="chat model directory, e.g. runs/primer/sft", show_default=False)],
+    adapter: Annotated[Path | None, typer.Option(metavar="DIR", help="PEFT directory with an adapter for it")] = None,
     system: Annotated[str | None, typer.Option(help="system prompt")] = None,
     template: Annotated[
         str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
@@ -123,7 +126,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""))
+    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter)
 
 
 @app.command()

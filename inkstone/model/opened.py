@@ -14,6 +14,7 @@ import torch
 from inkstone.chat import Template, TemplateChoice, choose_template, require_tokens
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.files.adapter import load_adapter
 from inkstone.model.files.directory import load_model, read_config, read_stop_ids
 from inkstone.model.files.hub import resolve_source
 from inkstone.tokenizer import Tokenizer
@@ -38,20 +39,27 @@ def open_directory(
     device: torch.device | str = "cpu",
     template: str | None = None,
     chat: bool = False,
+    adapter: Path | None = None,
 ) -> Opened:
     """Open a directory, or a hub's model by name; `template` names the chat template where the files do not say.
+
+    `adapter` is a PEFT directory for this base; its template, where it has one, is the one that was trained with.
 
     Raises InputError when it is no complete model of a supported family or, for a `chat`, its template cannot be told.
     """
     directory = resolve_source(source)
     read_config(directory)
-    found = _template_of(directory, template, chat)
+    own = adapter is not None and states_template(adapter)
+    found = _template_of(adapter if adapter and own else directory, template, chat)
     tokenizer = Tokenizer.load(directory)
     stop_ids = set(tokenizer.end_ids) | read_stop_ids(directory)
     if found:
         require_tokens(found.template, tokenizer)
         stop_ids |= found.template.stop_ids(tokenizer)
     model = load_model(directory, dtype, device)
+    if adapter is not None:
+        load_adapter(model, adapter)
+        model.eval()
     model.known_ids = tokenizer.vocab_size
     return Opened(model, tokenizer, found.template if found else None, stop_ids, found.reason if found else "")
 

@@ -90,7 +90,7 @@ def train(
             report.step(loss, norm, rate, progress)
             last = state.step == steps
             if state.step % settings.log_steps == 0 or last:
-                metrics.write({**report.row(), **source.figures()})
+                metrics.write({**report.row(), **objective.report(state.figures), **source.figures()})
             if heldout and (state.step % settings.heldout_steps == 0 or last):
                 report.heldout_loss = heldout_loss(model, heldout, settings, objective)
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})

@@ -34,6 +34,9 @@ class Objective(Protocol):
     def units(self, batch: Batch) -> float:
         """How much the batch counts: what its share of the step's loss is divided by."""
 
+    def report(self, figures: Mapping[str, list[float]]) -> dict[str, float]:
+        """What metrics.jsonl shall say of a step's figures, added up over its batches and ranks."""
+
     def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
         """`last` are the figures of the step before, added up over its batches and ranks; none in the first step."""
 
@@ -47,6 +50,9 @@ class NextToken:
 
     def units(self, batch: Batch) -> float:
         return batch.supervised
+
+    def report(self, figures: Mapping[str, list[float]]) -> dict[str, float]:
+        return {}
 
     def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
         balancing = policy.config.num_experts > 0 and policy.config.router_aux_loss > 0 and torch.is_grad_enabled()

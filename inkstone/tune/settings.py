@@ -6,12 +6,21 @@ from pydantic import Field, field_validator
 
 from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
+from inkstone.tune.adapter import LoraSettings
+from inkstone.tune.preference import PreferenceSettings
 
 
 class SFTSettings(TrainSettings):
-    """Supervised fine-tuning on conversations; only the assistant's tokens are learned."""
+    """Tuning on conversations, of which the assistant's tokens are learned, or on pairs of a better and a worse
+    answer."""
 
-    inputs: list[str] = Field(description='files or globs of conversations; "primer:chats" is the embedded set')
+    inputs: list[str] = Field(description='files or globs of rows; "primer:chats" is the embedded set of conversations')
+    method: Literal["sft", "preference"] = Field("sft", description="conversations, or preference pairs (DPO ...)")
+    preference: PreferenceSettings = Field(PreferenceSettings(), description="the loss of pairs")
+    adapter: Literal["none", "lora"] = Field(
+        "none", description="lora: train a low-rank adapter; it is kept beside the merged model"
+    )
+    lora: LoraSettings = Field(LoraSettings(), description="the adapter's size and place")
     base: str = Field("pretrain", description='"pretrain": the recipe\'s own model; else a model directory')
     template: str = Field(
         "chatml",

@@ -1,29 +1,28 @@
-"""The sft stage: a base model and conversations in, a chat model directory out, with its template inside."""
+"""A tuning stage: a base model and conversations or preference pairs in, a chat model directory out.
 
-from collections import Counter
+The template is inside, and with an adapter the adapter alone too (`adapter/`, as PEFT reads it).
+"""
+
 from dataclasses import asdict
 from pathlib import Path
 
 from inkstone.chat import (
     Message,
     Template,
-    attach_template,
     encode_segments,
     encode_to_fit,
-    find_template,
     read_chats,
-    require_tokens,
     training_sequences,
     without_rounds,
 )
-from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import InOrder, Mesh, finish, join_mesh, train
+from inkstone.train import InOrder, Mesh, join_mesh, train
 from inkstone.train.mesh import ALONE
-from inkstone.train.parallelize import gathered, open_model
+from inkstone.tune.ends import check_roles, open_base, write_tuned
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
+from inkstone.tune.prefer import prefer
 from inkstone.tune.settings import SFTSettings
 
 
@@ -37,17 +36,9 @@ def sft(
     mesh: Mesh = ALONE,
 ) -> dict[str, object]:
     """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
-    template = find_template(base_dir, None if settings.template == "auto" else settings.template)
-    tokenizer = Tokenizer.load(base_dir)
-    require_tokens(template, tokenizer)
-    model = open_model(base_dir, mesh)
-    if settings.sequence_length > model.config.max_positions:
-        raise InputError(
-            f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
-            "positions: shorten it"
-        )
+    template, tokenizer, model = open_base(settings, base_dir, mesh)
     dataset = read_chats(inputs, on_problem=settings.on_problem)
-    _check_roles(dataset.chats, template)
+    check_roles(dataset.chats, template)
     encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
     training, held = _split(encoded, settings.heldout_fraction)
     redraw = _redraw(training, tokenizer, settings.bpe_dropout)
@@ -60,10 +51,7 @@ def sft(
         **counts,
     )
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
-    stop_ids = sorted(template.stop_ids(tokenizer))
-    model = gathered(model, mesh)
-    if mesh.first:
-        finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
+    write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
     return {
         **asdict(result),
         "conversations": len(training),
@@ -72,19 +60,6 @@ def sft(
         "supervised_share": round(_supervised_share(training), 4),
         **counts,
     }
-
-
-def _check_roles(chats: list[list[Message]], template: Template) -> None:
-    """Refuse conversations with roles that the template has no place for, counted."""
-    used = Counter(role for chat in chats for role in {message.role for message in chat})
-    problems = [
-        f'[sft] template = "{template.name}" has no role "{role}", which {count} of {len(chats)} conversations use: '
-        f"take these messages out, or choose a template that has it (inkstone template list)"
-        for role, count in sorted(used.items())
-        if role not in template.turns
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 def _encode(
@@ -137,7 +112,8 @@ def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
-    return sft(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
+    work = sft if settings.method == "sft" else prefer
+    return work(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
 
 
 SFT = StageKind(

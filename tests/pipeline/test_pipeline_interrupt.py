@@ -10,7 +10,7 @@ from tiny_run import check_clean, check_whole, end, inkstone, start, state, wait
 
 from inkstone.model import ModelSettings
 from inkstone.progress import Silent
-from inkstone.train import TrainSettings, pretrain
+from inkstone.train import PretrainSettings, pretrain
 
 LONG = ("--set", "pretrain.max_steps=200", "--set", "pretrain.checkpoint_steps=1000", "--until", "pretrain")
 
@@ -56,7 +56,7 @@ def test_ctrl_c_in_another_stage_keeps_what_was_finished(begun: Callable[[str], 
 
 def test_training_that_was_stopped_after_its_last_step_reports_the_same_figures(finished: Path, tmp_path: Path) -> None:
     """The last checkpoint is there, the model directory is not: nothing is trained again, nothing is lost."""
-    settings = TrainSettings(
+    settings = PretrainSettings(
         sequence_length=64, batch_tokens=256, max_steps=6, device="cpu", dtype="float32", compile="off", heldout_steps=3
     )
     shape = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, max_positions=64)

@@ -14,10 +14,12 @@ from inkstone.model import ModelSettings, load_model
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, encode_corpus, train_tokenizer
-from inkstone.train import new_model, pretrain
+from inkstone.train import PretrainSettings, new_model, pretrain
 
 SHAPE = ModelSettings(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=64)
-SETTINGS = tiny_settings(max_steps=30, checkpoint_steps=10, log_steps=5, heldout_steps=15)
+SETTINGS = PretrainSettings(
+    **tiny_settings(max_steps=30, checkpoint_steps=10, log_steps=5, heldout_steps=15).model_dump()
+)
 
 
 def write_split(corpus: Path, split: str, texts: list[str]) -> None:

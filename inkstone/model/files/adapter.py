@@ -1,0 +1,123 @@
+"""LoRA adapters as PEFT directories: adapter_config.json and adapter_model.safetensors, read and written.
+
+    save_adapter(model, Path("my-adapter"), base="Llama-3-8B")
+    load_adapter(model, Path("my-adapter"))
+
+What a file holds decides what is adapted; what is not understood (other kinds, biases, ranks that differ by layer) is
+refused by name, and so is an adapter whose shapes are those of another base.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inkstone.errors import InputError
+from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules
+from inkstone.model.files.weight_shards import write_json
+from inkstone.storage.json_object import read_json_object
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_PARTS = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
+
+
+def save_adapter(model: Decoder, directory: Path, base: str) -> None:
+    """Write what was attached; `base` is the directory or hub's name that PEFT will look for."""
+    modules = lora_modules(model)
+    shape = next(iter(modules.values())).shape
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(
+        directory / CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": shape.rank,
+            "lora_alpha": shape.alpha,
+            "lora_dropout": shape.dropout,
+            "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
+            "modules_to_save": list(shape.also) or None,
+            "use_rslora": shape.rslora,
+            "use_dora": shape.dora,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "init_lora_weights": True,
+            "inference_mode": True,
+        },
+    )
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for part, ours in _PARTS.items():
+            if hasattr(module, ours):
+                tensors[f"{_PREFIX}{name}.{part}"] = getattr(module, ours).detach().cpu().contiguous()
+    for whole in shape.also:
+        place = "lm_head" if whole == "lm_head" else f"model.{whole}"
+        tensors[f"{_PREFIX}{place}.weight"] = model.get_parameter(f"{place}.weight").detach().cpu().clone()
+    save_file(tensors, directory / WEIGHTS, {"format": "pt"})
+
+
+def load_adapter(model: Decoder, directory: Path) -> None:
+    """Attach a directory's adapter to `model`. Raises InputError for one that does not belong to it."""
+    shape, tensors = _read(directory)
+    named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    targets = {name.rpartition(".lora_A.")[0].rpartition(".")[2] for name in named if ".lora_A." in name}
+    shape = LoraShape(shape.rank, shape.alpha, tuple(sorted(targets)), 0.0, shape.rslora, shape.dora, shape.also)
+    attach_lora(model, shape, torch.Generator())
+    modules = lora_modules(model)
+    problems = []
+    with torch.no_grad():
+        for name, tensor in named.items():
+            module, part = next(
+                ((name.removesuffix(f".{part}"), ours) for part, ours in _PARTS.items() if name.endswith(f".{part}")),
+                (name, ""),
+            )
+            place = getattr(modules.get(module), part, None) if part else dict(model.named_parameters()).get(name)
+            if place is None:
+                problems.append(f"{directory}: {name} has no place in this model")
+            elif place.shape != tensor.shape:
+                problems.append(
+                    f"{directory}: {name} is {list(tensor.shape)}, and this model's place for it {list(place.shape)}: "
+                    "the adapter is for another base"
+                )
+            elif part:
+                place.copy_(tensor)
+            else:
+                place.data = tensor.to(place.dtype)
+    expected = {f"{name}.lora_A.weight" for name in modules}
+    problems += [f"{directory}: {name} is missing" for name in sorted(expected - named.keys())][:4]
+    if problems:
+        raise InputError(problems)
+
+
+def _read(directory: Path) -> tuple[LoraShape, dict[str, Tensor]]:
+    path = directory / CONFIG
+    if not path.is_file():
+        raise InputError(f"{directory} is no adapter: it has no {CONFIG}")
+    told = read_json_object(path)
+    wrong = {
+        "peft_type": told.get("peft_type") == "LORA",
+        "bias": told.get("bias", "none") == "none",
+        "fan_in_fan_out": not told.get("fan_in_fan_out"),
+        "rank_pattern": not told.get("rank_pattern"),
+        "alpha_pattern": not told.get("alpha_pattern"),
+    }
+    problems = [f"{path}: {key} = {told.get(key)!r} is not supported" for key, fine in wrong.items() if not fine]
+    rank, alpha = told.get("r"), told.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= 65536:
+        problems.append(f"{path}: r = {rank!r} is no rank")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        problems.append(f"{path}: lora_alpha = {alpha!r} is no number")
+    if problems:
+        raise InputError(problems)
+    also = told.get("modules_to_save") or []
+    try:
+        tensors = load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{directory / WEIGHTS} cannot be read as an adapter: {error}") from error
+    names = tuple(str(name) for name in also) if isinstance(also, list) else ()
+    flags = bool(told.get("use_rslora")), bool(told.get("use_dora"))
+    return LoraShape(int(rank), float(alpha), (), 0.0, *flags, names), tensors  # type: ignore[arg-type]

@@ -1,0 +1,43 @@
+"""The adapter of a tuning stage: what is attached before training, what is written after it."""
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from inkstone.errors import InputError
+from inkstone.model import Decoder
+from inkstone.model.decoder.lora import LINEARS, LoraShape, attach_lora, merge_lora
+from inkstone.model.files.adapter import save_adapter
+
+
+class LoraSettings(BaseModel):
+    """`[sft.lora]`: the size of a low-rank adapter, and which linear maps get one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1, le=4096, description="rows of A and columns of B")
+    alpha: float = Field(32.0, gt=0, description="the product is multiplied with alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what the adapter is given")
+    targets: list[str] = Field(list(LINEARS), description="linear maps with an adapter, of every block", min_length=1)
+    rslora: bool = Field(False, description="alpha / sqrt(rank) instead: for large ranks")
+    dora: bool = Field(False, description="the length of each row of a weight is learned apart")
+    embeddings: bool = Field(False, description="embedding and head are trained whole, e.g. after new tokens")
+
+    def shape(self, tied: bool) -> LoraShape:
+        """For a model whose head is its embedding, or has its own."""
+        also = () if not self.embeddings else ("embed_tokens",) if tied else ("embed_tokens", "lm_head")
+        return LoraShape(self.rank, self.alpha, tuple(self.targets), self.dropout, self.rslora, self.dora, also)
+
+
+def attach(model: Decoder, settings: LoraSettings, seed: int, shard: int) -> None:
+    """Freeze the model and give it the adapter. Raises InputError for sharded weights and unknown targets."""
+    if shard > 1:
+        raise InputError("an adapter trains on whole weights: set shard = 1")
+    attach_lora(model, settings.shape(model.config.tie_embeddings), torch.Generator().manual_seed(seed))
+
+
+def save_and_merge(model: Decoder, output: Path, base: str) -> None:
+    """Keep the adapter alone in `output/adapter`, as PEFT reads it, and make the model a plain one."""
+    save_adapter(model, output / "adapter", base)
+    merge_lora(model)

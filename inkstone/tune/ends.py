@@ -1,0 +1,64 @@
+"""Both ends of a tuning stage, whatever it learns from: the base that is opened, the directory that is written."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from inkstone.chat import Message, Template, attach_template, find_template, require_tokens
+from inkstone.errors import InputError
+from inkstone.model import Decoder
+from inkstone.tokenizer import Tokenizer
+from inkstone.train import Mesh, finish
+from inkstone.train.parallelize import gathered, open_model
+from inkstone.tune.adapter import attach, save_and_merge
+from inkstone.tune.settings import SFTSettings
+
+
+def open_base(settings: SFTSettings, base_dir: Path, mesh: Mesh) -> tuple[Template, Tokenizer, Decoder]:
+    """What a stage starts from: template, tokenizer, and the model with its adapter attached."""
+    template = find_template(base_dir, None if settings.template == "auto" else settings.template)
+    tokenizer = Tokenizer.load(base_dir)
+    require_tokens(template, tokenizer)
+    model = open_model(base_dir, mesh)
+    if settings.sequence_length > model.config.max_positions:
+        raise InputError(
+            f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
+            "positions: shorten it"
+        )
+    if settings.adapter == "lora":
+        attach(model, settings.lora, settings.seed, mesh.shard)
+    return template, tokenizer, model
+
+
+def write_tuned(
+    settings: SFTSettings,
+    model: Decoder,
+    template: Template,
+    tokenizer: Tokenizer,
+    base_dir: Path,
+    output: Path,
+    scratch: Path,
+    mesh: Mesh,
+) -> None:
+    """The model directory with its template; an adapter is kept apart and merged."""
+    model = gathered(model, mesh)
+    if not mesh.first:
+        return
+    if settings.adapter == "lora":
+        save_and_merge(model, output, str(base_dir))
+        attach_template(template, tokenizer, output / "adapter")
+    stop_ids = sorted(template.stop_ids(tokenizer))
+    finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
+
+
+def check_roles(chats: Sequence[Sequence[Message]], template: Template) -> None:
+    """Refuse conversations with roles that the template has no place for, counted."""
+    used = Counter(role for chat in chats for role in {message.role for message in chat})
+    problems = [
+        f'[sft] template = "{template.name}" has no role "{role}", which {count} of {len(chats)} conversations use: '
+        f"take these messages out, or choose a template that has it (inkstone template list)"
+        for role, count in sorted(used.items())
+        if role not in template.turns
+    ]
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,103 @@
+"""Preference pairs as training rows: the chosen and the rejected answer of a pair lie side by side in one row.
+
+So one forward sees both, whatever the micro-batch, and packing keeps rows full. Columns of a document say which side it
+is (`side`: 1 chosen, -1 rejected, 0 padding) and what the reference model thinks of it (`reference`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inkstone.chat import Message, Preference, Template, encode_chat, without_rounds
+from inkstone.errors import InputError
+from inkstone.tokenizer import Tokenizer
+from inkstone.train import Row
+from inkstone.tune.packing import best_fit_decreasing
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Ids and loss weights of both answers with their prompt: weights are 1 for the answers' tokens, else 0."""
+
+    chosen: tuple[list[int], list[float]]
+    rejected: tuple[list[int], list[float]]
+
+    @property
+    def length(self) -> int:
+        return len(self.chosen[0]) + len(self.rejected[0])
+
+
+def encode_pair(pair: Preference, template: Template, tokenizer: Tokenizer, length: int) -> EncodedPair | None:
+    """Both answers in at most `length` tokens together, oldest rounds left out; None where the last is too long."""
+    rounds = sum(message.role == "user" for message in pair.prompt)
+    for dropped in range(rounds):
+        prompt = without_rounds(pair.prompt, dropped)
+        sides = [
+            encode_chat([*prompt, Message("assistant", answer)], template, tokenizer)
+            for answer in (pair.chosen, pair.rejected)
+        ]
+        if sum(len(ids) for ids, _ in sides) <= length:
+            return EncodedPair(*(_answer_only(side) for side in sides))
+    return None
+
+
+def _answer_only(side: tuple[list[int], list[float]]) -> tuple[list[int], list[float]]:
+    """Weights of the last answer alone: those of the history say nothing about the pair."""
+    ids, weights = side
+    last = len(weights)
+    while last and weights[last - 1] == 0:
+        last -= 1
+    first = last
+    while first and weights[first - 1] > 0:
+        first -= 1
+    return ids, [1.0 if first <= place < last else 0.0 for place in range(len(ids))]
+
+
+class PackedPairs:
+    """Rows of whole pairs, shuffled in each epoch. `reference` [pairs, 2] are the answers' log-probabilities."""
+
+    def __init__(
+        self,
+        pairs: Sequence[EncodedPair],
+        sequence_length: int,
+        seed: int,
+        pad_id: int,
+        reference: NDArray[np.float32] | None = None,
+    ) -> None:
+        if not pairs:
+            raise InputError("no preference pair is left to train on: give more, or a longer sequence_length")
+        self.pairs, self.sequence_length, self.seed, self.pad_id = pairs, sequence_length, seed, pad_id
+        self.reference = np.zeros((len(pairs), 2), np.float32) if reference is None else reference
+        self.bins = best_fit_decreasing([pair.length for pair in pairs], sequence_length)
+        self.rows_per_epoch = len(self.bins)
+
+    def members(self, epoch: int, index: int) -> list[int]:
+        """The pairs of a row."""
+        return self.bins[int(np.random.default_rng((self.seed, epoch)).permutation(len(self.bins))[index])]
+
+    def row(self, epoch: int, index: int) -> Row:
+        return self.row_of(self.members(epoch, index))
+
+    def row_of(self, members: Sequence[int]) -> Row:
+        """A row of these pairs."""
+        length = self.sequence_length
+        tokens, positions = np.full(length, self.pad_id, np.int64), np.arange(length)
+        ids, weights = np.full(length, 2 * len(members), np.int64), np.zeros(length, np.float32)
+        sides, reference = [], []
+        filled = 0
+        for place, number in enumerate(members):
+            pair = self.pairs[number]
+            for side, (answer_ids, answer_weights) in enumerate((pair.chosen, pair.rejected)):
+                span = slice(filled, filled + len(answer_ids))
+                tokens[span], weights[span], ids[span] = answer_ids, answer_weights, 2 * place + side
+                positions[span] = np.arange(len(answer_ids))
+                weights[filled] = 0.0
+                filled += len(answer_ids)
+            sides += [1.0, -1.0]
+            reference += self.reference[number].tolist()
+        if filled < length:
+            sides, reference = [*sides, 0.0], [*reference, 0.0]
+        columns = {"side": np.array(sides, np.float32), "reference": np.array(reference, np.float32)}
+        return Row(tokens, positions, ids, weights, columns)
