@@ -37,7 +37,7 @@ def prompt_to_fit(
 
     Room for the whole reply where possible, else half of the positions are the prompt's (Baichuan's rule, which does
     well for all). A template may ask for less, may leave its generation header out of the count, and may keep the end
-    of a last round that is too long (`template.fit`).
+    of a last round or of a prompt that is too long (`template.fit`).
     """
     rule = template.fit
     length = max(positions - max_new_tokens, positions // 2)
@@ -51,8 +51,8 @@ def prompt_to_fit(
         if not rule.count_header:
             room = min(length + len(ids) - len(encode_chat(kept, template, tokenizer)[0]), positions - 1)
         if len(ids) <= room:
-            return ids
-    return ids[-room:] if rule.cut_last_round and ids else None
+            return ids[-length:] if rule.cut_prompt else ids
+    return ids[-(length if rule.cut_prompt else room) :] if rule.cut_last_round and ids else None
 
 
 def training_sequences(messages: Sequence[Message], template: Template) -> list[list[Message]]:

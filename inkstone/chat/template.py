@@ -65,8 +65,10 @@ class Fit:
     max_prompt_tokens: int | None = None
     # A last round that is too long by itself keeps its end, instead of being refused.
     cut_last_round: bool = False
-    # Whether the assistant's header at the end of the prompt is counted.
+    # Whether the assistant's header at the end of the prompt counts when rounds are dropped.
     count_header: bool = True
+    # The prompt, header included, loses its beginning where it is then still too long.
+    cut_prompt: bool = False
 
 
 @dataclass(frozen=True)

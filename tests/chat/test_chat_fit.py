@@ -1,41 +1,33 @@
 """Long conversations: whole oldest rounds go, by each publisher's rule; nothing that is learned is cut."""
 
+import json
+from itertools import cycle
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizers import sentencepiece_like
 
 from inkstone.chat import TEMPLATES, Message, Template, encode_chat, encode_to_fit, prompt_to_fit, training_sequences
-from inkstone.tokenizer import Tokenizer
 
 fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CONTENT = st.text("你好ab1", min_size=1, max_size=9)
 ROUNDS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=7)
 
 
-def baichuan_prompt(rounds: list[tuple[str, str]], tokenizer: Tokenizer, positions: int, new: int) -> list[int]:
-    """What the publisher's description says, written plainly: backwards, round by round, the last in any case."""
-    user, assistant, end = (tokenizer.token_id(name) for name in ("<reserved_102>", "<reserved_103>", "</s>"))
-    most = max(positions // 2, positions - new)
-    kept = [user, *tokenizer.encode(rounds[-1][0])]
-    for question, answer in reversed(rounds[:-1]):
-        longer = [user, *tokenizer.encode(question), assistant, *tokenizer.encode(answer), end, *kept]
-        if len(longer) > most:
-            break
-        kept = longer
-    return [*kept[-most:], assistant]
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "baichuan.json").read_text(encoding="utf-8"))["prompts"]
 
 
-@fast
-@given(rounds=ROUNDS, positions=st.integers(12, 90), new=st.integers(2, 80))
-def test_baichuan_prompts_are_shortened_as_its_publisher_does(
-    rounds: list[tuple[str, str]], positions: int, new: int
-) -> None:
-    template = TEMPLATES["baichuan"]
+@pytest.mark.parametrize("name", GOLDEN)
+def test_prompts_beyond_the_length_are_those_of_the_published_function(name: str) -> None:
+    template = TEMPLATES[name]
     tokenizer = sentencepiece_like(template.control_tokens)
-    messages = [Message(role, text) for pair in rounds for role, text in zip(("user", "assistant"), pair, strict=True)]
-    prompt = prompt_to_fit(messages[:-1], template, tokenizer, positions, new)
-    assert prompt == baichuan_prompt(rounds, tokenizer, positions, new)
+    for case in GOLDEN[name]:
+        said = [Message(role, text) for role, text in zip(cycle(("user", "assistant")), case["texts"], strict=False)]
+        messages = [Message("system", case["system"])] * bool(case["system"]) + said
+        found = prompt_to_fit(messages, template, tokenizer, case["positions"], case["max_new_tokens"])
+        assert found == case["ids"]
 
 
 def test_huozi_keeps_fifteen_rounds_and_1800_tokens_of_prompt() -> None:
@@ -114,5 +106,5 @@ def test_a_shortened_training_sequence_still_ends_each_learned_answer_with_its_s
 def test_an_answer_without_weight_teaches_nothing_where_each_answer_has_its_own_sequence() -> None:
     messages = [Message("user", "一"), Message("assistant", "二", 0), Message("user", "三"), Message("assistant", "四")]
     assert training_sequences(messages, TEMPLATES["chatglm2"]) == [messages]
-    assert training_sequences(messages, TEMPLATES["baichuan"]) == [messages]
+    assert training_sequences(messages, TEMPLATES["baichuan-first"]) == [messages]
     assert training_sequences(messages[:2], TEMPLATES["chatglm2"]) == []

@@ -73,7 +73,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tokenizer]
             "195 9875 31213 196 6323 31161 22073 19745 2",
         ),
         (
-            "baichuan",
+            "baichuan-first",
             [*GREETING, Message("assistant", "请问有什么可以帮你？"), Message("user", "没事，退下吧")],
             True,
             "195 9875 31213 196 31106 20389 7713 1231 17346 75 2 195 31106 25639 72 31991 31214 31793 196",
@@ -98,7 +98,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tokenizer]
 def test_ids_are_those_of_the_publishers_code(
     name: str, messages: list[Message], prompt: bool, ids: str, real: Callable[[str], Tokenizer]
 ) -> None:
-    assert encode_chat(messages, TEMPLATES[name], real(name), add_generation_prompt=prompt)[0] == [
+    tokenizer = real(name.removesuffix("-first"))
+    assert encode_chat(messages, TEMPLATES[name], tokenizer, add_generation_prompt=prompt)[0] == [
         int(one) for one in ids.split()
     ]
 

@@ -52,7 +52,8 @@ CHATML = (
 SPELLED = {
     "chatml": "<|bos|>" + CHATML,
     "chatml-nobos": CHATML,
-    "baichuan": "<reserved_102>你好<reserved_103>你好！</s><reserved_102>再见<reserved_103>慢走。</s>",
+    "baichuan": "简短。<reserved_102>你好<reserved_103>你好！<reserved_102>再见<reserved_103>慢走。</s>",
+    "baichuan-first": "<reserved_102>你好<reserved_103>你好！</s><reserved_102>再见<reserved_103>慢走。</s>",
     "baichuan2": "简短。<reserved_106>你好<reserved_107>你好！<reserved_106>再见<reserved_107>慢走。</s>",
     "chatglm2": "[gMASK]sop[Round 1]\n\n问：你好\n\n答：你好！\n\n[Round 2]\n\n问：再见\n\n答：慢走。</s>",
     "huozi": HUOZI,
@@ -250,8 +251,10 @@ def test_a_template_that_says_what_it_does_not_mean_is_refused(tmp_path: Path) -
 
 
 def test_a_role_that_the_format_has_no_place_for_is_refused() -> None:
-    with pytest.raises(InputError, match='message 0: template "baichuan" has no role "system", only user, assistant'):
-        TEMPLATES["baichuan"].segments(SAID)
+    with pytest.raises(
+        InputError, match='message 0: template "baichuan-first" has no role "system", only user, assistant'
+    ):
+        TEMPLATES["baichuan-first"].segments(SAID)
     with pytest.raises(InputError, match="writes the system message into a user turn, and there is none"):
         TEMPLATES["llama2"].segments(SAID[:1], add_generation_prompt=True)
 

@@ -5,7 +5,7 @@ Written by hand from the published conventions, without the package's own tables
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,23 @@ SMALL = {
     "Baichuan2-7B": baichuan(2, 4, 16, rope=True, second=True),
     "Baichuan2-13B": baichuan(2, 5, 16, rope=False, second=True),
     "ChatGLM2-6B": chatglm(3, 6, 2, 16),
+}
+# What the original configuration classes write by default, where it changes what the weights mean.
+_TWO = SMALL["ChatGLM2-6B"]
+_EXTENDED = baichuan(2, 4, 16, rope=True, second=True, vocabulary=100)
+DEFAULTS = {
+    # multi_query_attention false, with no number of groups: the rows of each head are [q; k; v].
+    "ChatGLM2, rows by head": replace(
+        (by_head := chatglm(2, 4, 4, 16)),
+        config={key: value for key, value in by_head.config.items() if not key.startswith("multi_query")},
+    ),
+    "ChatGLM2, groups for every head": by_head,
+    # tie_word_embeddings true beside an output layer, which is what is used.
+    "ChatGLM2, said to be tied": replace(_TWO, config={**_TWO.config, "tie_word_embeddings": True}),
+    # A vocabulary of its own, and no key that only a Baichuan 2 has.
+    "Baichuan2-7B, extended": replace(
+        _EXTENDED, config={key: value for key, value in _EXTENDED.config.items() if key != "z_loss_weight"}
+    ),
 }
 # llama.cpp tells Baichuan's two kinds of positions apart by depth alone.
 DEEP = {

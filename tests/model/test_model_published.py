@@ -1,7 +1,8 @@
-"""Baichuan 7B, 13B and 2, and ChatGLM2, which transformers does not carry, as published: three oracles.
+"""Baichuan 7B, 13B and 2, and ChatGLM2, which transformers does not carry, as published: four oracles.
 
-A plain reference written from the equations; llama.cpp's own figures, kept in golden/; and llama.cpp itself where it is
-installed. Small widths, but the published depths for llama.cpp, which tells Baichuan's kinds apart by depth.
+A plain reference written from the equations; figures of the original modelling code and of llama.cpp, kept in golden/;
+and llama.cpp itself where it is installed. Small widths, but the published depths for llama.cpp, which tells Baichuan's
+kinds apart by depth.
 """
 
 import json
@@ -12,7 +13,7 @@ import numpy as np
 import plain_reference
 import pytest
 import torch
-from published_checkpoints import DEEP, SMALL, Published
+from published_checkpoints import DEEP, DEFAULTS, SMALL, Published
 from safetensors.numpy import load_file, save_file
 
 from inkstone.generate import SamplingSettings, generate, score
@@ -95,6 +96,29 @@ def test_logits_are_those_llama_cpp_gave(name: str, tmp_path: Path) -> None:
     ours = load_model(write(DEEP[name](), tmp_path))(torch.tensor([golden["tokens"]]))[0].numpy()
     for position, expected in golden["logits"].items():
         np.testing.assert_allclose(ours[int(position)], expected, atol=2e-3, err_msg=f"position {position}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_logits_are_those_the_original_code_gave_where_only_its_defaults_tell(name: str, tmp_path: Path) -> None:
+    golden = json.loads((llama_cpp_oracle.GOLDEN / "original.json").read_text())
+    model = load_model(write(DEFAULTS[name], tmp_path / "published"))
+    save_model(model, tmp_path / "saved", bos_id=1, eos_id=2, pad_id=0, stop_ids=[2])
+    for opened in (model, load_model(tmp_path / "saved")):
+        ours = opened(torch.tensor([golden["tokens"]]))[0].numpy()
+        for position, expected in golden["logits"][name].items():
+            np.testing.assert_allclose(ours[int(position)], expected, atol=1e-4, err_msg=f"position {position}")
+
+
+def test_a_chatglm2_with_rows_by_head_is_saved_as_the_original_reads_it(tmp_path: Path) -> None:
+    published = DEFAULTS["ChatGLM2, rows by head"]
+    model = load_model(write(published, tmp_path / "published"))
+    save_model(model, tmp_path / "saved", bos_id=1, eos_id=2, pad_id=0, stop_ids=[2])
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (config["multi_query_attention"], config["multi_query_group_num"]) == (True, 4)
+    name = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
+    by_part = published.tensors[name].reshape(4, 3, 16, 64).swapaxes(0, 1).reshape(192, 64)
+    assert np.array_equal(load_file(tmp_path / "saved" / "model.safetensors")[name], by_part)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ family a model is. A config that asks for arithmetic the decoder does not have i
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from inkstone.errors import InputError
@@ -57,6 +57,8 @@ def family_of(values: Mapping[str, Any], where: str) -> Family:
     if name is None:
         known = ", ".join(_MODEL_TYPES)
         raise InputError(f'{where}: model_type "{model_type}" is not supported; supported: {known}')
+    if name == "chatglm" and not values.get("multi_query_attention"):
+        return replace(FAMILIES[name], layout=chatglm.layout_by_head)
     return FAMILIES[name]
 
 
@@ -88,6 +90,7 @@ def _writing_name(config: DecoderConfig) -> str:
     if config.num_experts:
         return "mixtral"
     if config.rotary_dim not in (None, config.head_dim):
-        # ChatGLM2 has one base and no scaling; a shape that has both families' is kept as ChatGLM2's.
-        return "chatglm" if config.rope_theta == 10000.0 and config.rope_scaling is None else "glm"
+        # ChatGLM2 has one base, no scaling and no tied head; a shape that has both families' is kept as ChatGLM2's.
+        second = config.rope_theta == 10000.0 and config.rope_scaling is None and not config.tie_embeddings
+        return "chatglm" if second else "glm"
     return "qwen2" if config.qkv_bias and not (config.out_bias or config.mlp_bias) else "llama"

@@ -15,13 +15,17 @@ _BAICHUAN2_VOCABULARY = 125696
 
 
 def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
-    """A baichuan config.json. A Baichuan 2 is known by its vocabulary, by a key of its training, or by our own key."""
+    """A baichuan config.json. A Baichuan 2 is known by its vocabulary, by a key of its training, or by our own key.
+
+    Of those with RoPE also by the spelling: the first one's class is BaiChuanForCausalLM, the second's is Baichuan...
+    """
     read = ConfigReader(values, where)
     read.expect("hidden_act", "silu")
     rope = values.get("max_position_embeddings") is not None and values.get("hidden_size") != 5120
     heads, hidden = read.whole("num_attention_heads"), read.whole("hidden_size")
     vocabulary = read.whole("vocab_size")
-    second = vocabulary == _BAICHUAN2_VOCABULARY or "z_loss_weight" in values
+    named_second = rope and "BaichuanForCausalLM" in (values.get("architectures") or ())
+    second = vocabulary == _BAICHUAN2_VOCABULARY or "z_loss_weight" in values or named_second
     return read.finish(
         DecoderConfig(
             vocab_size=vocabulary,

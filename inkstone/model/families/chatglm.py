@@ -6,6 +6,7 @@ The decoder turns pairs (i, i + half); ChatGLM turns pairs (2i, 2i + 1): see `pa
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from inkstone.model.decoder.config import DecoderConfig
@@ -23,7 +24,10 @@ _ARITHMETIC = {
 
 
 def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
-    """A ChatGLM2 config.json; the first ChatGLM, which shares its model_type, is refused by name."""
+    """A ChatGLM2 config.json; the first ChatGLM, which shares its model_type, is refused by name.
+
+    `tie_word_embeddings` is not read: the original has an output layer of its own whatever its config says.
+    """
     read = ConfigReader(values, where)
     if "inner_hidden_size" in values or "position_encoding_2d" in values:
         read.problem("this is the first ChatGLM-6B, another architecture; ChatGLM2 and Zhuzhi are supported")
@@ -43,7 +47,6 @@ def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
             head_dim=head_dim,
             max_positions=read.whole("seq_length", default=2048),
             norm_eps=read.number("layernorm_epsilon", default=1e-5),
-            tie_embeddings=read.flag("tie_word_embeddings", False),
             rotary_dim=head_dim // 2,
             qkv_bias=read.flag("add_qkv_bias", False),
         )
@@ -66,27 +69,47 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "kv_channels": config.head_dim,
         "layernorm_epsilon": config.norm_eps,
-        "multi_query_attention": config.num_kv_heads != config.num_heads,
+        # False would mean another order of rows (`layout_by_head`).
+        "multi_query_attention": True,
         "multi_query_group_num": config.num_kv_heads,
         "num_attention_heads": config.num_heads,
         "num_layers": config.num_layers,
         "padded_vocab_size": config.vocab_size,
         "vocab_size": config.vocab_size,
         "seq_length": config.max_positions,
-        "tie_word_embeddings": config.tie_embeddings,
+        "tie_word_embeddings": False,
         "use_cache": True,
     }
 
 
 def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
     """`query_key_value` is [all q; group k; group v], `dense_h_to_4h` is [gate; up]."""
+    queries, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return _pieces(
+        config,
+        {
+            "q": paired_rows(config, 0, config.num_heads),
+            "k": paired_rows(config, queries, config.num_kv_heads),
+            "v": slice(queries + groups, queries + 2 * groups),
+        },
+    )
+
+
+def layout_by_head(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
+    """With `multi_query_attention` false, the default of the original's class, each head has its own [q; k; v]."""
+    size = config.head_dim
+    rows = torch.arange(config.num_heads)[:, None] * 3 * size + paired_rows(config, 0, 1)
+    values = torch.arange(config.num_heads)[:, None] * 3 * size + 2 * size + torch.arange(size)
+    return _pieces(config, {"q": rows.flatten(), "k": rows.flatten() + size, "v": values.flatten()})
+
+
+def _pieces(config: DecoderConfig, part_rows: Mapping[str, Tensor | slice]) -> list[Piece]:
     pieces = [
         Piece("model.embed_tokens.weight", "transformer.embedding.word_embeddings.weight"),
         Piece("model.norm.weight", "transformer.encoder.final_layernorm.weight"),
+        Piece("lm_head.weight", "transformer.output_layer.weight"),
     ]
-    if not config.tie_embeddings:
-        pieces.append(Piece("lm_head.weight", "transformer.output_layer.weight"))
-    part_rows, width = _qkv_rows(config), config.intermediate_size
+    width = config.intermediate_size
     for layer in range(config.num_layers):
         ours, theirs = f"model.layers.{layer}", f"transformer.encoder.layers.{layer}"
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
@@ -103,15 +126,6 @@ def layout(config: DecoderConfig, names: Collection[str]) -> list[Piece]:
             Piece(f"{ours}.mlp.down_proj.weight", f"{theirs}.mlp.dense_4h_to_h.weight"),
         ]
     return pieces
-
-
-def _qkv_rows(config: DecoderConfig) -> dict[str, Tensor | slice]:
-    queries, groups = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "q": paired_rows(config, 0, config.num_heads),
-        "k": paired_rows(config, queries, config.num_kv_heads),
-        "v": slice(queries + groups, queries + 2 * groups),
-    }
 
 
 IGNORED = (r"rotary_pos_emb\.inv_freq$", r"^lm_head\.weight$")
