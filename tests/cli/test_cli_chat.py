@@ -110,3 +110,9 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
     ended = chat(tmp_path, "你好\n")
     assert (ended.code, ended.out) == (2, "")
     assert ended.said == f"error: {tmp_path} is not a model directory: it has no config.json"
+    assert chat(tmp_path / "nosuch", "").said.startswith(f"error: {tmp_path / 'nosuch'} does not exist: give a model")
+
+
+def test_a_run_is_answered_with_the_models_in_it_the_chat_model_first(models: Path) -> None:
+    inside = f"; there are models inside: {models / 'chat'}, {models / 'base'}"
+    assert chat(models, "你好\n").said.endswith(inside)
