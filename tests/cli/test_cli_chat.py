@@ -54,6 +54,12 @@ def test_reset_starts_over_exit_leaves_and_empty_lines_are_no_messages(models: P
     assert chat(models / "chat", "你好\n\n/reset\n你好\n/exit\nnot read\n", *GREEDY).out == once * 2
 
 
+def test_help_is_answered_apart_from_the_replies_and_never_goes_to_the_model(models: Path) -> None:
+    ended = chat(models / "chat", "/help\n你好\n", *GREEDY)
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert ended.err.startswith("/help   these lines; they never go to the model\n/reset  ")
+
+
 def test_no_input_is_no_reply(models: Path) -> None:
     assert chat(models / "chat", "") == Ended(0, "", "")
 
