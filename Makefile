@@ -34,11 +34,11 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(BIN)/pip install --quiet -e ".[report,serve]"
+	$(BIN)/pip install --quiet -e ".[report,serve,chat]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet -e ".[report,serve,dev]"
+	$(BIN)/pip install --quiet -e ".[report,serve,chat,dev]"
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """Conversations: messages, templates that turn them into ids and loss weights, and the file formats they come in."""
 
-from inkstone.chat.datasets import ChatDataset, PreferenceDataset, Problem, read_chats, read_preferences
+from inkstone.chat.datasets import ChatDataset, MalformedRows, PreferenceDataset, Problem, read_chats, read_preferences
 from inkstone.chat.export import attach_template, load_template, save_template
 from inkstone.chat.fit import encode_to_fit, prompt_to_fit, training_sequences, without_rounds
 from inkstone.chat.jinja import to_jinja
@@ -12,6 +12,7 @@ __all__ = [
     "CHATML",
     "TEMPLATES",
     "ChatDataset",
+    "MalformedRows",
     "Message",
     "Preference",
     "PreferenceDataset",

@@ -25,6 +25,11 @@ from inkstone.chat.messages import Message, Preference
 from inkstone.chat.rows import Row, UnreadableFile, read_rows
 from inkstone.errors import InputError
 
+
+class MalformedRows(InputError):
+    """Rows that cannot be used, and nothing else: reading with "skip" leaves them out."""
+
+
 OnProblem = Literal["refuse", "skip"]
 _LISTED = 20
 Item = TypeVar("Item")
@@ -97,8 +102,10 @@ def _read(
                 problems.append(Problem(path, number, tuple(f"{field}: {what}" for field, what in faults)))
             else:
                 items.append(item)
-    if unreadable or (problems and on_problem == "refuse"):
+    if unreadable:
         raise InputError(unreadable + _listing(problems if on_problem == "refuse" else []))
+    if problems and on_problem == "refuse":
+        raise MalformedRows(_listing(problems))
     if not items:
         raise InputError(["no usable row in " + (", ".join(map(str, paths)) or "no files"), *_listing(problems)])
     return items, problems
@@ -122,6 +129,6 @@ def _layout(rows: list[tuple[int, Row | str]], detect: Callable[[Row], Layout | 
 
 def _listing(problems: list[Problem]) -> list[str]:
     lines = [str(problem) for problem in problems[:_LISTED]]
-    if len(problems) > _LISTED:
-        lines.append(f"and {len(problems) - _LISTED} more malformed rows")
-    return lines
+    more = f"and {len(problems) - _LISTED} more: " if len(problems) > _LISTED else ""
+    count = f"{len(problems)} malformed rows in all"
+    return [*lines, more + count] if len(problems) > 1 else lines

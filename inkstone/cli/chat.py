@@ -1,6 +1,7 @@
 """`inkstone chat`: a conversation on the terminal. Replies stream; the whole conversation is the context."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,13 +9,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from inkstone.chat import Message
+from inkstone.cli.line_editor import MISSING, line_reader
 from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
 from inkstone.model import Opened, open_directory
 
-_HELP = "type a message; /reset starts over, /exit or Ctrl-D leaves"
-
+_HINT = "type a message; /help says more"
+_COMMANDS = """/help   these lines; they never go to the model
+/reset  forget the conversation and start over
+/exit   leave; so does Ctrl-D
+Enter sends, Alt-Enter breaks the line, Up brings back what you sent, Ctrl-C clears the line or cuts a reply short"""
 
 # Where neither the command line nor generation_config.json says how to sample.
 _SAMPLING = SamplingSettings(top_p=0.95, max_new_tokens=128)
@@ -43,20 +48,37 @@ def converse(
     start = [Message("system", system)] if system else []
     history = list(start)
     if talking:
-        console.print(f"[dim]{escape(str(directory))}: {_HELP}[/]")
+        console.print(f"[dim]{escape(str(directory))}: {_HINT}[/]")
         console.print(f"[dim]template {escape(visible(opened.why_template))}; {escape(_how(sampling))}[/]")
-    while (text := _read(console, talking)) is not None and text != "/exit":
+    read = _reader(console) if talking else input
+    while (text := _read(read)) is not None and text != "/exit":
         if text == "/reset":
             history = list(start)
+        elif text == "/help":
+            _aside().print(f"[dim]{_COMMANDS}[/]")
         elif text:
             history = _answer(console, opened, [*history, Message("user", text)], sampling, show_prompt)
     if talking:
         console.print()
 
 
-def _read(console: Console, talking: bool) -> str | None:
+def _reader(console: Console) -> Callable[[], str]:
+    """How a message is typed on this terminal."""
     try:
-        return (console.input("[bold cyan]> [/]") if talking else input()).strip()
+        return line_reader()
+    except ImportError:
+        console.print(f"[dim]{escape(MISSING)}[/]")
+        return lambda: console.input("[bold cyan]> [/]")
+
+
+def _aside() -> Console:
+    """For what is not among the replies: a program may be reading those."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def _read(read: Callable[[], str]) -> str | None:
+    try:
+        return read().strip()
     except EOFError:
         return None
     except KeyboardInterrupt as stop:
@@ -79,8 +101,7 @@ def _answer(
     A message the model cannot take is refused in a sentence and forgotten, and the conversation goes on.
     """
     reply = ""
-    # Not among the replies: a program may be reading them.
-    aside = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    aside = _aside()
     try:
         if show_prompt:
             ids = build_prompt(opened, history, sampling)

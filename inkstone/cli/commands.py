@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from inkstone import __version__
 from inkstone.cli import mixture_commands, model_commands
 from inkstone.cli.curate_commands import curate_app
-from inkstone.cli.ending import Verbs
+from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
 from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
@@ -15,11 +16,12 @@ from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=Ending,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Inkstone (砚): from raw Chinese and English text to an evaluated chat model.",
+    # Typer's panels cut long option names at 80 columns and swallow words in brackets.
+    rich_markup_mode=None,
 )
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(curate_app, name="curate")
@@ -29,6 +31,21 @@ app.command()(model_commands.inspect)
 app.add_typer(template_app, name="template")
 app.add_typer(merge_app, name="merge")
 app.add_typer(evaluate_app, name="evaluate")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"inkstone {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="say the version")
+    ] = False,
+) -> None:
+    """Inkstone (砚): from raw Chinese and English text to an evaluated chat model."""
 
 
 @app.command()

@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.audit import audit
-from inkstone.cli.options import DefaultVerb, DryRun, Overrides, RecipePath, refuse_existing
+from inkstone.cli.help import DefaultVerb, Group
+from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 
 
 class _RecipeOrVerb(DefaultVerb):
     default = "run"
+    argument = "RECIPE"
 
 
 curate_app = typer.Typer(
@@ -48,7 +50,7 @@ def curate_run(
     run_recipe(recipe, (overrides or []) + where, dry_run=dry_run, until="corpus")
 
 
-quality_app = typer.Typer(no_args_is_help=True, help="Train a quality model on good and bad examples.")
+quality_app = typer.Typer(cls=Group, no_args_is_help=True, help="Train a quality model on good and bad examples.")
 curate_app.add_typer(quality_app, name="quality")
 Examples = Annotated[list[str], typer.Option(help="files, folders, globs or URLs of text; repeatable")]
 

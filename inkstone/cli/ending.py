@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from typer.core import TyperGroup
 
+from inkstone.cli.help import Verbs
 from inkstone.cli.visible import visible
 from inkstone.errors import InkstoneError
 
 
-class Verbs(TyperGroup):
+class Ending(Verbs):
     """The command group; what its commands raise becomes a sentence."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from inkstone.cli.options import DefaultVerb, refuse_existing
+from inkstone.cli.help import DefaultVerb
+from inkstone.cli.options import refuse_existing
 
 
 class _Evaluate(DefaultVerb):
     default = "run"
+    argument = "MODEL"
 
 
 evaluate_app = typer.Typer(

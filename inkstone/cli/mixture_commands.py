@@ -5,9 +5,10 @@ from typing import Any
 
 import typer
 
+from inkstone.cli.help import Group
 from inkstone.cli.options import DryRun, Overrides, RecipePath
 
-app = typer.Typer(no_args_is_help=True, help="Choose what share of the training tokens each domain gives.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Choose what share of the training tokens each domain gives.")
 
 
 @app.callback()

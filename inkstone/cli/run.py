@@ -54,8 +54,7 @@ def _print_plan(recipe: Recipe, until: str | None) -> None:
     cells: list[list[Cell]] = []
     for planned in plan:
         state = ("run", "yellow") if planned.reason else ("damaged", "red") if planned.damage else ("fresh", "green")
-        wrong = len(faults.get(planned.stage.name, []))
-        fault = f"; {wrong} faults in its data, listed below" if wrong else ""
+        fault = "; its data has faults, listed below" if planned.stage.name in faults else ""
         cells.append([planned.stage.name, Text(*state), _why(recipe, planned) + fault])
     show_table(["stage", "", "why"], cells, f"plan for {recipe.run_dir}", left=3)
     problems = [problem for found in faults.values() for problem in found]

@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from inkstone.cli.help import Group
 from inkstone.cli.visible import visible
 
-template_app = typer.Typer(no_args_is_help=True, help="How conversations are written: list, show, attach to a model.")
+template_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="How conversations are written: list, show, attach to a model."
+)
 
 
 @template_app.command("list")

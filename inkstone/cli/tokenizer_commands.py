@@ -5,16 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from inkstone.cli.help import Group
 from inkstone.cli.options import refuse_existing
 
 tokenizer_app = typer.Typer(
-    no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one."
+    cls=Group, no_args_is_help=True, help="Train, extend or measure a tokenizer, or encode a corpus with one."
 )
 
 CorpusPaths = Annotated[
     list[Path],
     typer.Argument(
-        help="curated corpus directory, or text: files, folders (.txt, .md, .jsonl, .parquet, .csv, compressed too)"
+        metavar="CORPUS",
+        help="curated corpus directory, or text: files, folders (.txt, .md, .jsonl, .parquet, .csv, compressed too)",
     ),
 ]
 Invalid = Annotated[
@@ -60,7 +62,8 @@ def train(
 
 @tokenizer_app.command("encode")
 def encode(
-    paths: Annotated[list[Path], typer.Argument(help="corpus directory or text, and last the tokenizer directory")],
+    corpus: CorpusPaths,
+    tokenizer: Annotated[Path, typer.Argument(metavar="TOKENIZER", help="tokenizer directory or file")],
     output: Annotated[Path, typer.Option("--output", "-o", help="directory for the token shards")],
     processes: Annotated[int, typer.Option(min=0, help="processes that encode; 0 is one per core")] = 0,
     part_mb: Annotated[float, typer.Option(min=0.1, help="text that one process encodes at a time, in MB")] = 64.0,
@@ -68,26 +71,22 @@ def encode(
 ) -> None:
     """Encode a corpus into token shards. Parts that are already encoded, in OUTPUT's store, are not encoded again."""
     from inkstone.cli.progress import show_progress
-    from inkstone.errors import InputError
     from inkstone.storage import atomic_directory
     from inkstone.tokenizer import TokensSettings, encode_corpus
 
-    if len(paths) < 2:
-        raise InputError("give the corpus and then the tokenizer directory")
     if output.exists() and not (output / "manifest.json").is_file():
         refuse_existing(output)
     settings = TokensSettings(processes=processes, part_mb=part_mb, invalid_utf8=invalid_utf8)
     store = output.with_name(f".{output.name}.parts")
     with show_progress("tokens") as progress, atomic_directory(output) as draft:
-        encode_corpus(settings, _corpus(paths[:-1]), paths[-1], draft, progress, store)
+        encode_corpus(settings, _corpus(corpus), tokenizer, draft, progress, store)
     typer.echo(output)
 
 
 @tokenizer_app.command("extend")
 def extend(
-    paths: Annotated[
-        list[Path], typer.Argument(help="model (or tokenizer) directory, then the corpus directory or files of text")
-    ],
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="model (or tokenizer) directory")],
+    corpus: CorpusPaths,
     output: Annotated[Path, typer.Option("--output", "-o", help="model (or tokenizer) directory to write")],
     add: Annotated[int, typer.Option(min=1, help="tokens to add; with --choose the most that are tried")] = 25_000,
     choose: Annotated[
@@ -112,16 +111,15 @@ def extend(
     wrong = [number for number in numbers if not number.isdecimal() or int(number) == 0]
     if wrong:
         raise InputError(f"--characters {characters}: {', '.join(wrong)} is no number of characters")
-    if len(paths) < 2:
-        raise InputError("give the base directory and then the corpus")
     settings = ExtendSettings(add=add, choose=choose, characters=tuple(map(int, numbers)), invalid_utf8=invalid_utf8)
-    extend_directory(paths[0], _corpus(paths[1:]), output, settings, pad_to, chart)
+    extend_directory(base, _corpus(corpus), output, settings, pad_to, chart)
 
 
 @tokenizer_app.command("measure")
 def tokenizer_measure(
     tokenizers: Annotated[
-        list[Path], typer.Argument(help="tokenizer directories, .model, tokenizer.json or .gguf files")
+        list[Path],
+        typer.Argument(metavar="TOKENIZER", help="tokenizer directories, .model, tokenizer.json or .gguf files"),
     ],
     text: Annotated[list[Path], typer.Option(help="text or corpus to measure on: a file or folder; repeatable")],
     chars: Annotated[

@@ -91,12 +91,23 @@ def _grouped(rows: list[Row], keys: list[str]) -> dict[str, object]:
     }
 
 
+def _standard_error(rate: float, rows: list[Row]) -> float | None:
+    """Of a sum of bits over a sum of bytes, were the documents drawn anew: by how far each is from the common rate."""
+    if len(rows) < 2:
+        return None
+    apart = [-logprob / math.log(2) - rate * document.facts.bytes for document, logprob in rows]
+    size = sum(document.facts.bytes for document, _ in rows)
+    return math.sqrt(math.fsum(one * one for one in apart) * len(rows) / (len(rows) - 1)) / size
+
+
 def _figures(rows: list[Row]) -> dict[str, object]:
     size = sum(document.facts.bytes for document, _ in rows)
     logprobs = [logprob for _, logprob in rows]
     tokens = sum(len(document.ids) for document, _ in rows)
+    rate = bits_per_byte(logprobs, size)
     return {
-        "bits_per_byte": bits_per_byte(logprobs, size),
+        "bits_per_byte": rate,
+        "stderr": _standard_error(rate, rows),
         "nats_per_token": -math.fsum(logprobs) / tokens,
         "documents": len(rows),
         "tokens": tokens,

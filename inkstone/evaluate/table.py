@@ -36,8 +36,9 @@ def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:
     labels.append((["problems"], "word problems"))
     labels += [(["problems", "by_lang", key], f"  {key}") for key in _all_keys(models, ["problems", "by_lang"])]
     labels += [(["benchmarks", key], key) for key in _all_keys(models, ["benchmarks"])]
-    labels.append((["heldout"], "held-out bits per byte"))
-    labels += [(["heldout", "by_lang", key], f"  {key}") for key in _all_keys(models, ["heldout", "by_lang"])]
+    labels.append((["heldout"], f"held-out bits per byte{_documents(models, ['heldout'])}"))
+    for key in _all_keys(models, ["heldout", "by_lang"]):
+        labels.append((["heldout", "by_lang", key], f"  {key}{_documents(models, ['heldout', 'by_lang', key])}"))
     return labels
 
 
@@ -52,14 +53,20 @@ def _find(node: dict[str, Any], keys: list[str]) -> Any:
     return found
 
 
+def _documents(models: dict[str, dict[str, Any]], keys: list[str]) -> str:
+    """On how many documents a figure rests, the same for all models."""
+    counts = [found["documents"] for model in models.values() if (found := _find(model, keys) or {}).get("documents")]
+    return f" ({counts[0]} documents)" if counts else ""
+
+
 def _cell(found: Any) -> str:
     if not isinstance(found, dict):
         return MISSING
+    error = found.get("stderr")
     if "bits_per_byte" in found:
-        return f"{found['bits_per_byte']:.3f}"
+        return f"{found['bits_per_byte']:.3f}" + ("" if error is None else f" ± {error:.3f}")
     if "accuracy" not in found:
         return MISSING
-    error = found.get("stderr")
     return f"{100 * found['accuracy']:.1f} %" + ("" if error is None else f" ± {100 * error:.1f}")
 
 

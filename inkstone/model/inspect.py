@@ -82,7 +82,7 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
     missing: list[str] = []
     weights = tokenizer = template = "not looked for"
     if directory is not None:
-        weights, tokenizer = _weights(directory, missing), _tokenizer(directory, config, missing)
+        weights, tokenizer = _weights(directory, missing, remarks), _tokenizer(directory, config, missing)
         template = _template(directory)
         try:
             read_stop_ids(directory)
@@ -133,12 +133,13 @@ def _count(shape: tuple[int, ...]) -> int:
     return product
 
 
-def _weights(directory: Path, missing: list[str]) -> str:
+def _weights(directory: Path, missing: list[str], remarks: list[str]) -> str:
     try:
         weights = open_weights(directory)
     except InputError as error:
         missing.extend(f"weights: {problem}" for problem in error.problems)
         return "missing or incomplete"
+    remarks += [unused] if (unused := weights.unused_head()) else []
     size = weights.checkpoint.num_bytes / _GIB
     stored = str(weights.dtype).removeprefix("torch.")
     return f"{len(weights.checkpoint.entries)} tensors, {size:.2f} GiB, {stored}"

@@ -6,12 +6,15 @@ A malformed conversation or question found after hours of pretraining is found t
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from inkstone.chat import read_chats
+from inkstone.chat import MalformedRows, read_chats
+from inkstone.chat.datasets import OnProblem
 from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
+from inkstone.tune import SFT
 
 
 def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
@@ -27,13 +30,21 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
     for name, tuning in recipe.tunings().items():
         files = [path for pattern in _outside(tuning.inputs) for path in match_paths(pattern)]
         if files and name in stages:
-            attempt(name, partial(read_chats, files, tuning.on_problem))
+            attempt(name, partial(_read_chats, files, tuning.on_problem, name if name == SFT.name else f"tune.{name}"))
     if recipe.evaluate and EVALUATE.name in stages:
         asked = recipe.evaluate
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):
             for path in [path for one in _outside([pattern]) for path in match_paths(one)]:
                 attempt(EVALUATE.name, partial(read, path))
     return found
+
+
+def _read_chats(files: list[Path], on_problem: OnProblem, section: str) -> None:
+    try:
+        read_chats(files, on_problem)
+    except MalformedRows as error:
+        hint = f"correct what is malformed, or leave it out with --set {section}.on_problem=skip"
+        raise InputError([*error.problems, hint]) from error
 
 
 def _outside(patterns: list[str]) -> list[str]:

@@ -199,16 +199,17 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
         f"{tmp_path / 'three.jsonl'} does not exist",
         f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz, .zst or .xz)",
     ]
-    assert [problem.split(" ")[0] for problem in problems[3:]] == [f"{one}:{row}" for row in (1, 3, 4, 5)]
+    assert [problem.split(" ")[0] for problem in problems[3:-1]] == [f"{one}:{row}" for row in (1, 3, 4, 5)]
     assert "begins with the assistant" in problems[4] and "two assistant turns in a row" in problems[4]
     assert "row: is not valid JSON" in problems[5]
     assert "row: is a string, not an object" in problems[6]
+    assert problems[-1] == "4 malformed rows in all"
 
 
 def test_the_list_of_problems_is_capped_and_counts_the_rest(tmp_path: Path) -> None:
     problems = faults_of(write(tmp_path / "bad.jsonl", [{"messages": [ASK]}] * 33))
     assert len(problems) == 21
-    assert problems[-1] == "and 13 more malformed rows"
+    assert problems[-1] == "and 13 more: 33 malformed rows in all"
 
 
 def test_skipping_keeps_the_good_rows_and_lists_the_others(tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ def test_reset_starts_over_exit_leaves_and_empty_lines_are_no_messages(models: P
     assert chat(models / "chat", "你好\n\n/reset\n你好\n/exit\nnot read\n", *GREEDY).out == once * 2
 
 
+def test_help_is_answered_apart_from_the_replies_and_never_goes_to_the_model(models: Path) -> None:
+    ended = chat(models / "chat", "/help\n你好\n", *GREEDY)
+    assert ended.out == replies(models / "chat", ["你好"], max_new_tokens=6)
+    assert ended.err.startswith("/help   these lines; they never go to the model\n/reset  ")
+
+
 def test_no_input_is_no_reply(models: Path) -> None:
     assert chat(models / "chat", "") == Ended(0, "", "")
 
@@ -110,3 +116,9 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
     ended = chat(tmp_path, "你好\n")
     assert (ended.code, ended.out) == (2, "")
     assert ended.said == f"error: {tmp_path} is not a model directory: it has no config.json"
+    assert chat(tmp_path / "nosuch", "").said.startswith(f"error: {tmp_path / 'nosuch'} does not exist: give a model")
+
+
+def test_a_run_is_answered_with_the_models_in_it_the_chat_model_first(models: Path) -> None:
+    inside = f"; there are models inside: {models / 'chat'}, {models / 'base'}"
+    assert chat(models, "你好\n").said.endswith(inside)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiny_run import inkstone
+from tiny_run import Ended, inkstone
+from typer.testing import CliRunner
 
+from inkstone import __version__
 from inkstone.cli.commands import app
 
 COMMANDS = {
@@ -62,6 +64,36 @@ def test_the_list_of_commands_here_is_complete() -> None:
     assert sorted([*group.commands, *nested]) == sorted(COMMANDS)
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_at_80_columns_no_name_of_an_option_and_no_word_of_its_help_is_lost(
+    verb: str,
+) -> None:
+    page = CliRunner().invoke(app, [*verb.split(), "--help"], terminal_width=80).output
+    assert max(map(len, page.splitlines())) <= 80 and "…" not in page
+    command = typer.main.get_group(app)
+    for name in verb.split():
+        command = command.commands[name]
+    # Words are compared without the breaks that wrapping puts between them.
+    words = "".join(page.split())
+    for parameter in command.params:
+        assert all(name in page for name in parameter.opts if name.startswith("-"))
+        assert "".join((parameter.help or "").split()) in words
+
+
+def test_the_verbs_stand_in_the_order_of_the_work_and_none_is_without_a_heading() -> None:
+    page = inkstone("--help").out
+    places = [page.index(f"\n  {verb} ") for verb in ("run", "curate", "tokenizer", "pretrain", "tune", "chat")]
+    assert places == sorted(places)
+    assert "\nMore:" not in page
+
+
+def test_the_version_is_said_and_a_group_says_what_it_takes() -> None:
+    assert inkstone("--version") == Ended(0, f"inkstone {__version__}\n", "")
+    assert inkstone("curate", "--help").out.startswith("Usage: inkstone curate RECIPE [OPTIONS]")
+    assert "{CORPUS}... {TOKENIZER}" in inkstone("tokenizer", "encode", "--help").out
+    assert "{BASE} {CORPUS}..." in inkstone("tokenizer", "extend", "--help").out
+
+
 def test_help_lists_the_verbs_and_no_argument_is_help_too() -> None:
     ended = inkstone("--help")
     assert ended.code == 0
@@ -78,7 +110,7 @@ def test_help_answers_without_loading_a_library_that_takes_seconds() -> None:
     ("arguments", "named"),
     [
         (["walk"], "walk"),
-        (["run"], "recipe"),
+        (["run"], "RECIPE"),
         (["run", "x.toml", "--fast"], "--fast"),
         (["primer"], "--output"),
         (["primer", "-o", "x", "--size-mb", "99"], "--size-mb"),

@@ -4,17 +4,19 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inkstone.errors import InputError
 from inkstone.evaluate.items import read_problems, read_quiz
-from inkstone.evaluate.perplexity import bits_per_byte, windows
+from inkstone.evaluate.perplexity import Document, _figures, bits_per_byte, windows
 from inkstone.evaluate.problems import answer_part, last_number, same_number
 from inkstone.evaluate.quiz import per_byte
 from inkstone.evaluate.table import score_rows
 from inkstone.evaluate.tally import evenly, likeliest, summary, tally
+from inkstone.tokenizer import HeldoutDocument
 
 ROW = {"id": "a", "subject": "诗词", "lang": "zh", "question": "谁？", "choices": ["甲", "乙", "丙", "丁"], "answer": 0}
 
@@ -126,7 +128,12 @@ SCORES = {
         "random": {"quiz": {"letter": {"accuracy": 0.25, "stderr": 0.02, "by_lang": {"zh": {"accuracy": 0.2}}}}},
         "sft": {
             "quiz": {"letter": {"accuracy": 0.5, "stderr": None, "by_phrasing": {"seen": {"accuracy": 1.0}}}},
-            "heldout": {"bits_per_byte": 1.23456, "by_lang": {"zh": {"bits_per_byte": 2.0}}},
+            "heldout": {
+                "bits_per_byte": 1.23456,
+                "stderr": 0.0123,
+                "documents": 61,
+                "by_lang": {"zh": {"bits_per_byte": 2.0}},
+            },
         },
     }
 }
@@ -137,5 +144,18 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_a_score_is_missing() 
     assert rows["score"] == ["random", "sft"]
     assert rows["quiz, by letter"] == ["25.0 % ± 2.0", "50.0 %"]
     assert rows["  seen wording"] == ["–", "100.0 %"]
-    assert rows["held-out bits per byte"] == ["–", "1.235"]
+    assert rows["held-out bits per byte (61 documents)"] == ["–", "1.235 ± 0.012"]
+    assert rows["  zh"] == ["–", "2.000"]
     assert not any("problems" in name for name in rows)
+
+
+def test_the_error_of_bits_per_byte_is_how_far_the_rate_moves_when_documents_are_drawn_anew() -> None:
+    generator = np.random.default_rng(3)
+    sizes = generator.integers(50, 2000, 80)
+    bits = sizes * generator.normal(1.5, 0.3, 80)
+    rows = [(Document(HeldoutDocument(str(n), "", "zh", int(size), 1), [1]), -float(one) * math.log(2))
+            for n, (size, one) in enumerate(zip(sizes, bits, strict=True))]  # fmt: skip
+    drawn = generator.integers(0, 80, (4000, 80))
+    moved = np.std(bits[drawn].sum(1) / sizes[drawn].sum(1))
+    assert _figures(rows)["stderr"] == pytest.approx(moved, rel=0.08)
+    assert _figures(rows[:1])["stderr"] is None

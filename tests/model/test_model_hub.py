@@ -23,7 +23,7 @@ def test_a_directory_is_itself_even_where_a_hub_could_have_its_name(
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "/no/such/model", "../x/y"])
 def test_what_is_neither_a_directory_nor_a_hubs_name_is_refused(source: str) -> None:
-    with pytest.raises(InputError, match="is not a directory: give a model directory, or a hub's name"):
+    with pytest.raises(InputError, match="does not exist: give a model directory, or a hub's name"):
         resolve_source(source)
 
 
@@ -31,7 +31,7 @@ def test_a_file_is_not_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org/model").write_text("x")
-    with pytest.raises(InputError, match="is not a directory"):
+    with pytest.raises(InputError, match="org/model is a file"):
         resolve_source("org/model")
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_samples import CONFIGS, sample
+from checkpoint_samples import CONFIGS, sample, tensors_of, write
 
 from inkstone.errors import InputError
 from inkstone.model.families import family_of
+from inkstone.model.files.convert import convert_model
 from inkstone.model.files.pieces import by_theirs, their_shape
 from inkstone.model.files.weights import decoder_shapes
 from inkstone.model.inspect import inspect_model, inspect_preset, presets, weight_bytes
+from inkstone.progress import Field, Silent
 
 PUBLISHED = {
     "baichuan-7b": (7_000_559_616, "baichuan", 4096),
@@ -118,3 +120,24 @@ def test_inspect_says_which_of_two_contradicting_rotary_tables_is_taken(tmp_path
         assert "yarn" in str(facts.shape["rope_scaling"])
     (tmp_path / "config.json").write_text(json.dumps({**values, "rope_parameters": other}))
     assert "rope_scaling is taken" in inspect_model(tmp_path / "config.json").remarks[0]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str, **fields: Field) -> None:
+        self.said.append(message)
+
+
+def test_a_stored_head_that_differs_from_the_embedding_it_is_tied_to_is_said(tmp_path: Path) -> None:
+    config = {**CONFIGS["llama"], "tie_word_embeddings": True}
+    tensors = tensors_of(config)
+    embedding = tensors["model.embed_tokens.weight"]
+    for name, head, said in (("same", embedding.clone(), 0), ("other", embedding + 1, 1)):
+        directory = write(tmp_path / name, config, {**tensors, "lm_head.weight": head})
+        remarks = [one for one in inspect_model(directory).remarks if "lm_head.weight, which differs from" in one]
+        progress = Notes()
+        convert_model(directory, tmp_path / f"{name}-converted", progress=progress)
+        assert len(remarks) == said
+        assert len([one for one in progress.said if "lm_head.weight, which differs from" in one]) == said

@@ -1,6 +1,7 @@
 """Input files that are missing, empty, damaged or malformed: a sentence with the place, or kept going and recorded."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,10 +73,23 @@ def test_the_recipe_for_own_text_says_which_files_it_looked_for(
     recipe = Path(__file__).parents[2] / "recipes" / "own-text.toml"
     monkeypatch.chdir(tmp_path)
     said = refused(inkstone("run", recipe))
-    assert [line.split(" matches")[0] for line in said.splitlines()] == [
-        '[corpus] "my/*.txt"',
-        '[corpus] "my/*.jsonl.zst"',
-    ]
+    assert [line.split(" matches")[0] for line in said.splitlines()] == ['[corpus] "my"']
+
+
+@pytest.mark.parametrize("kind", ["poem.txt", "web.jsonl.zst"])
+def test_the_first_command_for_own_text_takes_a_folder_with_one_kind_of_file(
+    kind: str, my: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `--set` is the README's; curated with it, the document is there."""
+    root = Path(__file__).parents[2]
+    [command] = [line for line in (root / "README.md").read_text("utf-8").splitlines() if "own-text.toml --set" in line]
+    row = json.dumps({"text": POEM}, ensure_ascii=False).encode()
+    (my / kind).write_bytes(POEM.encode() if kind.endswith("txt") else zstandard.compress(row))
+    monkeypatch.chdir(tmp_path)
+    ended = inkstone("curate", root / "recipes" / "own-text.toml", *shlex.split(command)[3:])
+    assert ended.code == 0, ended.err
+    rows = pq.read_table(tmp_path / "runs" / "own-text" / "corpus" / "train").to_pylist()
+    assert [row["text"] for row in rows] == [POEM]
 
 
 def test_a_kind_of_file_that_cannot_be_read_is_named(tmp_path: Path, my: Path) -> None:
@@ -188,7 +202,9 @@ def test_every_malformed_conversation_is_listed_with_file_and_row(begun: Callabl
     write_rows(chats, MALFORMED)
     change = ("--set", f'sft.inputs=["{chats}"]', "--until", "sft")
     said = refused(inkstone("run", recipe, *change)).splitlines()
-    assert [line.split(" ")[0] for line in said] == [f"{chats}:2", f"{chats}:3", f"{chats}:4"]
+    *rows, count, hint = said
+    assert [line.split(" ")[0] for line in rows] == [f"{chats}:2", f"{chats}:3", f"{chats}:4"]
+    assert count == "3 malformed rows in all" and hint.endswith("with --set sft.on_problem=skip")
     assert (run / "pretrain" / "stage.json").is_file()
     assert not (run / "sft").exists()
 
@@ -204,6 +220,7 @@ def test_malformed_conversations_and_questions_are_found_before_the_first_stage_
     quiz.mkdir()
     write_rows(quiz / "test.jsonl", [{"question": "1+1?"}])
     change = ("--set", f'sft.inputs=["{chats}"]', "--set", f"evaluate.quiz={quiz}")
+    assert inkstone("run", write_recipe(tmp_path, RECIPE), *change, "--dry-run").out.count("its data has faults") == 2
     for dry_run in ((), ("--dry-run",)):
         said = refused(inkstone("run", write_recipe(tmp_path, RECIPE), *change, *dry_run))
         assert f"{chats}:2" in said

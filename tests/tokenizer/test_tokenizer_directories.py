@@ -141,3 +141,18 @@ def test_another_kind_of_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match=r"is no tokenizer: a \.model, \.json or \.gguf file was expected"):
         Tokenizer.load(tmp_path / name)
+
+
+def test_a_role_that_only_names_a_token_gets_the_row_behind_the_vocabulary_where_the_model_has_one(
+    tmp_path: Path,
+) -> None:
+    """What transformers gives a slow tokenizer whose pad_token stands in special_tokens_map.json alone."""
+    size = Tokenizer.load(model_directory(tmp_path)).vocab_size
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "<pad>"}', encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size + 1}), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert (tokenizer.pad_id, tokenizer.vocab_size) == (size, size + 1)
+    assert size not in tokenizer.encode("a<pad>b")
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}), encoding="utf-8")
+    with pytest.raises(InputError, match='names "<pad>" as its pad_token, but has no such token'):
+        Tokenizer.load(tmp_path)

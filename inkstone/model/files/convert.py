@@ -39,7 +39,10 @@ def convert_model(
     `family`: the layout to write (default: the one most programs open); `dtype`: default as stored. Raises InputError
     when the source cannot be loaded, holds NaN, does not fit the dtype, or cannot be said in that family's config.
     """
+    progress = progress or Silent()
     weights = open_weights(source)
+    if unused := weights.unused_head():
+        progress.note(f"{source}: {unused}")
     writer = writing_family(weights.config, family)
     dtype = dtype or weights.dtype
     values, _ = read_values(source)
@@ -48,11 +51,11 @@ def convert_model(
     settings = config_values(writer, weights.config, dtype, ids)
     target.mkdir(parents=True, exist_ok=True)
     carry_files(source, target)
-    _write_weights(weights, writer, dtype, target, max_shard_bytes, progress or Silent())
+    _write_weights(weights, writer, dtype, target, max_shard_bytes, progress)
     write_json(target / "config.json", settings)
     if not (target / "generation_config.json").is_file():
         write_json(target / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
-    _make_tokenizer_fast(target, progress or Silent())
+    _make_tokenizer_fast(target, progress)
     return writer
 
 

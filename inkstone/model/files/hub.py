@@ -21,14 +21,16 @@ def resolve_source(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
-    if path.exists() or not _HUB_NAME.fullmatch(str(source)):
-        raise InputError(f"{source} is not a directory: give a model directory, or a hub's name such as org/model")
+    if path.exists():
+        raise InputError(f"{source} is a file: give the model's directory, or a hub's name such as org/model")
+    if not _HUB_NAME.fullmatch(str(source)):
+        raise InputError(f"{source} does not exist: give a model directory, or a hub's name such as org/model")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError as error:
         raise InputError(
-            f"{source} is not a directory here; to download it from a hub, install the extra: pip install inkstone[hub]"
+            f"{source} does not exist here; to download it from a hub, install the extra: pip install inkstone[hub]"
         ) from error
     try:
         found = Path(snapshot_download(str(source), allow_patterns=_DATA, ignore_patterns=_NOT_READ))

@@ -70,6 +70,16 @@ class Weights:
         for theirs in {piece.theirs for piece in self.pieces[name]}:
             self.checkpoint.release(theirs)
 
+    def unused_head(self) -> str:
+        """A sentence where a head is stored that differs from the embedding it is tied to; else nothing."""
+        theirs, table = "lm_head.weight", self.pieces["model.embed_tokens.weight"][0].theirs
+        if not self.config.tie_embeddings or theirs not in self.checkpoint.entries:
+            return ""
+        head, embedding = self.checkpoint.tensor(theirs), self.checkpoint.tensor(table)
+        if head.shape == embedding.shape and torch.equal(head, embedding):
+            return ""
+        return f"tie_word_embeddings is true: {theirs}, which differs from {table}, is not used"
+
     def not_finite(self, name: str, tensor: Tensor) -> list[str]:
         """What is wrong, in their names, if `tensor`, read from our `name`, holds NaN or infinity; else nothing.
 
@@ -106,7 +116,10 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
     try:
         values = read_json_object(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{source} is not a model directory: it has no config.json") from error
+        inside = sorted(path.parent for path in source.glob("*/config.json"))
+        inside.sort(key=lambda directory: not (directory / "chat_template.json").is_file())
+        hint = f"; there are models inside: {', '.join(map(str, inside[:4]))}" if inside else ""
+        raise InputError(f"{source} is not a model directory: it has no config.json{hint}") from error
     if values.get("auto_map"):
         _say_code_is_ignored(path)
     method = (values.get("quantization_config") or {}).get("quant_method")

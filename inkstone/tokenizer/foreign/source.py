@@ -6,6 +6,7 @@ with a checkpoint is run: ChatGLM's own tokenizer class is known here by name.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def read_source(path: Path) -> Source:
         roles = {**roles, "pad_token": spec["model"]["unk_token"]}
     roles = {role: _named(role, companions) or roles[role] for role in ROLES}
     _append(spec, _appended(companions), path)
+    _append(spec, _named_alone(spec, roles, companions), path)
     missing = {role: name for role, name in roles.items() if name is not None and name not in _numbers(spec)}
     if missing:
         raise InputError(
@@ -138,7 +140,15 @@ def _appended(companions: dict[str, dict[str, Any]]) -> dict[str, int | None]:
     return found
 
 
-def _append(spec: Spec, tokens: dict[str, int | None], path: Path) -> None:
+def _named_alone(spec: Spec, roles: dict[str, str | None], companions: dict[str, dict[str, Any]]) -> dict[str, None]:
+    """Names of roles that no file gives an id, where the model has rows for them: they come after the vocabulary."""
+    have = _numbers(spec)
+    names = dict.fromkeys(name for name in roles.values() if name is not None and name not in have)
+    rows = companions.get("config.json", {}).get("vocab_size")
+    return names if isinstance(rows, int) and rows > max(have.values(), default=-1) + len(names) else {}
+
+
+def _append(spec: Spec, tokens: Mapping[str, int | None], path: Path) -> None:
     """Add tokens behind the vocabulary. An id that the library would not give is refused, never changed."""
     have = _numbers(spec)
     added: list[Spec] = spec["added_tokens"]
