@@ -179,7 +179,7 @@ def speed(options: argparse.Namespace, folder: Path, tasks: Path) -> None:
             jobs.append((task, name, items, loaded))
     peer = Peer(options.lm_eval, directory, folder, options.dtype, 1)
     warm = jobs[0]
-    rates = {batch: peer.run(warm[1], 5, 16, batch)["seconds"] for batch in (1, 4, 16)}
+    rates = {batch: peer.run(warm[1], 5, 16, batch)["seconds"] for batch in (4, 16, 32)}
     batch = min(rates, key=lambda one: rates[one])
     print(f"lm-eval, 16 questions by batch size: { {key: round(value, 1) for key, value in rates.items()} }: {batch}")
     spent: dict[tuple[str, str], float] = {}

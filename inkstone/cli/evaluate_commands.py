@@ -100,6 +100,9 @@ def evaluate_compare(
     one: Annotated[Path, typer.Argument(metavar="RUN_A", help="the -o of an evaluation", show_default=False)],
     other: Annotated[Path, typer.Argument(metavar="RUN_B", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="also where the protocols differ")] = False,
+    judge: Annotated[str, typer.Option(metavar="URL", help="an OpenAI endpoint that reads MT-Bench pairs")] = "",
+    judge_name: Annotated[str, typer.Option(help="the model that judges; default: the first it lists")] = "",
+    data: Data = Path("data"),
 ) -> None:
     """Which of two models is better, question by question, and could it be chance?"""
     from inkstone.cli.table import show_table
@@ -111,6 +114,10 @@ def evaluate_compare(
         for row in compare(one, other, force)
     ]  # fmt: skip
     show_table(["task", "questions", "A", "B", "B - A", "95 %", "only A right", "only B right", "p"], rows)
+    if judge:
+        from inkstone.cli.evaluate_tasks import show_pairs
+
+        show_pairs(one, other, judge, judge_name, data)
 
 
 @evaluate_app.command("explain")

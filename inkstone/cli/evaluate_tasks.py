@@ -86,3 +86,21 @@ def show_contamination(
     )
     for one in found[:10]:
         typer.echo(f"\n{one.item} in {one.document} ({100 * one.overlap:.0f} %)\n{visible(one.passage)}")
+
+
+def show_pairs(one: Path, other: Path, judge: str, judge_name: str, data: Path) -> None:
+    """Answers to MT-Bench of two runs, pair by pair; judgements are kept in the second run's folder."""
+    from inkstone.evaluate.kept import Kept
+    from inkstone.evaluate.run.endpoint import Endpoint
+    from inkstone.evaluate.run.pairwise import judge_pairs
+    from inkstone.evaluate.tasks import load
+
+    rater = Endpoint(judge, judge_name)
+    owner = f"{one.resolve()} {rater.fingerprint}"
+    rows = []
+    for path in sorted(one.glob("mt-bench*.jsonl")):
+        if path.name.count(".") == 1 and (other / path.name).is_file():
+            items = load(path.name.partition("@")[0], data).items
+            found = judge_pairs(rater, items, path, other / path.name, Kept(other / f"{path.stem}.pairs.jsonl", owner))
+            rows.append([path.stem, *(str(found[name]) for name in ("a", "b", "tie", "unparsed"))])
+    show_table(["pairs", "A better", "B better", "tie", "unparsed"], rows)

@@ -31,7 +31,7 @@ COMMANDS = {
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["run", "compare", "explain", "leaderboard", "contamination"],
     "evaluate run": ["--output", "--tasks", "--data", "--quiz", "--problems", "--tokens", "--shots"],
-    "evaluate compare": ["--force"],
+    "evaluate compare": ["--force", "--judge"],
     "evaluate explain": ["--data", "--item"],
     "evaluate leaderboard": [],
     "evaluate contamination": ["--tasks", "--data", "--output", "--overlap"],

@@ -16,12 +16,14 @@ from test_evaluate_tasks import DATA, needs_data
 
 from inkstone.chat import Message
 from inkstone.errors import InkstoneError, InputError
+from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.protocols import find
 from inkstone.evaluate.run.benchmarks import run_benchmarks, wanted_protocols
 from inkstone.evaluate.run.endpoint import Endpoint
 from inkstone.evaluate.run.judged import read_points, read_rating, read_safety
 from inkstone.evaluate.run.local import LocalModel
 from inkstone.evaluate.run.model import Writing
+from inkstone.evaluate.run.pairwise import judge_pairs
 from inkstone.evaluate.run.runner import ask_all
 from inkstone.evaluate.tasks import load
 from inkstone.progress import Silent
@@ -72,7 +74,7 @@ def open_endpoint(url: str, **more: Any) -> Endpoint:
 
 
 def echo_of(model: LocalModel) -> Answer:
-    """A completions server as vLLM answers `echo` with `logprobs`: one entry per token, by its place in the text."""
+    """A completions server as vLLM answers `echo` with `logprobs`: one entry per token, the written one last."""
 
     def answer(path: str, values: dict[str, Any]) -> dict[str, Any]:
         tokenizer, text = model.opened.tokenizer, values["prompt"]
@@ -80,13 +82,13 @@ def echo_of(model: LocalModel) -> Answer:
         with torch.no_grad():
             table = model.opened.model(torch.tensor([ids]))[0].log_softmax(-1)
         own = [float(table[at - 1, ids[at]]) for at in range(1, len(ids))]
-        offsets = [len(tokenizer.decode(ids[:at]).rstrip("\ufffd")) for at in range(len(ids))]
         rows = {
-            "text_offset": [*offsets, len(text)],
+            "tokens": [*(tokenizer.decode([one]) for one in ids), "!"],
             "token_logprobs": [None, *own, -1.0],
             "top_logprobs": [None, *({"x": float(row.max())} for row in table[:-1]), {}],
         }
-        return {"choices": [{"text": text + "!", "logprobs": rows}]}
+        choice = {"text": text + "!", "logprobs": rows}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
 
     return answer
 
@@ -199,6 +201,28 @@ def test_mt_bench_judges_every_turn_and_counts_what_it_cannot_read(task: str, la
     assert ("您是一个乐于助人的助手。" in systems) == (task == "mt-bench-zh")
     reference = "参考答案" if task == "mt-bench-zh" else "Reference Answer"
     assert 0 < sum(reference in one[-1]["content"] for one in judged) < 48
+
+
+@needs_data
+def test_pairs_are_judged_in_both_orders_and_disagreement_is_a_tie(tmp_path: Path) -> None:
+    """A judge that always prefers the first answer finds nothing but ties."""
+    items = load("mt-bench", DATA).items[40:48]
+    for name in ("a", "b"):
+        rows = [{"id": f"{item.id}/{turn}", "texts": [f"answer {name}"]} for item in items for turn in (1, 2)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def judged(verdict: Callable[[str], str], kept: Path) -> tuple[dict[str, int], int]:
+        with server(lambda _, values: said(verdict(values["messages"][-1]["content"]))) as (url, seen):
+            found = judge_pairs(open_endpoint(url), items, tmp_path / "a", tmp_path / "b", Kept(kept, "x"))
+        return dict(found), len(seen)
+
+    fair = {True: "[[A]]", False: "[[B]]"}
+    keep = tmp_path / "kept.jsonl"
+    assert judged(lambda text: fair[text.index("answer a") < text.index("answer b")], keep) == ({"a": 16}, 32)
+    assert judged(lambda _: "asked again", keep) == ({"a": 16}, 0)
+    assert judged(lambda _: "I prefer [[A]]", tmp_path / "first") == ({"tie": 16}, 32)
+    assert judged(lambda _: "Both. [[C]]", tmp_path / "both") == ({"tie": 16}, 32)
+    assert judged(lambda _: "hm", tmp_path / "none") == ({"unparsed": 16}, 32)
 
 
 @needs_data

@@ -206,3 +206,13 @@ def test_rows_as_their_authors_publish_them_are_read_too(task: str, tmp_path: Pa
     (tmp_path / task / f"{task}.jsonl").write_text('{"text": "other"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=rf"{task}.jsonl:1 is no row of {task}"):
         load(task, tmp_path)
+
+
+@needs_data
+def test_lambada_counts_a_word_that_is_the_likeliest_text_and_its_loss() -> None:
+    item = load("lambada", DATA).items[0]
+    right = verdict(find("lambada"), item, Said((-2.5,), (True,)))
+    assert (right["score"], right["gold"], right["also"]) == (1.0, list(item.answers), {"nats": 2.5})
+    wrong = verdict(find("lambada"), item, Said((-1.5,), (False,))) | {"seconds": 0.0}
+    found = figures([wrong, right | {"seconds": 0.0}], {})
+    assert (found["scored"], found["item_mean"], found["also"]["nats"]) == (2, 0.5, 2.0)

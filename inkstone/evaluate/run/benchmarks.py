@@ -47,7 +47,7 @@ def wanted_protocols(tasks: Sequence[str], shots: int | None = None, **written: 
             continue
         if shots is not None:
             protocol = replace(protocol, shots=shots)
-        if protocol.score == "write":
+        if protocol.score in ("write", "judge"):
             protocol = replace(protocol, **changes)
         found.setdefault(file_name(protocol), protocol)
     if wrong or not found:

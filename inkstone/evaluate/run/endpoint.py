@@ -84,24 +84,35 @@ class Endpoint:
         return cut_at_stop(_pick(found, "message", "content") or "", how.stops)[0]
 
     def _scored(self, protocol: Protocol, ask: Ask) -> Said:
-        pairs = [(prompt, ending) for prompt in ask.contexts or (ask.prompt(),) for ending in ask.endings]
-        values, greedy = zip(
-            *(self._echo(prompt, ending, protocol.score == "whole") for prompt, ending in pairs), strict=True
-        )
-        return Said(values, greedy)
+        """Cut by counting: the tokens of prompt and ending beyond those of the prompt alone, as `Protocol.cut` says.
 
-    def _echo(self, prompt: str, ending: str, whole: bool) -> tuple[float, bool]:
-        """Log-probability of the ending's tokens, by the place in the text where each begins."""
-        options = {"prompt": prompt + ending, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-        first = _pick(self._post("/completions", options))
+        Places in the text (`text_offset`) are no help: servers count a begin token's name, and characters of several
+        tokens, each in its own way.
+        """
+        values, greedy = [], []
+        for prompt in ask.contexts or (ask.prompt(),):
+            alone = self._echo(prompt.rstrip(" ") if protocol.cut == "length" else prompt)
+            for ending in ask.endings:
+                both = self._echo(prompt + ending)
+                pairs = enumerate(zip(alone, both, strict=False))
+                same = next((at for at, (one, other) in pairs if one[0] != other[0]), min(len(alone), len(both)))
+                start = len(alone) if protocol.cut == "length" and len(both) > len(alone) else same
+                chosen = both[1 if protocol.score == "whole" else max(start, 1) :]
+                total = sum(value for _, value, _ in chosen)
+                values.append(total / len(both) if protocol.score == "whole" else total)
+                greedy.append(bool(chosen) and all(value >= best for _, value, best in chosen))
+        return Said(tuple(values), tuple(greedy))
+
+    def _echo(self, text: str) -> list[tuple[str, float, float]]:
+        """(token, its log-probability, the best one's) of every token of a text."""
+        options = {"prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        found = self._post("/completions", options)
+        first = _pick(found)
         try:
-            found = first["logprobs"]
-            rows = list(zip(found["text_offset"], found["token_logprobs"], found["top_logprobs"], strict=True))[:-1]
-            end, start = len(prompt) + len(ending), 0 if whole else len(prompt.rstrip(" "))
-            chosen = [(value, best) for at, value, best in rows if start <= at < end and value is not None]
-            total = sum(value for value, _ in chosen)
-            greedy = all(not best or value >= max(best.values()) for value, best in chosen)
-            return (total / (len(chosen) + 1) if whole else total), bool(chosen) and greedy
+            told = first["logprobs"]
+            rows = list(zip(told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True))
+            rows = rows[: found["usage"]["prompt_tokens"]]
+            return [(token, value or 0.0, max(best.values()) if best else 0.0) for token, value, best in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.url} does not give the log-probabilities of a prompt (echo): ask it with protocols that write, "

@@ -24,7 +24,7 @@ from inkstone.storage import atomic_file, fingerprint
 Row = dict[str, Any]
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 _TEMPERATURES |= dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0)
-_JUDGE_TOKENS = 2048
+JUDGE_TOKENS = 2048
 
 
 def run_judged(
@@ -47,7 +47,7 @@ def run_judged(
         for index, reply in zip(asked, replies, strict=True):
             said[index].append(reply)
         prompts = [_judging(items[index], said[index], turn) for index in asked]
-        waits = [Writing(_JUDGE_TOKENS)] * len(prompts)
+        waits = [Writing(JUDGE_TOKENS)] * len(prompts)
         judgements, _ = judged.ask("judged", names, partial(_talk, judge, prompts, waits))
         for place, index in enumerate(asked):
             rows.append(_row(protocol, items[index], turn, said[index][-1], judgements[place]))

@@ -18,6 +18,7 @@ from inkstone.evaluate.run.plan import Planned, Planner
 from inkstone.generate import Engine, Request, SamplingSettings
 from inkstone.generate.score_shared import score_choices
 from inkstone.model import BLOCK, Opened, open_directory
+from inkstone.model.files.hub import resolve_source
 from inkstone.model.opened import states_template
 from inkstone.storage import file_sha256, fingerprint
 
@@ -36,12 +37,13 @@ class LocalModel:
         as_base: bool = False,
         opened: Opened | None = None,
     ) -> None:
-        self.directory, self.name = directory, directory.resolve().name
-        self.opened = opened or open_directory(directory, dtype, device)
-        stated = states_template(directory) and not as_base
+        self.directory = resolve_source(str(directory))
+        self.name = self.directory.resolve().name
+        self.opened = opened or open_directory(self.directory, dtype, device)
+        stated = states_template(self.directory) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.")
-        self.planner = Planner(self.opened.tokenizer, directory, self.opened.model.config.position_limit)
+        self.planner = Planner(self.opened.tokenizer, self.directory, self.opened.model.config.position_limit)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -74,9 +74,10 @@ def verdict(protocol: Protocol, item: Item, said: Said) -> Row:
 def _chosen(protocol: Protocol, item: Item, said: Said) -> Row:
     if any(map(math.isnan, said.values)):
         raise InkstoneError(f"The model gives NaN for {item.id}: its weights are damaged or its training diverged.")
-    row: Row = {"values": [round(value, 5) for value in said.values], "gold": list(item.gold)}
+    row: Row = {"values": [round(value, 5) for value in said.values], "gold": list(item.gold or item.answers)}
     if not item.choices:  # one ending: is it what the model would write?
-        return row | {"prediction": said.greedy[0], "score": float(said.greedy[0]), "parsed": True}
+        found = {"score": float(said.greedy[0]), "also": {"nats": -said.values[0]}, "parsed": True}
+        return row | found | {"prediction": said.greedy[0]}
     chosen = likeliest(said.values)
     row |= {"prediction": chosen, "parsed": True, "score": float(chosen in item.gold)}
     if protocol.score == "character":

@@ -40,6 +40,9 @@ def _mt_bench(folder: Path, split: str) -> Loaded:
                 raise InputError(f"{place}: judge_prompts.jsonl has no prompt {name}")
             texts[f"system/{turn}"] = prompts[name]["system_prompt"]
             texts[f"prompt/{turn}"] = prompts[name]["prompt_template"]
+            pair = prompts.get(f"pair-{use}{'v1' if use else 'v2'}{ending}")
+            if pair:
+                texts |= {f"pair_system/{turn}": pair["system_prompt"], f"pair/{turn}": pair["prompt_template"]}
         items.append(Item(str(row["question_id"]), row["category"], texts, tuple(row["turns"])))
     return Loaded(items)
 
