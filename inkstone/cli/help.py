@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 _ORDER = {
     "A whole run": ("run", "plan", "report"),
     "Text": ("primer", "curate", "tokenizer", "mixture"),
-    "Training": ("pretrain", "tune", "evaluate"),
-    "Models": ("chat", "inspect", "convert", "template"),
+    "Training": ("pretrain", "tune", "merge", "evaluate"),
+    "Models": ("chat", "serve", "inspect", "convert", "template"),
 }
 
 
