@@ -4,12 +4,10 @@ A base model continues worked examples (`问：…\\n答：…`); a chat model g
 greedy. Extraction is strict and never guesses: no number means a wrong answer, counted as `without_number`.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
 from inkstone.chat import Message, Template, encode_chat
+from inkstone.chat.numbers import last_number, same_number
 from inkstone.evaluate.items import Problem, Questions
 from inkstone.evaluate.kept import Kept
 from inkstone.evaluate.quiz import SEPARATOR, SPACE, TEXT_QUESTION
@@ -19,20 +17,6 @@ from inkstone.generate.score import common_prefix
 from inkstone.model import Opened
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
-
-# A minus sign after a digit, letter or bracket is a subtraction; commas count only between groups of three digits.
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
-
-
-def last_number(text: str) -> str | None:
-    """The last number in `text`, without thousands separators; full-width digits and minus signs are read too."""
-    found = _NUMBER.findall(unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-"))
-    return found[-1].replace(",", "") if found else None
-
-
-def same_number(one: str | None, other: str | None) -> bool:
-    """Equality of value: "7", "7.0" and "7.00" are the same; None equals nothing."""
-    return one is not None and other is not None and Decimal(one) == Decimal(other)
 
 
 def answer_part(text: str, chat: bool) -> str:

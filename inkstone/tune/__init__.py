@@ -1,12 +1,14 @@
 """Tuning: what turns a base model into a chat model, through the one loop: conversations, preference pairs, adapters.
 
-`stage` learns conversations and `prefer` pairs; `ends` opens the base and writes the result for both. `packing` and
-`pairs` make rows, `preference` has the losses, `reference` what the base thinks of the pairs, `adapter` LoRA.
+`stage` learns conversations, `prefer` pairs, `reinforce` answers by their reward (GRPO: `grpo`, `rollouts`, `rewards`);
+`ends` opens the base and writes the result for all. `packing` and `pairs` make rows, `preference` has the losses of
+pairs, `reference` what the base thinks of them, `adapter` LoRA, `merge` joins weights.
 """
 
 from inkstone.tune.packing import PackedChats
 from inkstone.tune.prefer import prefer
+from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
 from inkstone.tune.stage import SFT, sft
 
-__all__ = ["SFT", "PackedChats", "SFTSettings", "prefer", "sft"]
+__all__ = ["SFT", "PackedChats", "SFTSettings", "prefer", "reinforce", "sft"]

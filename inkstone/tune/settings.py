@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
 from inkstone.tune.adapter import LoraSettings
+from inkstone.tune.grpo import GrpoSettings
 from inkstone.tune.preference import PreferenceSettings
 
 
@@ -15,8 +16,11 @@ class SFTSettings(TrainSettings):
     answer."""
 
     inputs: list[str] = Field(description='files or globs of rows; "primer:chats" is the embedded set of conversations')
-    method: Literal["sft", "preference"] = Field("sft", description="conversations, or preference pairs (DPO ...)")
+    method: Literal["sft", "preference", "grpo"] = Field(
+        "sft", description="conversations; preference pairs (DPO ...); questions with verifiable answers"
+    )
     preference: PreferenceSettings = Field(PreferenceSettings(), description="the loss of pairs")
+    grpo: GrpoSettings = Field(GrpoSettings(), description="answers and their rewards")
     adapter: Literal["none", "lora"] = Field(
         "none", description="lora: train a low-rank adapter; it is kept beside the merged model"
     )

@@ -23,6 +23,7 @@ from inkstone.train.mesh import ALONE
 from inkstone.tune.ends import check_roles, open_base, write_tuned
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
 from inkstone.tune.prefer import prefer
+from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
 
 
@@ -112,7 +113,7 @@ def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
-    work = sft if settings.method == "sft" else prefer
+    work = {"sft": sft, "preference": prefer, "grpo": reinforce}[settings.method]
     return work(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
 
 

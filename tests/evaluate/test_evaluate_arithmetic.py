@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inkstone.chat.numbers import last_number, same_number
 from inkstone.errors import InputError
 from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.perplexity import Document, _figures, bits_per_byte, windows
-from inkstone.evaluate.problems import answer_part, last_number, same_number
+from inkstone.evaluate.problems import answer_part
 from inkstone.evaluate.quiz import per_byte
 from inkstone.evaluate.table import score_rows
 from inkstone.evaluate.tally import evenly, likeliest, summary, tally

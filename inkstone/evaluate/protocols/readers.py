@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from inkstone.evaluate.problems import last_number, same_number
+from inkstone.chat.numbers import last_number, same_number
 from inkstone.evaluate.tasks.item import LETTERS, Item
 
 
