@@ -150,6 +150,22 @@ def test_an_answer_under_another_protocol_is_not_taken_for_this_one(work: Path, 
     assert keys.isdisjoint(row["key"] for row in answers(path))
 
 
+def test_a_smaller_limit_loses_no_answer_and_a_question_that_stands_twice_is_two(work: Path, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", questions=4), tmp_path / "out"
+    path = data / "cmmlu" / "test.jsonl"
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(first | {"id": "again"}) + "\n")
+    model, protocols = LocalModel(work / "one"), wanted_protocols(["cmmlu"])
+    run_benchmarks(model, protocols, data, out, Silent())
+    whole = answers(out / "cmmlu@lm-eval.jsonl")
+    assert len({row["id"] for row in whole}) == len(whole) == 13
+    for limit in (3, None):
+        scores = run_benchmarks(model, protocols, data, out, Silent(), limit=limit)
+        assert scores["tasks"]["cmmlu@lm-eval"]["questions"] == (limit or 13)
+        assert {row["key"] for row in answers(out / "cmmlu@lm-eval.jsonl")} == {row["key"] for row in whole}
+
+
 def test_two_models_or_two_processes_do_not_share_a_folder(work: Path, tmp_path: Path) -> None:
     run(work, "one", tmp_path / "out", "cmmlu", limit=4)
     with pytest.raises(InputError, match=r"holds answers of one .* and this is other"):

@@ -23,6 +23,7 @@ from inkstone.model.opened import states_template
 from inkstone.storage import file_sha256, fingerprint
 
 _ROWS = 32
+_TOGETHER = 1024
 _EDGE = 1 << 20
 
 
@@ -62,6 +63,14 @@ class LocalModel:
         if protocol.score == "write":
             yield from self._write(protocol, asks, missing)
             return
+        # Always the same questions together, whichever are missing; not all at once, for their ids take memory.
+        for start in range(0, len(asks), _TOGETHER):
+            some = asks[start : start + _TOGETHER]
+            wanted = [index - start for index in missing if 0 <= index - start < len(some)]
+            if wanted:
+                yield from ((start + index, said) for index, said in self._choose(protocol, some, wanted))
+
+    def _choose(self, protocol: Protocol, asks: Sequence[Ask], missing: Sequence[int]) -> Iterator[tuple[int, Said]]:
         planned = self.planner.choices(protocol, asks)
         requests = [request for one in planned for request in one.requests]
         owner = [index for index, one in enumerate(planned) for _ in one.requests]
