@@ -334,3 +334,33 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     assert (tmp_path / "out" / "benchmarks" / "chat" / "report.html").is_file()
     with pytest.raises(InputError, match="tasks needs data"):
         evaluate_models(settings, models, None, None, None, places[0])
+
+
+def test_the_commands_of_the_room_work_together(work: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from inkstone.cli.commands import app
+
+    def command(*words: object) -> str:
+        result = CliRunner().invoke(app, ["evaluate", *map(str, words)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    data = ["--data", work / "data"]
+    for name in ("one", "other"):
+        shown = command(work / name, "--tasks", "cmmlu,cmmlu@official/0", "-o", tmp_path / name, *data, "--limit", 9)
+        assert "cmmlu@official-0shot" in shown
+    shown = command("compare", tmp_path / "one", tmp_path / "other")
+    assert "only A right" in shown
+    assert "leaderboard.html" in command("leaderboard", tmp_path)
+    assert "答案：" in command("explain", "cmmlu@lm-eval", *data)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("anatomy question 3? A. a3 B. b3 C. c3 D. d3 and so on", encoding="utf-8")
+    found = tmp_path / "found.jsonl"
+    shown = command("contamination", corpus, "--tasks", "cmmlu", *data, "-o", found)
+    assert "36" in shown
+    assert found.is_file()
+    for wrong in (["--tasks", "cmmluu"], ["--tasks", "cmmlu", "--quiz", "x"], []):
+        result = CliRunner().invoke(app, ["evaluate", str(work / "one"), "-o", str(tmp_path / "no"), *wrong])
+        assert result.exit_code == 2
+    assert not (tmp_path / "no").exists()
