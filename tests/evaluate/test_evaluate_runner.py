@@ -364,3 +364,30 @@ def test_the_commands_of_the_room_work_together(work: Path, tmp_path: Path) -> N
         result = CliRunner().invoke(app, ["evaluate", str(work / "one"), "-o", str(tmp_path / "no"), *wrong])
         assert result.exit_code == 2
     assert not (tmp_path / "no").exists()
+
+
+def test_an_adapter_is_another_model_than_its_base(work: Path, tmp_path: Path) -> None:
+    from inkstone.evaluate.run.runner import ask_all
+    from inkstone.evaluate.tasks import load
+    from inkstone.model import load_model
+    from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules, merge_lora
+    from inkstone.model.files.adapter import save_adapter
+
+    tuned = load_model(work / "one")
+    attach_lora(tuned, LoraShape(rank=2, alpha=8.0), torch.Generator().manual_seed(1))
+    for module in lora_modules(tuned).values():
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.data = torch.full_like(weight, 0.1)
+    save_adapter(tuned, tmp_path / "adapter", str(work / "one"))
+    base, both = LocalModel(work / "one"), LocalModel(work / "one", adapter=tmp_path / "adapter")
+    assert both.name == "one+adapter"
+    assert both.fingerprint != base.fingerprint
+    loaded, protocol = load("cmmlu", work / "data"), find("cmmlu@lm-eval/0")
+    asks = ask_all(protocol, loaded, loaded.items[:3])
+    plain, adapted = (dict(model.answer(protocol, asks, range(3))) for model in (base, both))
+    merge_lora(tuned)
+    ids = both.opened.tokenizer.encode(asks[0].prompt())
+    [merged] = score(tuned, [(ids, both.opened.tokenizer.encode(asks[0].prompt() + " A")[len(ids) :])])
+    assert adapted[0].values[0] == pytest.approx(merged.logprob, abs=1e-3)
+    assert adapted[0].values[0] != pytest.approx(plain[0].values[0], abs=1e-3)

@@ -37,11 +37,13 @@ class LocalModel:
         device: str = "cpu",
         as_base: bool = False,
         opened: Opened | None = None,
+        adapter: Path | None = None,
     ) -> None:
         self.directory = resolve_source(str(directory))
-        self.name = self.directory.resolve().name
-        self.opened = opened or open_directory(self.directory, dtype, device)
-        stated = states_template(self.directory) and not as_base
+        self.name = "+".join(path.resolve().name for path in (self.directory, adapter) if path)
+        self.adapter = adapter
+        self.opened = opened or open_directory(self.directory, dtype, device, adapter=adapter)
+        stated = any(states_template(path) for path in (self.directory, adapter) if path) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.")
         self.planner = Planner(self.opened.tokenizer, self.directory, self.opened.model.config.position_limit)
@@ -51,7 +53,8 @@ class LocalModel:
         """Of the configuration, the tokenizer and the beginning and end of every file of weights."""
         parts: list[object] = [self.dtype, self.template is not None, self.opened.tokenizer.fingerprint]
         parts.append(file_sha256(self.directory / "config.json"))
-        for path in sorted(self.directory.iterdir()):
+        folders = [self.directory, *([self.adapter] if self.adapter else [])]
+        for path in (path for folder in folders for path in sorted(folder.iterdir())):
             if path.suffix in (".safetensors", ".bin"):
                 with path.open("rb") as stream:
                     first = stream.read(_EDGE)
