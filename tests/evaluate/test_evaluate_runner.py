@@ -334,6 +334,9 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     assert (tmp_path / "out" / "benchmarks" / "chat" / "report.html").is_file()
     with pytest.raises(InputError, match="tasks needs data"):
         evaluate_models(settings, models, None, None, None, places[0])
+    judged = settings.model_copy(update={"tasks": ["safety"]})
+    with pytest.raises(InputError, match="need a judge"):
+        evaluate_models(judged, models, None, None, None, places[0], data=work / "data")
 
 
 def test_the_commands_of_the_room_work_together(work: Path, tmp_path: Path) -> None:
