@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from inkstone.allocator import keep_memory
 from inkstone.evaluate.protocols import find
 from inkstone.evaluate.run.local import LocalModel
 from inkstone.evaluate.run.runner import ask_all
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--check", action="store_true", help="agreement instead of speed")
     options = parser.parse_args()
+    keep_memory()  # as our command line does; the plain loop has it too
     where = "import importlib.util as i; print(i.find_spec('lm_eval').submodule_search_locations[0])"
     found = subprocess.run([options.lm_eval, "-c", where], capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory() as folder:

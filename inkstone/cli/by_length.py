@@ -19,8 +19,9 @@ def show_perplexity_by_length(
         rows = evaluate_by_length(model, draft, wanted, text, tokens, token_limit, progress)
     beyond = {True: "beyond the training length", False: ""}
     cells = [
-        [str(row.length), f"{row.perplexity:.4g}", f"{row.late:.4g}", str(row.tokens), beyond[row.beyond_training]]
+        [str(row.length), f"{row.perplexity:.4g}", f"{row.late:.4g}", f"{row.bits_per_byte:.3f}", str(row.tokens),
+         beyond[row.beyond_training]]
         for row in rows
-    ]
-    show_table(["context length", "perplexity", "last quarter", "tokens", ""], cells, left=0)
+    ]  # fmt: skip
+    show_table(["context length", "perplexity", "last quarter", "bits per byte", "tokens", ""], cells, left=0)
     typer.echo(output)

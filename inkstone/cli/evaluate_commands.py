@@ -41,6 +41,9 @@ def evaluate_run(
     allow_unsandboxed: Annotated[
         bool, typer.Option("--allow-unsandboxed", help="run programs that models write with limits alone")
     ] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="a PEFT adapter on the model, for --tasks")
+    ] = None,
     judge: Annotated[str, typer.Option(metavar="URL", help="OpenAI endpoint that rates answers, e.g. MT-Bench's")] = "",
     model_name: Annotated[str, typer.Option(help="the model at the endpoint; default: the first it lists")] = "",
     judge_name: Annotated[str, typer.Option(help="the model that judges; default: the first it lists")] = "",
@@ -66,7 +69,7 @@ def evaluate_run(
 
         written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
         show_benchmarks(
-            model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16,
+            model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16, adapter,
             judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
             allow_unsandboxed=allow_unsandboxed,
         )  # fmt: skip

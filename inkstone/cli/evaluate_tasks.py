@@ -21,6 +21,7 @@ def show_benchmarks(
     output: Path,
     as_base: bool,
     bf16: bool,
+    adapter: Path | None,
     judge: str,
     names: tuple[str, str],
     **options: Any,
@@ -36,7 +37,9 @@ def show_benchmarks(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
         remote = model.startswith(("http://", "https://"))
-        opened = Endpoint(model, names[0]) if remote else LocalModel(Path(model), dtype, device, as_base)
+        opened = (
+            Endpoint(model, names[0]) if remote else LocalModel(Path(model), dtype, device, as_base, adapter=adapter)
+        )
         rater = Endpoint(judge, names[1]) if judge else None
         scores = run_benchmarks(opened, protocols, data, output, progress, judge=rater, **options)
     show_table(["task", "questions", "item mean", "95 %", "subject mean", "unparsed", "truncated", "protocol"], [

@@ -9,7 +9,7 @@ here, so they are computed, and marked, whatever the kind of positions.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,13 +27,17 @@ _HEAD_ROWS = 512
 
 @dataclass(frozen=True)
 class LengthRow:
-    """Perplexity of `tokens` tokens in windows of `length`; `late` counts only the last quarter of each window."""
+    """Perplexity of `tokens` tokens in windows of `length`; `late` counts only the last quarter of each window.
+
+    `bits_per_byte` is comparable between tokenizers; 0 where the bytes are not known.
+    """
 
     length: int
     perplexity: float
     late: float
     tokens: int
     beyond_training: bool
+    bits_per_byte: float = 0.0
 
 
 def read_lengths(text: str) -> list[int]:
@@ -70,7 +74,12 @@ def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | No
 
 @torch.inference_mode()
 def perplexity_by_length(
-    model: Decoder, ids: Sequence[int], bos: int | None, lengths: Sequence[int], progress: Progress
+    model: Decoder,
+    ids: Sequence[int],
+    bos: int | None,
+    lengths: Sequence[int],
+    progress: Progress,
+    bytes_of: Callable[[Sequence[int]], int] = lambda ids: 0,
 ) -> list[LengthRow]:
     """One row per length. Only as many ids are used as fill whole windows of the longest length.
 
@@ -83,7 +92,7 @@ def perplexity_by_length(
             f"the text has {len(ids)} tokens, fewer than {longest}: give a longer text or a shorter length"
         )
     start = bos if bos is not None else int(ids[0])
-    losses = []
+    losses, size = [], bytes_of(ids[:used])
     for number, length in enumerate(lengths):
         losses.append(_window_losses(model, torch.tensor(ids[: used // length * length]), start, length))
         progress.advance(number + 1, len(lengths), "lengths", length=length)
@@ -94,6 +103,7 @@ def perplexity_by_length(
             late=_perplexity(loss_WL[:, loss_WL.shape[1] * 3 // 4 :]),
             tokens=loss_WL.numel(),
             beyond_training=loss_WL.shape[1] > model.config.max_positions,
+            bits_per_byte=float(loss_WL.sum()) / math.log(2) / size if size else 0.0,
         )
         for loss_WL in losses
     ]
@@ -113,7 +123,11 @@ def evaluate_by_length(
     ids = read_text_ids(tokenizer, text, tokens_dir)[: max(token_limit, *lengths)]
     model = load_model(directory)
     model.known_ids = tokenizer.vocab_size
-    rows = perplexity_by_length(model, ids, tokenizer.bos_id, lengths, progress)
+
+    def bytes_of(some: Sequence[int]) -> int:
+        return len(tokenizer.decode(some, skip_control=True, continued=True).encode())
+
+    rows = perplexity_by_length(model, ids, tokenizer.bos_id, lengths, progress, bytes_of)
     name, training_length = directory.resolve().name, model.config.max_positions
     figures = {
         "model": name,

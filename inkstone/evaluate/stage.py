@@ -164,6 +164,8 @@ def _read_inputs(
     protocols = wanted_protocols(settings.tasks) if settings.tasks else []
     if protocols and data is None:
         wrong.append("[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each")
+    if judged := [one.label for one in protocols if one.score == "judge"]:
+        wrong.append(f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL")
     attempt(lambda path: load_all(protocols, path, ""), data if protocols else None)
     inputs = Inputs(
         protocols=protocols,

@@ -83,6 +83,13 @@ def test_the_command_writes_figures_and_a_chart(kind: str, tmp_path: Path) -> No
     figures = json.loads((tmp_path / "out" / "by_length.json").read_text())
     assert [row["length"] for row in figures["rows"]] == [64, 256]
     assert [row["tokens"] for row in figures["rows"]] == [512, 512]
+    tokenizer = Tokenizer.load(TINY)
+    first = texts if kind == "jsonl" else texts[:1]
+    read = [one for text in first for one in (*tokenizer.encode(text), *tokenizer.end_ids)][:512]
+    size = len(tokenizer.decode(read, skip_control=True, continued=True).encode())
+    for row in figures["rows"]:
+        bits = math.log2(row["perplexity"]) * row["tokens"] / size
+        assert row["bits_per_byte"] == pytest.approx(bits)
     assert "context length" in (tmp_path / "out" / "by_length.svg").read_text()
     assert (tmp_path / "out" / "by_length.png").read_bytes().startswith(b"\x89PNG")
     assert f"{figures['rows'][1]['perplexity']:.4g}" in result.output

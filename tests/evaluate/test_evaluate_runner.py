@@ -150,6 +150,22 @@ def test_an_answer_under_another_protocol_is_not_taken_for_this_one(work: Path, 
     assert keys.isdisjoint(row["key"] for row in answers(path))
 
 
+def test_a_smaller_limit_loses_no_answer_and_a_question_that_stands_twice_is_two(work: Path, tmp_path: Path) -> None:
+    data, out = make_data(tmp_path / "data", questions=4), tmp_path / "out"
+    path = data / "cmmlu" / "test.jsonl"
+    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(first | {"id": "again"}) + "\n")
+    model, protocols = LocalModel(work / "one"), wanted_protocols(["cmmlu"])
+    run_benchmarks(model, protocols, data, out, Silent())
+    whole = answers(out / "cmmlu@lm-eval.jsonl")
+    assert len({row["id"] for row in whole}) == len(whole) == 13
+    for limit in (3, None):
+        scores = run_benchmarks(model, protocols, data, out, Silent(), limit=limit)
+        assert scores["tasks"]["cmmlu@lm-eval"]["questions"] == (limit or 13)
+        assert {row["key"] for row in answers(out / "cmmlu@lm-eval.jsonl")} == {row["key"] for row in whole}
+
+
 def test_two_models_or_two_processes_do_not_share_a_folder(work: Path, tmp_path: Path) -> None:
     run(work, "one", tmp_path / "out", "cmmlu", limit=4)
     with pytest.raises(InputError, match=r"holds answers of one .* and this is other"):
@@ -318,3 +334,63 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     assert (tmp_path / "out" / "benchmarks" / "chat" / "report.html").is_file()
     with pytest.raises(InputError, match="tasks needs data"):
         evaluate_models(settings, models, None, None, None, places[0])
+    judged = settings.model_copy(update={"tasks": ["safety"]})
+    with pytest.raises(InputError, match="need a judge"):
+        evaluate_models(judged, models, None, None, None, places[0], data=work / "data")
+
+
+def test_the_commands_of_the_room_work_together(work: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from inkstone.cli.commands import app
+
+    def command(*words: object) -> str:
+        result = CliRunner().invoke(app, ["evaluate", *map(str, words)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    data = ["--data", work / "data"]
+    for name in ("one", "other"):
+        shown = command(work / name, "--tasks", "cmmlu,cmmlu@official/0", "-o", tmp_path / name, *data, "--limit", 9)
+        assert "cmmlu@official-0shot" in shown
+    shown = command("compare", tmp_path / "one", tmp_path / "other")
+    assert "only A right" in shown
+    assert "leaderboard.html" in command("leaderboard", tmp_path)
+    assert "答案：" in command("explain", "cmmlu@lm-eval", *data)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("anatomy question 3? A. a3 B. b3 C. c3 D. d3 and so on", encoding="utf-8")
+    found = tmp_path / "found.jsonl"
+    shown = command("contamination", corpus, "--tasks", "cmmlu", *data, "-o", found)
+    assert "36" in shown
+    assert found.is_file()
+    for wrong in (["--tasks", "cmmluu"], ["--tasks", "cmmlu", "--quiz", "x"], []):
+        result = CliRunner().invoke(app, ["evaluate", str(work / "one"), "-o", str(tmp_path / "no"), *wrong])
+        assert result.exit_code == 2
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_adapter_is_another_model_than_its_base(work: Path, tmp_path: Path) -> None:
+    from inkstone.evaluate.run.runner import ask_all
+    from inkstone.evaluate.tasks import load
+    from inkstone.model import load_model
+    from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules, merge_lora
+    from inkstone.model.files.adapter import save_adapter
+
+    tuned = load_model(work / "one")
+    attach_lora(tuned, LoraShape(rank=2, alpha=8.0), torch.Generator().manual_seed(1))
+    for module in lora_modules(tuned).values():
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.data = torch.full_like(weight, 0.1)
+    save_adapter(tuned, tmp_path / "adapter", str(work / "one"))
+    base, both = LocalModel(work / "one"), LocalModel(work / "one", adapter=tmp_path / "adapter")
+    assert both.name == "one+adapter"
+    assert both.fingerprint != base.fingerprint
+    loaded, protocol = load("cmmlu", work / "data"), find("cmmlu@lm-eval/0")
+    asks = ask_all(protocol, loaded, loaded.items[:3])
+    plain, adapted = (dict(model.answer(protocol, asks, range(3))) for model in (base, both))
+    merge_lora(tuned)
+    ids = both.opened.tokenizer.encode(asks[0].prompt())
+    [merged] = score(tuned, [(ids, both.opened.tokenizer.encode(asks[0].prompt() + " A")[len(ids) :])])
+    assert adapted[0].values[0] == pytest.approx(merged.logprob, abs=1e-3)
+    assert adapted[0].values[0] != pytest.approx(plain[0].values[0], abs=1e-3)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,15 @@ def test_explain_shows_every_space_and_line_end() -> None:
     assert "about··abstract·algebra.⏎\n⏎\n" in shown
     assert find("mmlu@official").fingerprint in shown
     assert "ending 0: ·A" in shown
+
+
+@needs_data
+def test_the_seeded_shuffle_is_the_same_at_every_call_and_differs_between_questions() -> None:
+    loaded = load("mmlu", DATA)
+    protocol = replace(find("mmlu@baichuan"), examples="shuffled")
+    some = [item for item in loaded.items if item.subject == "anatomy"][:20]
+    first = [ask.examples for ask in ask_all(protocol, loaded, some)]
+    assert first == [ask.examples for ask in ask_all(protocol, loaded, some)]
+    assert first[3:5] == [ask.examples for ask in ask_all(protocol, loaded, some[3:5])]
+    assert len(set(first)) > 10
+    assert {tuple(sorted(one)) for one in first} == {tuple(sorted(first[0]))}

@@ -88,7 +88,7 @@ def run_benchmarks(
         raise InputError(f"another evaluation writes into {output}: wait for it, or give another folder") from error
     with lock:
         _same_model(output, model)
-        scores: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "tasks": _kept(output, limit)}
+        scores: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "tasks": _kept(output)}
         for protocol in protocols:
             benchmark, questions = BENCHMARKS[protocol.task], loaded[protocol.task]
             items = [questions.items[index] for index in evenly(len(questions.items), limit or len(questions.items))]
@@ -148,7 +148,7 @@ def _same_model(output: Path, model: Model) -> None:
     _write_json(path, facts | {"model": model.name, "fingerprint": model.fingerprint})
 
 
-def _kept(output: Path, limit: int | None) -> dict[str, Any]:
+def _kept(output: Path) -> dict[str, Any]:
     """Scores of tasks that an earlier call left here."""
     with suppress(OSError, ValueError, KeyError):
         return dict(json.loads((output / "scores.json").read_text(encoding="utf-8"))["tasks"])

@@ -23,6 +23,7 @@ from inkstone.model.opened import states_template
 from inkstone.storage import file_sha256, fingerprint
 
 _ROWS = 32
+_TOGETHER = 1024
 _EDGE = 1 << 20
 
 
@@ -36,11 +37,13 @@ class LocalModel:
         device: str = "cpu",
         as_base: bool = False,
         opened: Opened | None = None,
+        adapter: Path | None = None,
     ) -> None:
         self.directory = resolve_source(str(directory))
-        self.name = self.directory.resolve().name
-        self.opened = opened or open_directory(self.directory, dtype, device)
-        stated = states_template(self.directory) and not as_base
+        self.name = "+".join(path.resolve().name for path in (self.directory, adapter) if path)
+        self.adapter = adapter
+        self.opened = opened or open_directory(self.directory, dtype, device, adapter=adapter)
+        stated = any(states_template(path) for path in (self.directory, adapter) if path) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.")
         self.planner = Planner(self.opened.tokenizer, self.directory, self.opened.model.config.position_limit)
@@ -50,7 +53,8 @@ class LocalModel:
         """Of the configuration, the tokenizer and the beginning and end of every file of weights."""
         parts: list[object] = [self.dtype, self.template is not None, self.opened.tokenizer.fingerprint]
         parts.append(file_sha256(self.directory / "config.json"))
-        for path in sorted(self.directory.iterdir()):
+        folders = [self.directory, *([self.adapter] if self.adapter else [])]
+        for path in (path for folder in folders for path in sorted(folder.iterdir())):
             if path.suffix in (".safetensors", ".bin"):
                 with path.open("rb") as stream:
                     first = stream.read(_EDGE)
@@ -62,6 +66,14 @@ class LocalModel:
         if protocol.score == "write":
             yield from self._write(protocol, asks, missing)
             return
+        # Always the same questions together, whichever are missing; not all at once, for their ids take memory.
+        for start in range(0, len(asks), _TOGETHER):
+            some = asks[start : start + _TOGETHER]
+            wanted = [index - start for index in missing if 0 <= index - start < len(some)]
+            if wanted:
+                yield from ((start + index, said) for index, said in self._choose(protocol, some, wanted))
+
+    def _choose(self, protocol: Protocol, asks: Sequence[Ask], missing: Sequence[int]) -> Iterator[tuple[int, Said]]:
         planned = self.planner.choices(protocol, asks)
         requests = [request for one in planned for request in one.requests]
         owner = [index for index, one in enumerate(planned) for _ in one.requests]

@@ -37,11 +37,15 @@ def run_task(
 ) -> list[Row]:
     """One row per item, in order; what `path` holds already is not asked again."""
     asks = ask_all(protocol, loaded, items)
-    keys = [fingerprint([model.fingerprint, protocol.fingerprint, prompt_hash(ask)])[:16] for ask in asks]
-    kept = {row["key"]: row for row in read_rows(path)}
-    rows = {index: kept[key] for index, key in enumerate(keys) if key in kept}
-    if len(rows) < len(kept):
-        _write(path, list(rows.values()))
+    asked = fingerprint([model.fingerprint, protocol.fingerprint])[:12]
+    pairs = zip(items, asks, strict=True)
+    keys = [f"{asked}-{fingerprint([item.id, prompt_hash(ask)])[:12]}" for item, ask in pairs]
+    # What was asked in another way is dropped; what another --limit asked stays.
+    found = read_rows(path)
+    kept = {row["key"]: row for row in found if row["key"].startswith(asked)}
+    if len(kept) < len(found):
+        _write(path, list(kept.values()))
+    rows = {index: kept.pop(key) for index, key in enumerate(keys) if key in kept}
     missing = [index for index in range(len(items)) if index not in rows]
     before = time.perf_counter()
     for index, said in model.answer(protocol, asks, missing) if missing else ():
@@ -54,7 +58,7 @@ def run_task(
         progress.advance(len(rows), len(items), "questions", task=protocol.label)
     ordered = [rows[index] for index in range(len(items))]
     if missing:
-        _write(path, ordered)
+        _write(path, [*ordered, *kept.values()])
     return ordered
 
 
