@@ -75,9 +75,12 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"{path}: there is no such recipe; recipes/ holds some to start from") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read as a recipe: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path} is not valid TOML: {why}") from error
     problems = [problem for override in overrides or [] if (problem := _apply(values, override))]
+    if _holds_nul(values):
+        raise InputError([*problems, f"{path}: a value holds the character NUL: write it without"])
     recipe, found = _validate(values)
     problems += [f"{path}: {problem}" for problem in found]
     if problems or recipe is None:
@@ -101,7 +104,15 @@ def _apply(values: dict[str, Any], override: str) -> str | None:
         table[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         table[last] = text
+    except RecursionError:
+        return f"--set {key}: its value is nested too deeply"
     return None
+
+
+def _holds_nul(value: object) -> bool:
+    """No path, name or text may hold it; the system refuses it in every place in another way."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, str) and "\0" in value) or any(map(_holds_nul, inner))
 
 
 def _validate(values: dict[str, Any]) -> tuple[Recipe | None, list[str]]:

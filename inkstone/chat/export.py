@@ -13,7 +13,7 @@ from inkstone.chat.jinja import to_jinja
 from inkstone.chat.schema import template_from, template_to
 from inkstone.chat.template import Template, require_tokens
 from inkstone.errors import InputError
-from inkstone.storage.json_object import read_json_object
+from inkstone.storage import read_json_object, reading
 from inkstone.tokenizer import Tokenizer
 
 TEMPLATE_FILE = "chat_template.json"
@@ -69,12 +69,12 @@ def load_template(directory: Path) -> Template:
     path = directory / TEMPLATE_FILE
     if not path.is_file():
         raise InputError(f"{path} is missing: {directory} is not a chat model; tune one, or name a template.")
+    values = read_json_object(path)
     try:
-        return template_from(json.loads(path.read_text(encoding="utf-8")))
+        with reading(path, "a chat template", "correct or remove it"):
+            return template_from(values)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a chat template ({type(error).__name__}: {error}).") from error
+        raise error if error.__cause__ else InputError(f"{path}: {error}") from error
 
 
 def _write_json(path: Path, values: dict[str, Any], indent: int = 1) -> None:

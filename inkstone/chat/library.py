@@ -7,7 +7,6 @@ A format is a file in `templates/`, in the form of `schema`, with a `[match]` ta
 recognised. Nothing of a checkpoint is executed: its own Jinja template is only searched for control strings.
 """
 
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from inkstone.chat.export import JINJA_FILE, TEMPLATE_FILE, load_template
 from inkstone.chat.schema import template_from
 from inkstone.chat.template import Template
 from inkstone.errors import InkstoneError, InputError
+from inkstone.storage import read_json_object
 from inkstone.tokenizer import Tokenizer
 
 
@@ -174,7 +174,6 @@ def _own_jinja(directory: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """What a file says, or nothing: whoever needs the file reports what is wrong with it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except (OSError, InputError):
         return {}
-    return values if isinstance(values, dict) else {}

@@ -78,6 +78,8 @@ def _read_bytes(path: Path) -> bytes:
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     if not suffixes or suffixes[-1] not in SUFFIXES:
         raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with .gz, .zst or .xz)")
+    if path.exists() and not path.is_file():
+        raise UnreadableFile("is not a file")  # a pipe would be waited for
     try:
         with uncompressed(path, compression) as stream:
             content = read_whole(stream, path.stat().st_size)

@@ -10,10 +10,10 @@ from typer.core import TyperGroup
 
 # A verb that is not named here stands under "More".
 _ORDER = {
-    "A whole run": ("run", "plan", "report"),
+    "A whole run": ("run", "plan", "launch", "report"),
     "Text": ("primer", "curate", "tokenizer", "mixture"),
     "Training": ("pretrain", "tune", "merge", "evaluate"),
-    "Models": ("chat", "serve", "inspect", "convert", "template"),
+    "Models": ("chat", "serve", "inspect", "convert", "quantize", "template"),
 }
 
 

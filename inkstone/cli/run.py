@@ -1,6 +1,5 @@
 """`inkstone run`: validate, then plan or run, then show what came out."""
 
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, score_rows
 from inkstone.pipeline import Planned, check_inputs, checkpoint_of, chosen_stages, make_plan, run
 from inkstone.recipe import Recipe, read_recipe
-from inkstone.storage import Digests
+from inkstone.storage import Digests, read_json_object, reading
 from inkstone.tune import SFT
 
 
@@ -72,11 +71,11 @@ def _show_result(console: Console, run_dir: Path) -> None:
     folder = run_dir / EVALUATE.name
     if not (folder / "scores.json").is_file():
         return
-    samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["models"]
-    for name, said in samples.items():
-        if name != "untrained":
-            _show_samples(console, name, said)
-    head, *rows = score_rows(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    with reading(folder, "an evaluation", "run the evaluate stage again"):
+        for name, said in read_json_object(folder / "samples.json")["models"].items():
+            if name != "untrained":
+                _show_samples(console, name, said)
+        head, *rows = score_rows(read_json_object(folder / "scores.json"))
     show_table(head, rows)
 
 

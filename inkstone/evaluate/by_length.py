@@ -64,7 +64,7 @@ def read_text_ids(tokenizer: Tokenizer, text: Path | None, tokens_dir: Path | No
     try:
         content = text.read_text(encoding="utf-8")
         jsonl = text.suffix == ".jsonl"
-        documents = [json.loads(line)["text"] for line in content.splitlines() if line] if jsonl else [content]
+        documents = [json.loads(line)["text"] for line in content.split("\n") if line.strip()] if jsonl else [content]
     except OSError as error:
         raise InputError(f"{text} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.progress import Field
-from inkstone.storage import append_line
+from inkstone.storage import append_line, reading
 
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
@@ -63,7 +63,8 @@ def read_events(path: Path) -> list[Event]:
     """The events so far; a last line that is being written, or was cut off by a kill, is left out."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
+    with reading(path, "events", "remove it: it is only the run's log"):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
 
 
 def _mend(path: Path) -> int:

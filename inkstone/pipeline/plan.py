@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from inkstone.corpus.read.files import url_states
-from inkstone.errors import InkstoneError
+from inkstone.errors import InkstoneError, InputError
 from inkstone.pipeline.stages import Stage
 from inkstone.stage import deciding
-from inkstone.storage import Digests, fingerprint, verify_manifest
+from inkstone.storage import Digests, fingerprint, read_json_object, verify_manifest
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,17 @@ def _digests(inputs: tuple[Path | str, ...], digests: Digests) -> dict[str, str]
 def stage_record(directory: Path) -> dict[str, Any] | None:
     """The stage.json of a finished stage; None when there is none that can be read."""
     try:
-        record = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json_object(directory / "stage.json")
+    except (OSError, InputError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("covers"), dict) else None
+    tables = [record.get("covers"), *(_table(record.get("covers"), name) for name in ("settings", "inputs", "needs"))]
+    return (
+        record if all(isinstance(one, dict) for one in tables) and isinstance(record.get("fingerprint"), str) else None
+    )
+
+
+def _table(covers: Any, name: str) -> Any:
+    return covers.get(name, {}) if isinstance(covers, dict) else None
 
 
 def _why(directory: Path, done: dict[str, Any] | None, covers: dict[str, Any], stage: Stage) -> str | None:

@@ -109,5 +109,10 @@ def _resolve(patterns: list[str], run_dir: Path) -> list[Path | str]:
 
 def match_paths(pattern: str) -> list[Path]:
     """Existing paths a pattern names, sorted; `**` descends into folders."""
-    path = Path(pattern).expanduser()
+    try:
+        path = Path(pattern).expanduser()
+    except RuntimeError as error:
+        raise InputError(f'"{pattern}": {str(error).rstrip(".").lower()}') from error
+    if path.resolve() == Path(path.anchor or "/").resolve():
+        raise InputError(f'"{pattern}" is the whole file system: name the folder with the files')
     return [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))

@@ -18,6 +18,7 @@ from inkstone.evaluate import EVALUATE
 from inkstone.mixture import MIXTURE
 from inkstone.primer import PRIMER
 from inkstone.report.curation import Curation, read_curation
+from inkstone.storage import read_json_object
 from inkstone.tokenizer import TOKENIZER, TOKENS
 from inkstone.train import PRETRAIN
 from inkstone.tune import SFT
@@ -98,15 +99,7 @@ def _number(value: object) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InkstoneError(f"{path} cannot be read ({error}): run its stage again.") from error
-    if not isinstance(value, dict):
-        raise InkstoneError(f"{path} is not a JSON object: run its stage again.")
-    return value
+    return read_json_object(path, "run its stage again", InkstoneError) if path.is_file() else None
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -118,7 +111,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise InkstoneError(f"{path}:{number} is not JSON ({error}): run its stage again.") from error
     return [row for row in rows if isinstance(row, dict)]

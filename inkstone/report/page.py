@@ -11,18 +11,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from inkstone.errors import InkstoneError
 from inkstone.evaluate import score_rows
 from inkstone.mixture import comparison
 from inkstone.report import draw
 from inkstone.report.curation import Sample
 from inkstone.report.gather import Run, gather
-from inkstone.storage import atomic_file
+from inkstone.storage import atomic_file, reading
 from inkstone.train import PRETRAIN
 
 
 def render_report(run_dir: Path) -> Path:
     """Write run_dir/report.html from what the stages left there, and return its path."""
-    run = gather(run_dir)
     # The page is HTML whatever the template's file name says, so everything is escaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -32,10 +32,11 @@ def render_report(run_dir: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, duration=duration)
-    html = environment.get_template("page.html.j2").render(page_facts(run))
+    with reading(run_dir, "what stages leave", "run the stage again whose files were changed", InkstoneError):
+        html = environment.get_template("page.html.j2").render(page_facts(gather(run_dir)))
     path = run_dir / "report.html"
     with atomic_file(path) as draft:
-        draft.write_text(html, encoding="utf-8")
+        draft.write_text(html, encoding="utf-8", errors="replace")
     return path
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from inkstone.errors import InkstoneError
 from inkstone.storage.atomic import atomic_file
 from inkstone.storage.fingerprint import file_sha256
+from inkstone.storage.json_object import read_json_object
 from inkstone.storage.manifest import verify_manifest
 
 _CLOCK_NS = 2_000_000_000
@@ -26,17 +27,16 @@ class Digests:
     def __init__(self, memory: Path) -> None:
         self.memory, self.changed = memory, False
         try:
-            known = json.loads(memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        self.known: dict[str, list[object]] = known if isinstance(known, dict) else {}
+            self.known: dict[str, list[object]] = read_json_object(memory)
+        except (OSError, InkstoneError):
+            self.known = {}
 
     def sha256(self, path: Path) -> str:
         """sha256 of the file, read only when it is not the file that was read before."""
         facts = path.stat()
         state = [facts.st_size, facts.st_mtime_ns, facts.st_ino]
         kept = self.known.get(str(path))
-        if isinstance(kept, list) and kept[:3] == state:
+        if isinstance(kept, list) and kept[:3] == state and len(kept) == 4:
             return str(kept[3])
         digest = file_sha256(path)
         if time.time_ns() - facts.st_mtime_ns > _CLOCK_NS:

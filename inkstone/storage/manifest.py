@@ -10,6 +10,7 @@ from pathlib import Path
 
 from inkstone.errors import InkstoneError
 from inkstone.storage.fingerprint import file_sha256
+from inkstone.storage.json_object import read_json_object
 
 NAME = "manifest.json"
 
@@ -28,15 +29,18 @@ def write_manifest(directory: Path, facts: Mapping[str, object], digests: Mappin
 
 def read_manifest(directory: Path) -> dict[str, object]:
     """The facts and the file list. Raises InkstoneError when there is no readable manifest."""
+    remedy = "delete the directory and run its stage again"
     try:
-        manifest = json.loads((directory / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InkstoneError(
-            f"{directory} has no readable {NAME} ({error}): delete the directory and run its stage again."
-        ) from error
-    if not (isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)):
-        raise InkstoneError(f"{directory / NAME} lists no files: delete the directory and run its stage again.")
+        manifest = read_json_object(directory / NAME, remedy, InkstoneError)
+    except OSError as error:
+        raise InkstoneError(f"{directory} has no readable {NAME} ({error}): {remedy}") from error
+    if not (isinstance(manifest.get("files"), dict) and all(map(_is_entry, manifest["files"].values()))):
+        raise InkstoneError(f"{directory / NAME} lists no files with their sizes and sha256: {remedy}")
     return manifest
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def verify_manifest(

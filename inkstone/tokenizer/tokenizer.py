@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from inkstone.errors import InkstoneError, InputError
-from inkstone.storage import fingerprint
+from inkstone.errors import InputError
+from inkstone.storage import fingerprint, reading
 from inkstone.tokenizer.bpe.dropout import WordMerger
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.foreign.model_file import model_content
@@ -69,12 +69,10 @@ class Tokenizer:
         Raises InputError when there is none, or when it is of a kind that cannot be opened with its exact ids.
         """
         source = read_source(path)
-        try:
+        with reading(path, "a tokenizer"):
             backend = tokenizers.Tokenizer.from_str(json.dumps(source.spec, ensure_ascii=False))
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise InkstoneError(f"{path} cannot be read as a tokenizer: {error}") from error
-        tokenizer = cls(backend, *(source.roles[role] for role in ROLES))
-        tokenizer._refuse_typed_control(path)
+            tokenizer = cls(backend, *(source.roles[role] for role in ROLES))
+            tokenizer._refuse_typed_control(path)
         return tokenizer
 
     def spec(self) -> Spec:

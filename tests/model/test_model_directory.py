@@ -173,7 +173,7 @@ def test_a_lost_shard_is_named(directory: Path) -> None:
 
 def test_an_unreadable_index_of_shards_is_refused(directory: Path) -> None:
     (directory / "model.safetensors.index.json").write_text('{"weight_map": {"model.no')
-    assert "model.safetensors.index.json is not a readable index" in refused(directory)
+    assert "model.safetensors.index.json is not valid JSON" in refused(directory)
 
 
 def test_directories_without_a_config_or_with_a_broken_one_are_refused(directory: Path) -> None:

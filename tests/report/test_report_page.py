@@ -175,12 +175,19 @@ def test_hostile_text_from_the_run_is_shown_and_never_interpreted(run_dir: Path)
 
 
 def test_the_page_shows_the_figures_of_the_files(run_dir: Path) -> None:
-    text = Page(render_report(run_dir).read_text(encoding="utf-8")).text
+    text = Page(render_report(run_dir).read_text(encoding="utf-8")).text.replace("\xa0", " ")
     for figure in ("5,321", "4,321", "7,654", "2.345", "25.0 % ± 7.0", "75.0 % ± 7.0", "4.25", "3.75", "29,000"):
         assert figure in text, figure
     for label in ("zh/诗词", "en/capitals", "Pretraining: loss", "Chat tuning: speed", "Slate 9000", "1 min 31 s"):
         assert label in text, label
     assert "夜雨寄北->" in text
+
+
+def test_what_the_models_say_stands_before_the_charts_by_subject_and_conversations_first(run_dir: Path) -> None:
+    page = render_report(run_dir).read_text(encoding="utf-8")
+    marks = ['id="scores"', "<h3>Conversations</h3>", "<h3>Continued text</h3>", 'id="subjects"', 'id="training"']
+    places = [page.index(mark) for mark in marks]
+    assert places == sorted(places)
 
 
 def test_charts_follow_the_page_colours_and_have_names_for_screen_readers(run_dir: Path) -> None:

@@ -103,7 +103,7 @@ def test_loading_a_damaged_tokenizer_names_the_file(tokenizer: Tokenizer, tmp_pa
     tokenizer.save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InkstoneError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+    with pytest.raises(InkstoneError, match=r"tokenizer\.json is not valid JSON"):
         Tokenizer.load(tmp_path)
 
 

@@ -29,6 +29,10 @@ class RopeScaling:
     """`yarn`: whether the borders of blending are rounded to whole pairs."""
 
 
+# Beyond these a config.json is damaged or hostile; a shape is built (without memory for its weights) to count it.
+_MOST = {"num_layers": 2048, "num_experts": 8192, "num_heads": 2**20, "hidden_size": 2**24, "vocab_size": 2**26}
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """Shape of a pre-norm decoder; the defaults are Llama's: RMSNorm, rotary positions, gated SiLU, no biases."""
@@ -80,7 +84,11 @@ class DecoderConfig:
 
     def problems(self) -> list[str]:
         """What makes this shape impossible, one sentence each; empty when it is fine."""
-        found = []
+        found = [
+            f"{name} = {getattr(self, name)} is larger than any model's ({most} at most)"
+            for name, most in _MOST.items()
+            if getattr(self, name) > most
+        ]
         if self.num_heads % self.num_kv_heads:
             found.append(f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}")
         if self.position == "rope" and self.rotary_dim is None and self.head_dim % 2:

@@ -14,6 +14,9 @@ from typing import Any
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig, RopeScaling
 
+_LARGEST_WHOLE = 2**31 - 1
+_LARGEST = 1e30
+
 
 @dataclass
 class ConfigReader:
@@ -66,6 +69,10 @@ class ConfigReader:
 
 
 def _positive(read: ConfigReader, key: str, value: object, whole: bool) -> float:
+    limit = _LARGEST_WHOLE if whole else _LARGEST
+    if isinstance(value, int | float) and limit < value < float("inf"):
+        read.problem(f"{key} is larger than any model's")
+        return 1
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
     if not good or (whole and int(value) != value):  # type: ignore[call-overload]
         read.problem(f"{key} = {value!r} is not a positive {'whole number' if whole else 'number'}")

@@ -10,6 +10,7 @@ oracle of the tests. The mapping is private: writing into a tensor never reaches
 """
 
 import json
+import math
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from inkstone.errors import InputError
-from inkstone.storage import atomic_file
+from inkstone.storage import atomic_file, reading
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -105,15 +106,15 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry], tensor_of: Calla
 
 
 def _read_header(path: Path, text: bytes, data_bytes: int) -> tuple[dict[str, Entry], dict[str, int]]:
-    try:
-        header = json.loads(text)
+    with reading(path, "a safetensors file"):
+        header = json.loads(text.decode("utf-8"))  # and nothing else: the library refuses UTF-16 and byte order marks
         header.pop("__metadata__", None)
-        rows = [
-            (name, values["dtype"], tuple(int(size) for size in values["shape"]), *map(int, values["data_offsets"]))
-            for name, values in header.items()
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, "its header is not readable") from error
+        rows = []
+        for name, values in header.items():
+            dtype, shape, (start, stop) = values["dtype"], tuple(values["shape"]), values["data_offsets"]
+            if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)):
+                raise _damaged(path, f"the shape or the place of {name} cannot be")
+            rows.append((name, str(dtype), shape, start, stop))
     entries: dict[str, Entry] = {}
     starts: dict[str, int] = {}
     expected = 0
@@ -121,7 +122,8 @@ def _read_header(path: Path, text: bytes, data_bytes: int) -> tuple[dict[str, En
         if dtype not in _DTYPES:
             raise InputError(f"{path}: {name} has the type {dtype}, which is not read: convert it to BF16, F16 or F32")
         entries[name], starts[name] = Entry(shape, _DTYPES[dtype]), start
-        if min(shape, default=0) < 0 or stop - start != entries[name].num_bytes or start != expected:
+        size = math.prod(shape) * _DTYPES[dtype].itemsize
+        if stop - start != size or start != expected:
             raise _damaged(path, f"its header gives {name} the bytes {start} to {stop}, which cannot be")
         expected = stop
     if expected != data_bytes:

@@ -8,7 +8,6 @@ Read are safetensors (one file, or shards with an index) and, where there are no
 PyTorch's weights-only reader, which runs no code. An index may only name files inside its directory.
 """
 
-import json
 import pickle
 import re
 import zipfile
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.files.safetensors_file import Entry, SafetensorsFile
+from inkstone.storage import read_json_object, reading
 
 INDEX = "model.safetensors.index.json"
 _LAYOUTS = (
@@ -78,11 +78,9 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    with reading(index, "an index of shards"):
+        names = sorted(set(read_json_object(index)["weight_map"].values()))
         paths = [PurePosixPath(name) for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is not a readable index of shards: copy or make it again") from error
     # By name only: the files of a hub's cache are links that lead elsewhere.
     outside = [f"{index} names {path}, outside its directory: do not trust it" for path in paths if _leaves(path)]
     if outside:
@@ -98,23 +96,33 @@ def _leaves(path: PurePosixPath) -> bool:
     return path.is_absolute() or ".." in path.parts or "\\" in str(path) or path.suffix not in (".safetensors", ".bin")
 
 
+def _is_plain(name: object, value: object) -> bool:
+    """Neither sparse nor quantised nor without its numbers."""
+    if not (isinstance(name, str) and isinstance(value, Tensor)):
+        return False
+    plain = value.layout == torch.strided and value.device.type == "cpu"
+    return plain and not value.is_quantized and not value.is_complex()
+
+
 class _PickleFile:
     """A legacy `pytorch_model.bin`: tensors only, mapped where the file is a zip (everything since 2020)."""
 
     def __init__(self, path: Path) -> None:
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except pickle.UnpicklingError as error:
+            with reading(path, "a file of tensors"):
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except InputError as damage:
+            error = damage.__cause__
+            if not isinstance(error, pickle.UnpicklingError):
+                raise
             code = re.search(r"GLOBAL ([\w.]+)", str(error))
             named = f" ({code[1]})" if code else ""
             raise InputError(
                 f"{path} cannot be read without running code in it{named}, or is damaged; it is refused and nothing in "
                 "it was run: get the model's safetensors weights"
             ) from error
-        except (RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is damaged (not a readable file of tensors): copy or make it again") from error
-        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-            raise InputError(f"{path} is not a table of tensors: get the model's safetensors weights")
+        if not isinstance(loaded, dict) or not all(map(_is_plain, loaded, loaded.values())):
+            raise InputError(f"{path} is not a table of plain tensors by name: get the model's safetensors weights")
         self._tensors: dict[str, Tensor] = {name: value.detach() for name, value in loaded.items()}
         self.entries = {name: Entry(tuple(value.shape), value.dtype) for name, value in self._tensors.items()}
 

@@ -122,7 +122,8 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{source} is not a model directory: it has no config.json{hint}") from error
     if values.get("auto_map"):
         _say_code_is_ignored(path)
-    method = (values.get("quantization_config") or {}).get("quant_method")
+    quantized = values.get("quantization_config")
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
     if method:
         raise InputError(f"{path}: the weights are quantized ({method}), which is not read: get the original weights")
     return values, str(path)
@@ -149,6 +150,8 @@ def _check(checkpoint: Checkpoint, expected: dict[str, Shape], family: Family) -
             problems[name] = "is not part of this architecture"
         elif name in expected and entry.shape != expected[name]:
             problems[name] = f"has shape {entry.shape}, expected {expected[name]}"
+        elif name in expected and not entry.dtype.is_floating_point:
+            problems[name] = f"holds {str(entry.dtype).removeprefix('torch.')}, not floating-point numbers"
     if problems:
         raise InputError([f"{checkpoint.directory}: {sentence}" for sentence in _together(problems)])
 

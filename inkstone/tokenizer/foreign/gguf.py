@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.errors import InputError
+from inkstone.storage import reading
 from inkstone.tokenizer.foreign.sentencepiece import (
     BYTE,
     NORMAL,
@@ -70,12 +71,12 @@ def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Every key of the file's head. Raises InputError where it is no GGUF file, or ends early."""
-    with path.open("rb") as stream:
-        try:
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(data).metadata()
-        except (ValueError, struct.error) as error:
-            raise InputError(f"{path} cannot be read as a GGUF file ({error}).") from error
+    with (
+        path.open("rb") as stream,
+        reading(path, "a GGUF file"),
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _Reader(data).metadata()
 
 
 class _Reader:

@@ -5,18 +5,19 @@ A directory has `tokenizer.json`, or else `tokenizer.model`; what `tokenizer_con
 with a checkpoint is run: ChatGLM's own tokenizer class is known here by name.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inkstone.errors import InkstoneError, InputError
+from inkstone.errors import InputError
+from inkstone.storage import read_json_object, reading
 from inkstone.tokenizer.foreign.gguf import read_gguf
 from inkstone.tokenizer.foreign.sentencepiece import Spec, added_token, names_control, pipeline, read_model
 
 ROLES = ("bos_token", "eos_token", "pad_token")
 CHATGLM_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # after the pieces, in this order
+_IDS = 1 << 24  # more than any vocabulary; an embedding of so many rows would not be made unasked
 _COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 
 
@@ -30,6 +31,11 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """Read any tokenizer. Raises InputError saying what is missing, damaged or of a kind that is not opened."""
+    with reading(path, "a tokenizer"):
+        return _read_source(path)
+
+
+def _read_source(path: Path) -> Source:
     file = _vocabulary_file(path)
     companions = {} if file.suffix == ".gguf" else {name: _read_object(file.parent / name) for name in _COMPANIONS}
     if file.suffix == ".gguf":
@@ -70,27 +76,20 @@ def _vocabulary_file(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> Spec:
-    try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_json_object(path)
+    with reading(path, "a tokenizer"):
         kind = spec["model"].get("type", "BPE" if "merges" in spec["model"] else None)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InkstoneError(f"{path} cannot be read as a tokenizer: {error!r}") from error
+        numbers = [*spec["model"]["vocab"].values(), *(entry["id"] for entry in spec["added_tokens"])]
     if kind != "BPE":
         raise InputError(f"{path} is a {kind} tokenizer; Inkstone opens BPE ones.")
+    if not all(type(number) is int and 0 <= number < _IDS for number in numbers):
+        raise InputError(f"{path} has ids that are no numbers from 0 to {_IDS}: copy or make it again")
     spec["model"]["type"] = "BPE"
     return dict(spec)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not an object with names.")
-    return content
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _is_chatglm(companions: dict[str, dict[str, Any]]) -> bool:
