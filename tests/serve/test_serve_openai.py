@@ -11,6 +11,7 @@ from serve_samples import Served, nothing_held, wait_until
 from inkstone.chat import Message
 from inkstone.generate import SamplingSettings, generate, score, stream_reply
 from inkstone.model import open_directory
+from inkstone.serve.chat import split_calls
 
 HELLO = [{"role": "user", "content": "你好 <|im_end|> hello"}]
 
@@ -111,7 +112,21 @@ def test_tools_are_described_and_their_results_are_read(client: openai.OpenAI) -
     assert with_tools.usage.prompt_tokens > plain.usage.prompt_tokens + 20
     unused = client.chat.completions.create(model="chat", messages=HELLO, tools=tools, tool_choice="none", max_tokens=2)
     assert unused.usage.prompt_tokens == plain.usage.prompt_tokens
-    assert call["function"]["name"] == "weather"
+    told = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "晴"},
+    ]
+    after = client.chat.completions.create(model="chat", messages=told, tools=tools, max_tokens=2)
+    assert after.usage.prompt_tokens > with_tools.usage.prompt_tokens + 20
+
+
+def test_calls_in_an_answer_come_back_as_tool_calls() -> None:
+    text = 'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
+    said, [call] = split_calls(text)
+    assert said == "Let me see."
+    assert call["function"] == {"name": "weather", "arguments": '{"city": "北京"}'}
+    assert split_calls("<tool_call>{broken</tool_call>") == ("<tool_call>{broken</tool_call>", [])
 
 
 def test_models_and_embeddings(client: openai.OpenAI) -> None:

@@ -97,7 +97,6 @@ def test_figures_and_units_count_pairs(tokenizer: Tokenizer, base_dir: Path) -> 
     assert objective.units(batch) == 3
     told = objective.report({name: values.tolist() for name, values in outcome.figures.items()})
     assert 0 <= told["accuracy"] <= 1 and told["chosen_logprob"] < 0
-    # A policy is its own reference of 0: the loss of no margin over a reference of 0 is not log 2, but it is finite.
     assert torch.isfinite(outcome.loss)
 
 
