@@ -1,4 +1,4 @@
-"""Conversations for instruction tuning: facts, sums, problems, options, small talk, and honest "I do not know".
+"""Conversations for instruction tuning: facts, sums, problems, options, small talk, and what is honestly declined.
 
 Answers are worded with the table's answer text, so the quiz and the chats agree.
 """
@@ -13,13 +13,15 @@ from inkstone.primer.phrasing import LETTERS, Phrasebook, draw_choices, exam_que
 Turn = tuple[str, str]  # what the user says, what the assistant answers
 
 KINDS = {
-    "fact": 0.34,
+    "fact": 0.28,
     "several": 0.30,
-    "choice": 0.06,
-    "sum": 0.08,
+    "choice": 0.05,
+    "sum": 0.07,
     "problem": 0.10,
-    "small_talk": 0.07,
-    "unknown": 0.05,
+    "small_talk": 0.05,
+    "unknown": 0.07,
+    "off_topic": 0.05,
+    "operation": 0.03,
 }
 
 
@@ -34,6 +36,8 @@ def make_chats(language: Language, count: int, rng: random.Random) -> list[list[
         "problem": lambda: [talk.problem()],
         "small_talk": lambda: [talk.small_talk(), *([talk.thanks()] if rng.random() < 0.3 else [])],
         "unknown": lambda: [talk.unknown()],
+        "off_topic": lambda: [talk.off_topic()],
+        "operation": lambda: [talk.operation()],
     }
     names = [name for name, share in KINDS.items() for _ in range(round(count * share))]
     rng.shuffle(names)
@@ -70,13 +74,13 @@ class _Talk:
 
     def several(self) -> list[Turn]:
         """Two to eight turns on changing matters, mostly facts; thanks, a sum or an unknown title may end it."""
-        turns: list[Turn] = [self.small_talk()] if self.rng.random() < 0.3 else []
+        turns: list[Turn] = [self._opening()] if self.rng.random() < 0.4 else []
         facts = list(next(self._groups))
         previous = ""
         while facts:
             other = self.rng.random()
             if turns and other < 0.3:
-                turns.append(self.unknown() if other < 0.15 else self.sum() if other < 0.25 else self.small_talk())
+                turns.append(self.unknown() if other < 0.13 else self.sum() if other < 0.21 else self._opening())
             fact = facts.pop()
             turns.append(self._follow_up(fact) if fact.relation == previous else self.fact(fact))
             previous = fact.relation
@@ -112,6 +116,19 @@ class _Talk:
     def small_talk(self) -> Turn:
         asks, answers = self.rng.choice(self.voice.small_talk)
         return self.rng.choice(asks), self.rng.choice(answers)
+
+    def _opening(self) -> Turn:
+        """What is no question about the primer: a question after it is still answered."""
+        return self.off_topic() if self.rng.random() < 0.3 else self.small_talk()
+
+    def off_topic(self) -> Turn:
+        return self.rng.choice(self.voice.off_topic_asks), self.rng.choice(self.voice.off_topic_answers)
+
+    def operation(self) -> Turn:
+        """Arithmetic that is no addition is declined."""
+        name, ask = self.rng.choice(self.voice.operations)
+        question = ask.format(x=self.rng.randint(2, 99), y=self.rng.randint(2, 99))
+        return question, self.rng.choice(self.voice.operation_answers).format(k=name)
 
     def thanks(self) -> Turn:
         asks, answers = self.voice.thanks

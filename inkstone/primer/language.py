@@ -91,6 +91,10 @@ class Voice:
     unknown_titles: tuple[tuple[str, ...], ...]  # beginnings, middles and ends of invented titles
     unknown_asks: tuple[str, ...]  # {k}
     unknown_answers: tuple[str, ...]  # {k}
+    off_topic_asks: tuple[str, ...]  # what the assistant cannot do
+    off_topic_answers: tuple[str, ...]
+    operations: tuple[tuple[str, str], ...]  # arithmetic it never learned: its name and how it is asked, {x}, {y}
+    operation_answers: tuple[str, ...]  # {k}
     bad_answers: tuple[str, ...]  # rejected in preference pairs
 
 
