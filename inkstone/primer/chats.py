@@ -16,12 +16,12 @@ KINDS = {
     "fact": 0.28,
     "several": 0.30,
     "choice": 0.05,
-    "sum": 0.07,
+    "sum": 0.06,
     "problem": 0.10,
     "small_talk": 0.05,
     "unknown": 0.07,
     "off_topic": 0.05,
-    "operation": 0.03,
+    "operation": 0.04,
 }
 
 
@@ -80,7 +80,7 @@ class _Talk:
         while facts:
             other = self.rng.random()
             if turns and other < 0.3:
-                turns.append(self.unknown() if other < 0.13 else self.sum() if other < 0.21 else self._opening())
+                turns.append(self.unknown() if other < 0.11 else self.sum() if other < 0.18 else self._opening())
             fact = facts.pop()
             turns.append(self._follow_up(fact) if fact.relation == previous else self.fact(fact))
             previous = fact.relation
@@ -119,7 +119,8 @@ class _Talk:
 
     def _opening(self) -> Turn:
         """What is no question about the primer: a question after it is still answered."""
-        return self.off_topic() if self.rng.random() < 0.3 else self.small_talk()
+        kind = self.rng.random()
+        return self.off_topic() if kind < 0.25 else self.operation() if kind < 0.45 else self.small_talk()
 
     def off_topic(self) -> Turn:
         return self.rng.choice(self.voice.off_topic_asks), self.rng.choice(self.voice.off_topic_answers)
