@@ -22,3 +22,7 @@ class InputError(InkstoneError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class Absent(InputError):
+    """What was asked for by its number or name is not there, or not there any more."""

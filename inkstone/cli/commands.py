@@ -166,12 +166,16 @@ def serve(
         float | None, typer.Option(min=0.01, help="weights of all open models; idle ones close")
     ] = None,
     drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
+    database: Annotated[
+        str | None, typer.Option(help="a file or a DSN for the console's conversations; without it one in your home")
+    ] = None,
+    console: Annotated[bool, typer.Option("--console/--no-console", help="pages to chat in a browser")] = True,
     dtype: model_commands.Dtype = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
-    """Serve models through an OpenAI-compatible API."""
+    """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models
     from inkstone.serve.models import ServeSettings
 
     settings = ServeSettings(rows, waiting, cache_gib, memory_gib, model_commands.DTYPES.get(dtype or ""), device)
-    serve_models(models, settings, host, port, api_key or [], (key_requests, key_rate), drain_s)
+    serve_models(models, settings, host, port, api_key or [], (key_requests, key_rate), drain_s, database, console)

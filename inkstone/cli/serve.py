@@ -1,6 +1,5 @@
 """`inkstone serve`: models behind the OpenAI API, until Ctrl-C or SIGTERM."""
 
-import ipaddress
 import logging
 from pathlib import Path
 
@@ -18,18 +17,22 @@ def serve_models(
     keys: list[str],
     limits: tuple[int | None, int | None],
     drain_s: int,
+    database: str | None,
+    console: bool,
 ) -> None:
     """Serve until told to stop; requests that run then have `drain_s` to end."""
     try:
         import uvicorn
 
         from inkstone.serve.app import create_app
-        from inkstone.serve.guard import Guard
+        from inkstone.serve.console import mount_console
+        from inkstone.serve.guard import Guard, stays_here
+        from inkstone.serve.store import Store, default_address
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'inkstone[serve]'") from error
     if any(len(key) < 8 for key in keys):
         raise InputError("an API key has fewer than 8 characters: take a longer one")
-    if not keys and not _stays_here(host):
+    if not keys and not stays_here(host):
         raise InputError(
             f"--host {host} can be reached from other machines: give an --api-key (or INKSTONE_API_KEY) first"
         )
@@ -39,8 +42,12 @@ def serve_models(
     logging.getLogger("inkstone.serve").setLevel(logging.INFO)
     typer.echo(f"models: {', '.join(directories)}")
     typer.echo(f"http://{host}:{port}/v1 speaks the OpenAI API; Ctrl-C ends it")
+    app = create_app(library, Guard(keys, *limits))
+    if console:
+        mount_console(app, Store(database or default_address()))
+        typer.echo(f"http://{host}:{port}/ is a page to chat with them")
     uvicorn.run(
-        create_app(library, Guard(keys, *limits)),
+        app,
         host=host,
         port=port,
         log_level="warning",
@@ -48,10 +55,3 @@ def serve_models(
         timeout_graceful_shutdown=drain_s,
         h11_max_incomplete_event_size=64 * 1024,
     )
-
-
-def _stays_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

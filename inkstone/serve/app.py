@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inkstone.errors import InkstoneError, InputError
+from inkstone.errors import Absent, InkstoneError, InputError
+from inkstone.serve.answers import token_text
 from inkstone.serve.chat import Chat, chat_prompt
 from inkstone.serve.completions import Completion, prompts_of
 from inkstone.serve.guard import Guard, Refused, read_body
@@ -169,11 +171,16 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         asked = await read_body(request, TokenizeRequest)
         loaded = await server.model(asked.model)
         if asked.messages is not None:
-            ids = chat_prompt(loaded, ChatRequest(model=asked.model, messages=asked.messages))
+            ids = chat_prompt(
+                loaded, ChatRequest(model=asked.model, messages=asked.messages, drop_oldest=asked.drop_oldest)
+            )
         else:
             start = loaded.opened.tokenizer.start_ids if asked.add_special_tokens else []
             ids = [*start, *loaded.opened.tokenizer.encode(asked.prompt or "")]
-        return {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.config.position_limit}
+        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.config.position_limit}
+        if asked.return_token_strs:
+            told["token_strs"] = [token_text(loaded.opened.tokenizer, token) for token in ids]
+        return told
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> dict[str, str]:
@@ -226,12 +233,18 @@ def _errors(app: FastAPI) -> None:
     async def refused(_: Request, error: Refused) -> Response:
         return _refusal(error)
 
+    @app.exception_handler(RequestValidationError)
+    async def strange(_: Request, error: RequestValidationError) -> Response:
+        return _refusal(Refused(400, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())))
+
     @app.exception_handler(InkstoneError)
     async def failed(_: Request, error: InkstoneError) -> Response:
         if isinstance(error, Busy):
             return _refusal(Refused(429, str(error), "rate_limit_error", "queue_full", Retry_After="1"))
         if isinstance(error, EngineFailed):
             return _refusal(Refused(503, str(error), "server_error", "engine_failed", Retry_After="1"))
+        if isinstance(error, Absent):
+            return _refusal(Refused(404, str(error), code="not_found"))
         return _refusal(Refused(400 if isinstance(error, InputError) else 500, str(error), _kind_of(error)))
 
     @app.exception_handler(HTTPException)

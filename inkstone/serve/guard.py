@@ -3,14 +3,17 @@
 Keys are kept as SHA-256 digests and compared in constant time. When any exists, every route but /health needs one.
 """
 
+import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -48,16 +51,19 @@ class Guard:
         self._uses = {digest: _Use() for digest in [*self.digests, b""]}
 
     def admit(self, request: Request) -> bytes:
-        """Whose request it is. Raises Refused for one without a key that is known."""
+        """Whose request it is. Raises Refused for one without a key that is known, and for another site's page."""
+        _same_site(request, bool(self.digests))
         if not self.digests:
             return b""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(given.strip().encode()).digest()
+        digest = hashlib.sha256(_key_of(request.headers.get("authorization", ""))).digest()
         known = [one for one in self.digests if hmac.compare_digest(one, digest)]
-        if scheme.lower() != "bearer" or not known:
-            raise Refused(
-                401, "this server needs an API key: send it as Authorization: Bearer KEY", code="invalid_api_key"
+        if not known:
+            # A browser asks for a name and a password, which is the key; programs of /v1 are only told.
+            asks = (
+                {} if request.url.path.startswith("/v1/") else {"WWW_Authenticate": 'Basic realm="Inkstone: API key"'}
             )
+            said = "this server needs an API key: send it as Authorization: Bearer KEY"
+            raise Refused(401, said, code="invalid_api_key", **asks)
         return digest
 
     def begin(self, who: bytes) -> None:
@@ -76,6 +82,41 @@ class Guard:
     def end(self, who: bytes) -> None:
         """It is over, however it went."""
         self._uses[who].running -= 1
+
+
+def _key_of(authorization: str) -> bytes:
+    """The key in a header: a bearer's token, or the password of a browser's prompt."""
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(given, validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return b""
+
+
+def _same_site(request: Request, keyed: bool) -> None:
+    """Raises Refused for what another site's page sends through somebody's browser.
+
+    Without keys the server answers this machine only, so it must have been asked for by this machine's name: a page
+    whose own name was made to point here (DNS rebinding) gives its name.
+    """
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise Refused(403, f"a page of {origin[:200]} may not ask this server", code="foreign_origin")
+    name = urlsplit(f"//{host}").hostname or ""
+    if not keyed and not stays_here(name):
+        raise Refused(403, f'without an API key this server answers to 127.0.0.1 and localhost, not to "{name[:200]}"')
+
+
+def stays_here(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _too_many(what: str, wait_s: int) -> Refused:

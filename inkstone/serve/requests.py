@@ -92,6 +92,8 @@ class ChatRequest(Asked):
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool = False
+    drop_oldest: bool = False
+    """A conversation that is too long loses its oldest rounds, as in `inkstone chat`, instead of being refused."""
 
     @field_validator("tools", "logprobs", mode="before")
     @classmethod
@@ -134,6 +136,8 @@ class TokenizeRequest(BaseModel):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
     add_special_tokens: bool = True
+    return_token_strs: bool = False
+    drop_oldest: bool = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "TokenizeRequest":

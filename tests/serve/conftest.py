@@ -16,8 +16,10 @@ pytest.importorskip("fastapi")
 import uvicorn
 
 from inkstone.serve.app import create_app
+from inkstone.serve.console import mount_console
 from inkstone.serve.guard import Guard
 from inkstone.serve.models import Library, ServeSettings, find_models
+from inkstone.serve.store import Store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,9 +40,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(library: Library, guard: Guard) -> Iterator[Served]:
+def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
     """A server in a thread, until the block ends."""
     app = create_app(library, guard)
+    mount_console(app, Store(str(database)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -57,12 +60,14 @@ def running(library: Library, guard: Guard) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def served(models: Path) -> Iterator[Served]:
     """Open to everybody on this machine."""
-    with running(Library(find_models([models]), ServeSettings(rows=4, waiting=8, cache_gib=0.05)), Guard([])) as one:
+    library = Library(find_models([models]), ServeSettings(rows=4, waiting=8, cache_gib=0.05))
+    with running(library, Guard([]), models.parent / "open.sqlite") as one:
         yield one
 
 
 @pytest.fixture(scope="session")
 def locked(models: Path) -> Iterator[Served]:
     """With a key, one request at once and few in a minute."""
-    with running(Library(find_models([models]), ServeSettings(rows=2, waiting=1)), Guard([KEY], 1, 40)) as one:
+    library = Library(find_models([models]), ServeSettings(rows=2, waiting=1))
+    with running(library, Guard([KEY], 1, 40), models.parent / "locked.sqlite") as one:
         yield one

@@ -1,0 +1,161 @@
+"""The routes of the console: files of its pages, and what it keeps."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import fastapi
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from inkstone.serve.guard import Refused, read_body
+from inkstone.serve.store import Store
+
+_FILES = Path(__file__).parent
+_KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".html": "text/html"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+_LARGEST = 2**31 - 1
+Number = Annotated[int, fastapi.Path(ge=1, le=_LARGEST)]
+
+
+class Sampling(BaseModel):
+    """How an assistant answers; what is None is the model's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    temperature: float | None = Field(None, ge=0, le=5)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=2**20)
+    seed: int | None = Field(None, ge=0, lt=2**53)
+
+
+class Assistant(BaseModel):
+    """Somebody to talk to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=80)
+    avatar: str = Field("", max_length=16)
+    system: str = Field("", max_length=100_000)
+    model: str = Field("", max_length=400)
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+class Conversation(BaseModel):
+    """A conversation, or what changes in one: only what is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field("", max_length=200)
+    assistant: int | None = Field(None, ge=1, le=_LARGEST)
+    leaf: int | None = Field(None, ge=1, le=_LARGEST)
+
+
+class Said(BaseModel):
+    """A message of a conversation, after the message `parent`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parent: int | None = Field(None, ge=1, le=_LARGEST)
+    role: Literal["user", "assistant"]
+    content: str = Field(max_length=10**6)
+    model: str = Field("", max_length=400)
+    system: str = Field("", max_length=100_000)
+    figures: dict[str, float | str | None] | None = Field(None, max_length=20)
+
+
+class Rating(BaseModel):
+    """A thumb, and perhaps a better answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rating: Literal[-1, 0, 1] = 0
+    better: str | None = Field(None, max_length=10**6)
+
+
+def mount_console(app: FastAPI, store: Store) -> None:
+    """Add the console to a server."""
+    _mount_pages(app)
+
+    @app.get("/api/assistants")
+    async def assistants() -> list[dict[str, Any]]:
+        return await asyncio.to_thread(store.assistants)
+
+    @app.post("/api/assistants")
+    async def add_assistant(request: Request) -> dict[str, Any]:
+        given = await read_body(request, Assistant)
+        return await asyncio.to_thread(store.add, "assistants", given.model_dump())
+
+    @app.put("/api/assistants/{number}")
+    async def change_assistant(number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, Assistant)
+        return await asyncio.to_thread(store.change, "assistants", number, given.model_dump())
+
+    @app.get("/api/conversations")
+    async def conversations(search: str = "") -> list[dict[str, Any]]:
+        return await asyncio.to_thread(store.conversations, search[:200])
+
+    @app.post("/api/conversations")
+    async def add_conversation(request: Request) -> dict[str, Any]:
+        given = await read_body(request, Conversation)
+        return await asyncio.to_thread(store.add, "conversations", given.model_dump())
+
+    @app.get("/api/conversations/{number}")
+    async def conversation(number: Number) -> dict[str, Any]:
+        return await asyncio.to_thread(store.conversation, number)
+
+    @app.patch("/api/conversations/{number}")
+    async def change_conversation(number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, Conversation)
+        return await asyncio.to_thread(store.change, "conversations", number, given.model_dump(exclude_unset=True))
+
+    @app.delete("/api/{table}/{number}")
+    async def remove(table: Literal["assistants", "conversations"], number: Number) -> Response:
+        await asyncio.to_thread(store.remove, table, number)
+        return Response(status_code=204)
+
+    @app.post("/api/conversations/{number}/messages")
+    async def say(number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, Said)
+        return await asyncio.to_thread(store.say, number, given.model_dump())
+
+    @app.patch("/api/messages/{number}")
+    async def rate(number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, Rating)
+        return await asyncio.to_thread(store.change, "messages", number, given.model_dump(exclude_unset=True))
+
+    @app.get("/api/preferences.jsonl")
+    async def preferences() -> Response:
+        rows = await asyncio.to_thread(lambda: list(store.preferences()))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        headers = {"Content-Disposition": 'attachment; filename="preferences.jsonl"'}
+        return Response(lines, media_type="application/jsonl", headers=headers)
+
+
+def _mount_pages(app: FastAPI) -> None:
+    files = {
+        str(path.relative_to(_FILES)): path
+        for path in sorted(_FILES.rglob("*"))
+        if path.suffix in _KINDS and path.is_file()
+    }
+
+    @app.get("/")
+    async def page() -> Response:
+        return FileResponse(files["index.html"], media_type="text/html", headers=_HEADERS)
+
+    @app.get("/console/{name:path}")
+    async def file(name: str) -> Response:
+        # Only names of the list above: what a browser sends never becomes a path.
+        if name not in files:
+            raise Refused(404, f"the console has no file {name}")
+        return FileResponse(files[name], media_type=_KINDS[files[name].suffix], headers=_HEADERS)

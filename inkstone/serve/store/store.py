@@ -1,0 +1,181 @@
+"""The database of the console, opened at the first use: SQLite in a file, or any other by its DSN.
+
+    store = Store("console.sqlite")
+    number = store.add("conversations", {"title": "水"})
+
+Rows go in and out as plain dicts; the routes have checked them.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from inkstone.errors import Absent, InkstoneError
+from inkstone.serve.store.tables import ASSISTANTS, CONVERSATIONS, MESSAGES, METADATA, SCHEMA, VERSION
+
+Row = dict[str, Any]
+
+
+def default_address() -> str:
+    """Where the console keeps its database unless told otherwise."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return str(home / "inkstone" / "console.sqlite")
+
+
+class Store:
+    """`address` is a file or a DSN such as postgresql+psycopg://user@host/name."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _engine(self) -> Engine:
+        address, file = self.address, "://" not in self.address
+        try:
+            if file:
+                Path(address).parent.mkdir(parents=True, exist_ok=True)
+                address = f"sqlite:///{address}"
+            engine = create_engine(address)
+            if engine.dialect.name == "sqlite":
+                event.listen(engine, "connect", _prepare_sqlite)
+            with engine.begin() as connection:
+                METADATA.create_all(connection)
+                version = connection.scalar(select(SCHEMA.c.version))
+                if version is None:
+                    connection.execute(insert(SCHEMA).values(version=VERSION))
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise InkstoneError(f"the console's database {self.address} cannot be opened ({error})") from error
+        if version not in (None, VERSION):
+            raise InkstoneError(
+                f"the console's database {self.address} is of version {version}, this Inkstone keeps {VERSION}: "
+                f"name another with --database"
+            )
+        return engine
+
+    def _begin(self) -> Any:
+        with self._lock:
+            engine = self._engine
+        return engine.begin()
+
+    def assistants(self) -> list[Row]:
+        """All assistants, in the order they were made."""
+        with self._begin() as connection:
+            return _rows(connection.execute(select(ASSISTANTS).order_by(ASSISTANTS.c.id)))
+
+    def conversations(self, search: str = "", most: int = 200) -> list[Row]:
+        """The last ones changed, with `search` in their title or a message."""
+        asked = select(CONVERSATIONS).order_by(CONVERSATIONS.c.changed.desc(), CONVERSATIONS.c.id.desc()).limit(most)
+        if search:
+            said = select(MESSAGES.c.conversation).where(MESSAGES.c.content.icontains(search, autoescape=True))
+            title = CONVERSATIONS.c.title.icontains(search, autoescape=True)
+            asked = asked.where(or_(title, CONVERSATIONS.c.id.in_(said)))
+        with self._begin() as connection:
+            return _rows(connection.execute(asked))
+
+    def conversation(self, number: int) -> Row:
+        """One, with all its messages."""
+        with self._begin() as connection:
+            row = _one(connection, "conversations", number)
+            said = select(MESSAGES).where(MESSAGES.c.conversation == number).order_by(MESSAGES.c.id)
+            return {**row, "messages": _rows(connection.execute(said))}
+
+    def add(self, table: str, row: Row) -> Row:
+        """A new row, with its number."""
+        if table == "conversations":
+            row = {**row, "changed": time.time()}
+        with self._begin() as connection:
+            if table == "conversations" and row.get("assistant") is not None:
+                _one(connection, "assistants", row["assistant"])
+            number = connection.execute(insert(_TABLES[table]).values(row)).inserted_primary_key[0]
+            return _one(connection, table, number)
+
+    def change(self, table: str, number: int, row: Row) -> Row:
+        """The row, changed."""
+        if table == "conversations":
+            row = {**row, "changed": time.time()}
+        with self._begin() as connection:
+            _one(connection, table, number)
+            if row:
+                connection.execute(update(_TABLES[table]).where(_TABLES[table].c.id == number).values(row))
+            return _one(connection, table, number)
+
+    def remove(self, table: str, number: int) -> None:
+        """Forget a row; a conversation's messages go with it."""
+        with self._begin() as connection:
+            _one(connection, table, number)
+            connection.execute(delete(_TABLES[table]).where(_TABLES[table].c.id == number))
+
+    def say(self, conversation: int, message: Row) -> Row:
+        """Add a message to a conversation, whose shown branch ends there now."""
+        with self._begin() as connection:
+            _one(connection, "conversations", conversation)
+            if message["parent"] is not None and _one(connection, "messages", message["parent"])["conversation"] != (
+                conversation
+            ):
+                raise Absent(f"message {message['parent']} is in another conversation")
+            row = {**message, "conversation": conversation, "created": time.time()}
+            number = connection.execute(insert(MESSAGES).values(row)).inserted_primary_key[0]
+            where = update(CONVERSATIONS).where(CONVERSATIONS.c.id == conversation)
+            connection.execute(where.values(leaf=number, changed=time.time()))
+            return _one(connection, "messages", number)
+
+    def preferences(self) -> Iterator[Row]:
+        """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`).
+
+        A better answer that was written is preferred to the one it corrects; of several answers to the same message,
+        one with a thumb up to one with a thumb down.
+        """
+        with self._begin() as connection:
+            rows = _rows(connection.execute(select(MESSAGES).order_by(MESSAGES.c.id)))
+        by_id = {row["id"]: row for row in rows}
+        answers = [row for row in rows if row["role"] == "assistant" and row["parent"] is not None]
+        liked: dict[int, list[str]] = {}
+        for row in answers:
+            if row["rating"] > 0:
+                liked.setdefault(row["parent"], []).append(row["content"])
+        for row in answers:
+            chosen = [row["better"]] if row["better"] else []
+            chosen += liked.get(row["parent"], []) if row["rating"] < 0 else []
+            for better in dict.fromkeys(chosen):
+                if better.strip() and better.strip() != row["content"].strip() and row["content"].strip():
+                    yield {"messages": _path(by_id, row), "chosen": better, "rejected": row["content"]}
+
+
+_TABLES = {"assistants": ASSISTANTS, "conversations": CONVERSATIONS, "messages": MESSAGES}
+
+
+def _rows(result: Any) -> list[Row]:
+    return [dict(row) for row in result.mappings()]
+
+
+def _one(connection: Connection, table: str, number: int) -> Row:
+    found = _rows(connection.execute(select(_TABLES[table]).where(_TABLES[table].c.id == number)))
+    if not found:
+        raise Absent(f"there is no {table.removesuffix('s')} {number}, or it was removed")
+    return found[0]
+
+
+def _path(by_id: dict[int, Row], answer: Row) -> list[Row]:
+    """The conversation before an answer, its system prompt first."""
+    said: list[Row] = []
+    row = by_id.get(answer["parent"])
+    while row is not None:
+        said.append({"role": row["role"], "content": row["content"]})
+        row = by_id.get(row["parent"]) if row["parent"] is not None else None
+    system = [{"role": "system", "content": answer["system"]}] if answer["system"] else []
+    return system + said[::-1]
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Foreign keys hold, and readers do not wait for a writer."""
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA busy_timeout = 5000")
