@@ -1,7 +1,7 @@
 """The verbs. Each one reads its arguments, calls a room or the pipeline, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -131,6 +131,9 @@ def chat(
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
     dtype: model_commands.Dtype = None,
+    quantize: Annotated[
+        Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
+    ] = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -143,7 +146,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter)
+    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter, quantize)
 
 
 @app.command()
