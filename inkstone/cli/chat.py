@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -33,6 +34,7 @@ def converse(
     show_prompt: bool = False,
     dtype: str | None = None,
     adapter: Path | None = None,
+    quantize: Literal["int8", "int4", "nf4"] | None = None,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -41,7 +43,12 @@ def converse(
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
     opened = open_directory(
-        directory, getattr(torch, dtype) if dtype else None, template=template, chat=True, adapter=adapter
+        directory,
+        getattr(torch, dtype) if dtype else None,
+        template=template,
+        chat=True,
+        adapter=adapter,
+        quantize=quantize,
     )
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)

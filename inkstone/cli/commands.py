@@ -1,12 +1,12 @@
 """The verbs. Each one reads its arguments, calls a room or the pipeline, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from inkstone import __version__
-from inkstone.cli import mixture_commands, model_commands
+from inkstone.cli import mixture_commands, model_commands, quantize_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
@@ -28,6 +28,7 @@ app.add_typer(curate_app, name="curate")
 app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
+app.command()(quantize_commands.quantize)
 app.add_typer(template_app, name="template")
 app.add_typer(merge_app, name="merge")
 app.add_typer(evaluate_app, name="evaluate")
@@ -131,6 +132,9 @@ def chat(
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
     dtype: model_commands.Dtype = None,
+    quantize: Annotated[
+        Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
+    ] = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -143,7 +147,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter)
+    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter, quantize)
 
 
 @app.command()

@@ -142,6 +142,8 @@ def _weights(directory: Path, missing: list[str], remarks: list[str]) -> str:
     remarks += [unused] if (unused := weights.unused_head()) else []
     size = weights.checkpoint.num_bytes / _GIB
     stored = str(weights.dtype).removeprefix("torch.")
+    layout = getattr(weights.checkpoint, "layout", None)
+    stored += f", quantized ({layout.name})" if layout else ""
     return f"{len(weights.checkpoint.entries)} tensors, {size:.2f} GiB, {stored}"
 
 

@@ -17,6 +17,7 @@ from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.files.adapter import load_adapter
 from inkstone.model.files.directory import load_model, read_config, read_stop_ids
 from inkstone.model.files.hub import resolve_source
+from inkstone.model.packed.pack import Kind, pack_model, packed_maps
 from inkstone.tokenizer import Tokenizer
 
 
@@ -40,9 +41,11 @@ def open_directory(
     template: str | None = None,
     chat: bool = False,
     adapter: Path | None = None,
+    quantize: Kind | None = None,
 ) -> Opened:
     """Open a directory, or a hub's model by name; `template` names the chat template where the files do not say.
 
+    `quantize` packs the weights by rounding once they are read (int8, int4 or nf4; docs/quantize.md).
     `adapter` is a PEFT directory for this base; its template, where it has one, is the one that was trained with.
 
     Raises InputError when it is no complete model of a supported family or, for a `chat`, its template cannot be told.
@@ -57,6 +60,10 @@ def open_directory(
         require_tokens(found.template, tokenizer)
         stop_ids |= found.template.stop_ids(tokenizer)
     model = load_model(directory, dtype, device)
+    if quantize:
+        if packed_maps(model):
+            raise InputError(f"{directory} is quantized already: leave --quantize {quantize} out")
+        pack_model(model, quantize)
     if adapter is not None:
         load_adapter(model, adapter)
         model.eval()

@@ -288,8 +288,8 @@ def test_code_named_by_a_config_is_ignored_with_a_sentence(tmp_path: Path, caplo
 
 def test_an_unknown_family_and_quantized_weights_are_refused_by_name(tmp_path: Path) -> None:
     assert 'model_type "rwkv" is not supported; supported: llama' in refused(sample_config(tmp_path, model_type="rwkv"))
-    quantized = sample_config(tmp_path, quantization_config={"quant_method": "gptq"})
-    assert "the weights are quantized (gptq)" in refused(quantized)
+    quantized = sample_config(tmp_path, quantization_config={"quant_method": "hqq"})
+    assert "the weights are quantized (hqq)" in refused(quantized)
 
 
 def sample_config(directory: Path, **changes: object) -> Path:

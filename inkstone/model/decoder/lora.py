@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder, Linear
+from inkstone.model.packed.linear import PackedLinear
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a block, as Hugging Face Llama calls them."""
@@ -46,7 +47,7 @@ class LoraLinear(nn.Module):
     """base(x) + scale x B A dropout(x). With DoRA (Liu et al. 2024, arXiv 2402.09353) each row of the sum is given the
     length `magnitude`, and that length alone is learned freely."""
 
-    def __init__(self, base: Linear, shape: LoraShape) -> None:
+    def __init__(self, base: Linear | PackedLinear, shape: LoraShape) -> None:
         super().__init__()
         self.base, self.shape, self.enabled = base, shape, True
         rows, columns = base.weight.shape
@@ -86,7 +87,7 @@ def attach_lora(model: Decoder, shape: LoraShape, generator: torch.Generator) ->
 
     Raises InputError for a target that no block has.
     """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear | PackedLinear)}
     found = {name: module for name, module in linears.items() if name.rpartition(".")[2] in shape.targets}
     missing = [target for target in shape.targets if not any(name.endswith(f".{target}") for name in found)]
     if missing and (set(shape.targets) != set(LINEARS) or not found):
@@ -126,6 +127,8 @@ def adapter_off(model: Decoder) -> Iterator[None]:
 def merge_lora(model: Decoder) -> None:
     """Add the adapters to the weights, in float32, and take them off."""
     for name, module in lora_modules(model).items():
+        if isinstance(module.base, PackedLinear):
+            raise InputError(f"{name} is packed: an adapter is merged into plain weights, never into packed ones")
         module.base.weight = nn.Parameter(module.merged().to(module.base.weight.dtype))
         _replace(model, name, module.base)
     model.requires_grad_(True)

@@ -29,6 +29,8 @@ from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, the
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
 from inkstone.model.files.weights import open_weights, read_values
+from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.pack import packed_maps, put_packed
 from inkstone.storage.json_object import read_json_object
 
 _CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
@@ -50,8 +52,13 @@ def load_model(
     weights = open_weights(directory)
     dtype = dtype or weights.dtype
     tensors: dict[str, Tensor] = {}
+    packed: dict[str, list[list[PackedWeight]]] = {}
     problems: list[str] = []
     for name in weights.shapes:
+        if stored := weights.packed(name):
+            packed[name] = [[part.to(device) for part in parts] for parts in stored]
+            weights.release(name)
+            continue
         tensors[name] = weights.read(name, None, dtype, device, mapped)
         problems += weights.not_finite(name, tensors[name]) if check else []
     if problems:
@@ -61,6 +68,7 @@ def load_model(
     for name, tensor in tensors.items():
         owner = model.get_submodule(name.rpartition(".")[0])
         setattr(owner, name.rpartition(".")[2], nn.Parameter(tensor))
+    put_packed(model, packed)
     if weights.config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
@@ -77,6 +85,8 @@ def save_model(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write config.json, generation_config.json (which stops at `stop_ids`) and the weights, in its family's layout."""
+    if packed_maps(model):
+        raise InputError(f"{directory}: this model's weights are packed: unpack or merge them before it is saved")
     directory.mkdir(parents=True, exist_ok=True)
     ours = {name: weight.detach() for name, weight in model.named_parameters()}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.files.safetensors_file import Entry, SafetensorsFile
+from inkstone.model.packed.linear import PackedWeight
 from inkstone.storage import read_json_object, reading
 
 INDEX = "model.safetensors.index.json"
@@ -44,6 +45,8 @@ class Checkpoint:
         self.directory = directory
         self.entries: dict[str, Entry] = {}
         self._file_of: dict[str, _File] = {}
+        self.optional: set[str] = set()
+        """Tensors that say nothing (zeros), which an architecture may have no place for."""
         self.num_bytes = 0
         for path in weight_files(directory):
             file = SafetensorsFile(path) if path.suffix == ".safetensors" else _PickleFile(path)
@@ -54,6 +57,10 @@ class Checkpoint:
                         f"{directory}: {name} is in {path.name} and in an earlier file: remove one of them"
                     )
                 self.entries[name], self._file_of[name] = entry, file
+
+    def packed(self, name: str) -> PackedWeight | None:
+        """None: nothing here is quantised."""
+        return None
 
     def tensor(self, name: str) -> Tensor:
         """A view of the mapped file."""

@@ -21,7 +21,9 @@ from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.families import Family, family_of
 from inkstone.model.families.layout import Piece
 from inkstone.model.files.pieces import Box, Shape, by_ours, by_theirs, fill_block, their_shape, view_block, whole
+from inkstone.model.files.quantised import QuantisedCheckpoint, layout_of
 from inkstone.model.files.stored import Checkpoint
+from inkstone.model.packed.linear import PackedWeight
 from inkstone.storage.json_object import read_json_object
 
 _log = logging.getLogger(__name__)
@@ -65,6 +67,21 @@ class Weights:
         self.release(name)
         return out
 
+    def packed(self, name: str) -> list[list[PackedWeight]] | None:
+        """Our tensor `name` as it is stored, in parts below each other: one list, or one for each expert.
+
+        None where it is not quantised; then, or where only `read` can make it, it is a plain tensor.
+        """
+        parts: dict[int, list[PackedWeight]] = {}
+        for piece in self.pieces[name]:
+            stored = self.checkpoint.packed(piece.theirs)
+            if stored is None or (piece.ours_at and not isinstance(piece.ours_at[0], int)):
+                return None
+            expert = int(piece.ours_at[0]) if piece.ours_at else 0  # type: ignore[arg-type]
+            rows = piece.theirs_rows
+            parts.setdefault(expert, []).append(stored if rows is None else stored.take(rows))
+        return list(parts.values())
+
     def release(self, name: str) -> None:
         """Give back the memory of the pages that our tensor was read from."""
         for theirs in {piece.theirs for piece in self.pieces[name]}:
@@ -103,7 +120,8 @@ def open_weights(directory: Path) -> Weights:
     values, where = read_values(directory)
     family = family_of(values, where)
     config = family.read_config(values, where)
-    checkpoint = Checkpoint(directory)
+    settings = values.get("quantization_config")
+    checkpoint = QuantisedCheckpoint(directory, settings) if settings else Checkpoint(directory)
     shapes = decoder_shapes(config)
     pieces = family.layout(config, checkpoint.entries.keys())
     _check(checkpoint, {theirs: their_shape(rows, shapes) for theirs, rows in by_theirs(pieces).items()}, family)
@@ -122,10 +140,8 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{source} is not a model directory: it has no config.json{hint}") from error
     if values.get("auto_map"):
         _say_code_is_ignored(path)
-    quantized = values.get("quantization_config")
-    method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-    if method:
-        raise InputError(f"{path}: the weights are quantized ({method}), which is not read: get the original weights")
+    if settings := values.get("quantization_config"):
+        layout_of(settings, str(path))
     return values, str(path)
 
 
@@ -146,6 +162,8 @@ def _check(checkpoint: Checkpoint, expected: dict[str, Shape], family: Family) -
     ignored = [re.compile(pattern) for pattern in family.ignored]
     problems = {name: "is missing" for name in expected if name not in found}
     for name, entry in found.items():
+        if name in checkpoint.optional and name not in expected:
+            continue
         if name not in expected and not any(pattern.search(name) for pattern in ignored):
             problems[name] = "is not part of this architecture"
         elif name in expected and entry.shape != expected[name]:

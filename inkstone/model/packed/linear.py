@@ -1,0 +1,83 @@
+"""A linear map and a layer's experts over packed weights.
+
+    module = PackedLinear(quantise_nf4(weight), bias)      # computes in its input's dtype, like the decoder's Linear
+    experts.gate_up_proj, experts.product = PackedExperts(...), packed_runs
+
+Few rows go through a kernel that reads the packed weight where torch has one; otherwise the weight is dequantised for
+the product and forgotten. Gradients reach the input, never the weight: backward dequantises once more instead of
+keeping a copy, so that a low-rank adapter trains over a packed base in the packed base's memory.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inkstone.model.packed.grouped import Grouped
+from inkstone.model.packed.nf4 import Nf4
+
+PackedWeight = Nf4 | Grouped
+"""A weight [N, K] with `shape`, `dequantise(dtype)`, `take(rows)` and `product(x)`."""
+
+
+class PackedLinear(nn.Module):
+    """x to x W^T + bias, W packed."""
+
+    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.packed = packed
+        self.out_features, self.in_features = packed.shape
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [N, K] in float32, dequantised now; it has no gradient."""
+        return self.packed.dequantise(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = packed_product(x, self.packed)
+        return out if self.bias is None else out + self.bias.to(x.dtype)
+
+
+class PackedExperts(nn.Module):
+    """One projection of all experts: for each expert the parts that lie below each other (gate, up)."""
+
+    def __init__(self, experts: list[list[PackedWeight]]) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.ModuleList(parts) for parts in experts)
+
+    def parts(self) -> list[list[PackedWeight]]:
+        """Expert by expert, as they were given."""
+        return cast("list[list[PackedWeight]]", [list(cast(nn.ModuleList, parts)) for parts in self.experts])
+
+
+def packed_product(x: Tensor, packed: PackedWeight) -> Tensor:
+    """x W^T in x's dtype, differentiable in x."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        out: Tensor = _Product.apply(x, packed)
+        return out
+    fast = packed.product(x)
+    return F.linear(x, packed.dequantise(x.dtype)) if fast is None else fast
+
+
+def packed_runs(x_MD: Tensor, projection: PackedExperts, ends_E: Tensor) -> Tensor:
+    """As the decoder's `matmul_runs`, expert by expert; an expert without tokens costs nothing."""
+    runs, start = [], 0
+    for end, parts in zip(ends_E.tolist(), projection.parts(), strict=True):
+        if end > start:
+            outs = [packed_product(x_MD[start:end], part) for part in parts]
+            runs.append(torch.cat(outs, dim=-1))
+        start = end
+    return torch.cat(runs)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: PackedWeight) -> Tensor:
+        ctx.packed = packed
+        return F.linear(x, packed.dequantise(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] @ ctx.packed.dequantise(grads[0].dtype), None
