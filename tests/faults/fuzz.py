@@ -30,10 +30,10 @@ class Hung(BaseException):
 
 
 def run(seed: int, cases: int, kinds: list[str]) -> dict[str, Any]:
-    """The number of cases tried, of sentences, and every fault: its kind, number and last lines of traceback."""
+    """The number of cases tried, of sentences by kind, and every fault: its number and last lines of traceback."""
     signal.signal(signal.SIGALRM, _hang)
     faults: list[dict[str, Any]] = []
-    sentences = 0
+    sentences = dict.fromkeys(kinds, 0)
     slowest = (0.0, "")
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
@@ -42,12 +42,13 @@ def run(seed: int, cases: int, kinds: list[str]) -> dict[str, Any]:
                 draw = random.Random(f"{seed} {name} {number}")
                 folder = Path(scratch) / "case"
                 folder.mkdir()
+                call = KINDS[name](folder, draw)
                 before, started = _peak(), time.monotonic()
                 signal.alarm(_SECONDS)
                 try:
-                    KINDS[name](folder, draw)()
+                    call()
                 except (InkstoneError, OSError) as error:
-                    sentences += 1
+                    sentences[name] += 1
                     if not str(error):
                         faults.append({"kind": name, "number": number, "fault": "no sentence", "where": ""})
                 except BaseException as error:

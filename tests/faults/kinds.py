@@ -31,10 +31,12 @@ from tiny_tokenizers import byte_level, sentencepiece_like
 from inkstone.chat import CHATML, read_chats, read_preferences, save_template
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
+from inkstone.errors import InkstoneError
 from inkstone.evaluate import read_problems, read_prompts, read_quiz
 from inkstone.model import load_model, open_directory
 from inkstone.model.inspect import inspect_model
-from inkstone.tokenizer import Tokenizer
+from inkstone.tokenizer import Tokenizer, TokenizerSettings
+from inkstone.tokenizer.bpe.train import train
 
 Call = Callable[[], object]
 Kind = Callable[[Path, random.Random], Call]
@@ -55,6 +57,9 @@ def prepare(folder: Path) -> None:
     for name, tokenizer in (("bytes", byte_level(CHATML.control_tokens)), ("pieces", sentencepiece_like())):
         tokenizer.save(folder / name)
         _SAMPLES[name] = folder / name
+    trained, _ = train(TokenizerSettings(vocab_size=330), [(["你好，世界！Hello 12"] * 3, 1.0)])
+    trained.save(folder / "model")
+    _SAMPLES["model"] = folder / "model"
     config = CONFIGS["llama"] | {"vocab_size": byte_level(CHATML.control_tokens).vocab_size}
     chat = write(folder / "chat", config, tensors_of(config))
     byte_level(CHATML.control_tokens).save(chat)
@@ -99,7 +104,7 @@ def tokenizer(folder: Path, draw: random.Random) -> Call:
 @kind
 def sentencepiece(folder: Path, draw: random.Random) -> Call:
     path = folder / "tokenizer.model"
-    path.write_bytes(damaged_bytes((_SAMPLES["pieces"] / "tokenizer.model").read_bytes(), draw))
+    path.write_bytes(damaged_bytes((_SAMPLES["model"] / "tokenizer.model").read_bytes(), draw))
     return lambda: Tokenizer.load(path).encode("你好 hello")
 
 
@@ -109,7 +114,8 @@ def gguf(folder: Path, draw: random.Random) -> Call:
     names = sorted(spec["model"]["vocab"], key=lambda name: spec["model"]["vocab"][name])
     values: dict[str, Any] = {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": names, "tokenizer.ggml.scores": [-1.0] * len(names),
-        "tokenizer.ggml.token_type": [1] * len(names), "tokenizer.ggml.bos_token_id": 1, "general.x": [["a"], ["b"]],
+        "tokenizer.ggml.token_type": [_kind_of(name) for name in names], "tokenizer.ggml.bos_token_id": 1,
+        "general.x": [["a"], ["b"]],
     }  # fmt: skip
     if draw.random() < 0.5:
         key = draw.choice(sorted(values))
@@ -118,6 +124,10 @@ def gguf(folder: Path, draw: random.Random) -> Call:
     path = folder / "v.gguf"
     path.write_bytes(head if draw.random() < 0.4 else damaged_bytes(head, draw))
     return lambda: Tokenizer.load(path).encode("你好")
+
+
+def _kind_of(name: str) -> int:
+    return 6 if name.startswith("<0x") else {"<unk>": 2, "<s>": 3, "</s>": 3}.get(name, 1)
 
 
 def _text(text: str) -> bytes:
@@ -268,7 +278,7 @@ def recipe(folder: Path, draw: random.Random) -> Call:
         deep = b"x = " + b"[" * 100_000
         content = draw.choice([damaged_bytes(content, draw), damaged_bytes(content, draw), deep, content + deep])
     path.write_bytes(content)
-    return lambda: _command("run", path, *options, "--dry-run")
+    return lambda: _commands(("run", path, *options, "--dry-run"))
 
 
 def _finished_run(folder: Path) -> Path:
@@ -322,7 +332,7 @@ def finished(folder: Path, draw: random.Random) -> Call:
     recipe = _SAMPLES["run"].parent / "r.toml"
     again = ("run", recipe, "--set", f"runs_dir={folder}", "--dry-run")
     audit = ("curate", "audit", run, "--reason", "near_duplicate")
-    return lambda: [_command(*arguments) for arguments in (("report", run), again, audit)]
+    return lambda: _commands(("report", run), again, audit)
 
 
 _ITEM = {"id": "a", "subject": "b", "lang": "zh", "question": "c", "choices": ["1", "2", "3", "4"], "answer": 0}
@@ -332,8 +342,10 @@ _PROBLEM = {"id": "a", "lang": "zh", "question": "b", "solution": "c 1", "answer
 @kind
 def questions(folder: Path, draw: random.Random) -> Call:
     read, good = draw.choice([(read_quiz, _ITEM), (read_problems, _PROBLEM)])
-    for name in ("dev", "test"):
-        (folder / f"{name}.jsonl").write_bytes(_lines([good, good], draw))
+    for name, damaged in (("dev", draw.random() < 0.3), ("test", draw.random() < 0.5)):
+        rows = [good | {"id": f"{name} {number}"} for number in range(2)]
+        lines = _lines(rows, draw) if damaged else "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (folder / f"{name}.jsonl").write_bytes(lines)
     prompts = folder / "prompts.json"
     prompts.write_bytes(damaged_json({"continue": ["a"], "chat": {"zh": ["b"]}}, draw))
     return lambda: (_both(read_prompts, prompts), read(folder))
@@ -359,17 +371,20 @@ def _packed(name: str, content: bytes, draw: random.Random) -> bytes:
     return damaged_bytes(packed, draw) if draw.random() < 0.3 else packed
 
 
-def _command(*arguments: Any) -> None:
-    """A command that ends with a sentence or without a fault; a traceback would come through."""
-    ended = inkstone(*arguments)
-    assert ended.code in (0, 1, 2), ended
-    assert ended.code == 0 or ended.said, "it ended without a word"
+def _commands(*commands: tuple[Any, ...]) -> None:
+    """Each ends with a sentence or without a fault; a traceback would come through."""
+    sentences = []
+    for arguments in commands:
+        ended = inkstone(*arguments)
+        assert ended.code in (0, 1, 2), ended
+        assert ended.code == 0 or ended.said, "it ended without a word"
+        sentences += [ended.said] if ended.code else []
+    if sentences:
+        raise InkstoneError("; ".join(sentences))
 
 
 def _both(first: Callable[[Any], object], argument: Any) -> None:
     """Call it; a sentence is as good as a result."""
-    from inkstone.errors import InkstoneError
-
     try:
         first(argument)
     except InkstoneError as error:

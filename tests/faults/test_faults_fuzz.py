@@ -33,7 +33,8 @@ def some() -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_input_ends_with_a_result_or_a_sentence(kind: str, some: dict[str, Any]) -> None:
-    assert some["cases"] == 30 * len(KINDS) and some["sentences"] > some["cases"] // 2
+    # Some damage is refused and some is harmless: else the kind would show nothing. Texts lose rows instead.
+    assert kind == "texts" or 0 < some["sentences"][kind] < 30
     assert [fault for fault in some["faults"] if fault["kind"] == kind] == []
 
 

@@ -101,3 +101,13 @@ def test_the_guard_turns_what_a_library_raises_into_a_sentence_and_lets_the_rest
         with pytest.raises(type(passed)) as caught, reading("f.json", "a thing"):
             raise passed
         assert caught.value is passed
+
+
+def test_a_prefix_that_the_merges_do_not_have_never_reaches_the_library_which_would_abort(
+    samples: Path, tmp_path: Path
+) -> None:
+    spec = json.loads((samples / "pieces" / "tokenizer.json").read_text())
+    spec["model"]["continuing_subword_prefix"] = "%s"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(InputError, match="merges without its continuing_subword_prefix"):
+        Tokenizer.load(tmp_path)

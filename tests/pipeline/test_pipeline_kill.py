@@ -1,8 +1,10 @@
 """SIGKILL at any moment of any stage: the second call does the rest and only the rest, and the result is the same."""
 
 import json
+import os
 import random
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,3 +76,14 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
         end(process)
         check_whole(run)
     check_call_after_kills(recipe, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(20))
+def test_fifty_kills_at_any_moment_of_any_stage_lose_nothing(chunk: int, tmp_path: Path, finished: Path) -> None:
+    """A thousand in all; `kill_often.py` checks every stage after each of them and the result of every finished run."""
+    script = Path(__file__).with_name("kill_often.py")
+    command = [sys.executable, str(script), str(100 + chunk), "50", str(tmp_path), str(finished)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert json.loads(ended.stdout)["kills"] == 50

@@ -82,6 +82,10 @@ def _read_json(path: Path) -> Spec:
         numbers = [*spec["model"]["vocab"].values(), *(entry["id"] for entry in spec["added_tokens"])]
     if kind != "BPE":
         raise InputError(f"{path} is a {kind} tokenizer; Inkstone opens BPE ones.")
+    prefix = spec["model"].get("continuing_subword_prefix")
+    if prefix and not all(_parts(merge)[-1].startswith(prefix) for merge in spec["model"].get("merges", [])):
+        # The library would cut the parts where the prefix should end, and abort the process inside a character.
+        raise InputError(f"{path} has merges without its continuing_subword_prefix: copy or make it again")
     if not all(type(number) is int and 0 <= number < _IDS for number in numbers):
         raise InputError(f"{path} has ids that are no numbers from 0 to {_IDS}: copy or make it again")
     spec["model"]["type"] = "BPE"
@@ -185,8 +189,12 @@ def _protect(spec: Spec, named: set[str]) -> None:
 
 
 def _merged(merge: str | list[str]) -> str:
-    """What a merge gives: files before 2024 write it as one string with a space."""
-    return "".join(merge) if isinstance(merge, list) else merge.replace(" ", "", 1)
+    return "".join(_parts(merge))
+
+
+def _parts(merge: str | list[str]) -> list[str]:
+    """The two parts of a merge: files before 2024 write them as one string with a space."""
+    return merge if isinstance(merge, list) else merge.split(" ", 1)
 
 
 def _numbers(spec: Spec) -> dict[str, int]:
