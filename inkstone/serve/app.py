@@ -143,13 +143,13 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, path) for name, path in library.directories.items()]}
+        return {"object": "list", "data": [_model(library, name) for name in library.directories]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name not in library.directories:
             await server.model(name)
-        return _model(name, library.directories[name])
+        return _model(library, name)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -267,8 +267,9 @@ def _error_json(message: str, kind: str) -> str:
     return bytes(JSONResponse({"error": error}).body).decode()
 
 
-def _model(name: str, path: Any) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": int(path.stat().st_mtime), "owned_by": "inkstone"}
+def _model(library: Library, name: str) -> dict[str, Any]:
+    created = int(library.directories[name].stat().st_mtime)
+    return {"id": name, "object": "model", "created": created, "owned_by": "inkstone", "chat": library.talks(name)}
 
 
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:

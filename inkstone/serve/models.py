@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inkstone.chat import choose_template
 from inkstone.errors import InputError
 from inkstone.generate import Engine, SamplingSettings, read_sampling
 from inkstone.model import Opened, open_directory
@@ -54,7 +55,18 @@ class Library:
     def __init__(self, directories: dict[str, Path], settings: ServeSettings) -> None:
         self.directories, self.settings = directories, settings
         self.open: dict[str, Loaded] = {}
+        self._talks: dict[str, bool] = {}
         self._lock = asyncio.Lock()
+
+    def talks(self, name: str) -> bool:
+        """Whether the model has a chat template; told from its files, once."""
+        if name not in self._talks:
+            try:
+                choose_template(self.directories[name], None)
+                self._talks[name] = True
+            except InputError:
+                self._talks[name] = False
+        return self._talks[name]
 
     async def get(self, name: str) -> Loaded:
         """The model, opened if need be. Raises KeyError for a name that is not there, InputError where it cannot be."""

@@ -183,3 +183,8 @@ def test_a_long_conversation_loses_its_oldest_rounds_where_asked_to(served: Serv
         [t for t in shown["token_strs"] if t == "<|im_start|>"]
     )
     assert shown["count"] == len(shown["token_strs"]) < 256
+
+
+def test_only_models_with_a_template_are_offered_for_a_chat(served: Served) -> None:
+    listed = made(served, "/v1/models", None, "GET")["data"]
+    assert {one["id"]: one["chat"] for one in listed} == {"chat": True, "base": False}

@@ -16,7 +16,7 @@ function Console() {
   useEffect(() => {
     const turn = () => setPage(pageOf());
     addEventListener("hashchange", turn);
-    ask("/v1/models").then(({ data }) => setModels(data.map(({ id }) => id)), (error) => report(error.message));
+    ask("/v1/models").then(({ data }) => setModels(data.filter(({ chat }) => chat).map(({ id }) => id)), (error) => report(error.message));
   }, []);
   const other = language === "zh" ? "en" : "zh";
   const Page = PAGES[page];

@@ -1,0 +1,122 @@
+"""Journeys through the console in a real Chromium, in both languages; a console error or foreign request fails them."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serve_samples import Served, get, nothing_held, post, wait_until
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'inkstone[browser]'")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")]
+
+LOCALES = Path(__file__).parents[2] / "inkstone" / "serve" / "console" / "locales"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=["zh", "en"])
+def words(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What the interface says in a language."""
+    said: dict[str, str] = json.loads((LOCALES / f"{request.param}.json").read_text(encoding="utf-8"))
+    return said | {"language": request.param}
+
+
+@pytest.fixture
+def page(browser: Any, served: Served, words: dict[str, str]) -> Iterator[Any]:
+    context = browser.new_context(locale={"zh": "zh-CN", "en": "en-GB"}[words["language"]])
+    context.set_default_timeout(15_000)
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("request", lambda sent: None if sent.url.startswith((served.url, "data:")) else faults.append(sent.url))
+    tab.goto(served.url)
+    yield tab
+    context.close()
+    assert not faults
+
+
+def say(page: Any, words: dict[str, str], text: str) -> None:
+    page.get_by_role("textbox", name=words["say"]).fill(text)
+    page.keyboard.press("Enter")
+
+
+def short_answers(page: Any, words: dict[str, str]) -> None:
+    """Through an assistant, whose answers have few tokens and one beginning."""
+    page.get_by_role("button", name=words["edit_assistant"]).click()
+    page.get_by_role("textbox", name=words["name"]).fill("墨客")
+    page.get_by_role("dialog").get_by_role("combobox", name=words["model"]).select_option("chat")
+    page.get_by_role("spinbutton", name=words["max_tokens"]).fill("6")
+    page.get_by_role("button", name=words["save"]).click()
+    page.get_by_role("dialog").wait_for(state="detached")
+
+
+def test_a_thumb_down_and_a_better_answer_are_a_pair_on_the_feedback_page(
+    page: Any, words: dict[str, str], served: Served
+) -> None:
+    short_answers(page, words)
+    say(page, words, "火")
+    page.get_by_role("button", name=words["bad"], exact=True).click()
+    page.get_by_role("textbox", name=words["better"]).fill(f"火是燃烧。{words['language']}")
+    page.get_by_role("button", name=words["save"]).click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    page.get_by_role("link", name=words["page_feedback"]).click()
+    page.get_by_text(f"火是燃烧。{words['language']}").wait_for()
+    rows = [json.loads(line) for line in get(served, "/api/preferences.jsonl")[1].splitlines()]
+    assert rows[-1]["messages"][-1]["content"] == "火"
+
+
+def test_stop_ends_the_answer_on_the_server_and_keeps_what_there_is(
+    page: Any, words: dict[str, str], served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is slowed down so that the answer lasts longer than a click takes."""
+    post(served, "/v1/chat/completions", {"model": "chat", "messages": [{"role": "user", "content": "x"}]})
+    engine = served.library.open["chat"].runner.engine
+    assert engine is not None
+    step, cancelled = engine.step, engine.figures()["cancelled"]
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.1), step())[1])
+    say(page, words, "水")
+    page.get_by_role("button", name=words["stop"]).click()
+    page.get_by_role("button", name=words["send"]).wait_for()
+    wait_until(lambda: nothing_held(served))
+    assert engine.figures()["cancelled"] == cancelled + 1
+
+
+def test_what_a_model_writes_is_never_markup(page: Any, words: dict[str, str]) -> None:
+    """Written by hand, for a model seldom writes it: tags stay text, formulas and tables are drawn."""
+    text = "<img src=x onerror=alert(1)> [x](javascript:alert(1))\n\n|a|b|\n|-|-|\n|1|$\\frac{1}{2}$|\n\n" + "> " * 500
+    drawn = page.evaluate(
+        """async (text) => {
+          const { Markdown } = await import("/console/markdown.js");
+          const { html, render } = await import("/console/vendor/preact-htm-3.1.1.js");
+          const place = document.createElement("div");
+          render(html`<${Markdown} text=${text} />`, place);
+          return ["img", "a", "td", "mfrac"].map((name) => place.querySelectorAll(name).length);
+        }""",
+        text,
+    )
+    assert drawn == [0, 0, 2, 1]
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(
+    page: Any, words: dict[str, str], width: int, scheme: str, tmp_path: Path
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 740})
+    for name in ("chat", "feedback"):
+        page.get_by_role("link", name=words[f"page_{name}"]).click()
+        page.screenshot(path=tmp_path / f"{name}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
