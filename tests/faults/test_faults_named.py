@@ -45,7 +45,7 @@ def test_a_size_that_no_model_has_is_refused_before_anything_is_built(
 
 
 def test_a_config_is_told_what_is_wrong_with_it(samples: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="quantized"):
+    with pytest.raises(InputError, match="quantization_config = 1 is not a table of settings"):
         inspect_model(changed(samples, tmp_path, "llama", "config.json", quantization_config=1))
 
 
