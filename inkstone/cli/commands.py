@@ -77,6 +77,27 @@ def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = Fals
 
 
 @app.command()
+def launch(
+    recipe: RecipePath,
+    nproc: Annotated[int, typer.Option(min=1, help="processes on each host: one per GPU")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="hosts; more than one needs --slurm")] = 1,
+    restarts: Annotated[int, typer.Option(min=0, help="times that failed processes are started again")] = 3,
+    slurm: Annotated[Path | None, typer.Option(metavar="FILE", help="write a Slurm job script instead")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="with --slurm: hand it to sbatch")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run a recipe in several processes (torchrun), or write the Slurm job for many hosts."""
+    from inkstone.cli.launch import launch_recipe, write_slurm
+
+    if slurm:
+        write_slurm(recipe, overrides or [], nproc, nodes, restarts, slurm, submit)
+        return
+    if nodes > 1 or submit:
+        raise typer.BadParameter("several hosts and --submit go with --slurm FILE")
+    launch_recipe(recipe, overrides or [], nproc, restarts)
+
+
+@app.command()
 def plan(
     recipe: RecipePath,
     gpu: Annotated[str, typer.Option(metavar="NAME", help="h100, a800, 4090, ...; cpu is this machine")],

@@ -27,6 +27,7 @@ COMMANDS = {
     "merge adapter": ["--output"],
     "merge models": ["--method", "--weights", "--density"],
     "serve": ["--api-key", "--port", "--memory-gib"],
+    "launch": ["--nproc", "--nodes", "--slurm", "--submit"],
     "plan": ["--gpu", "--count", "--set"],
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["run", "compare", "explain", "leaderboard", "contamination"],
