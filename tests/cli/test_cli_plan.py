@@ -8,6 +8,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "own-text.toml"
 LARGE = [
     f"--set={key}"
     for key in (
+        "pretrain.optimizer=adamw",
         "model.hidden_size=4096",
         "model.num_layers=32",
         "model.num_heads=32",

@@ -44,7 +44,9 @@ def test_ctrl_c_in_another_stage_keeps_what_was_finished(begun: Callable[[str], 
     recipe = begun("evaluate")
     run = recipe.parent / "runs" / "tiny"
     before = state(run)
-    process = start("run", recipe, "--set", "evaluate.quiz=primer:quiz")
+    # Long enough that the signal comes before the end: thousands of tokens to write.
+    slow = ("--set", "evaluate.max_problems=120", "--set", "evaluate.max_new_tokens=120")
+    process = start("run", recipe, "--set", "evaluate.quiz=primer:quiz", *slow)
     wait_until(process, (run / ".evaluate.draft").exists)
     process.send_signal(signal.SIGINT)
     stopped = end(process)
