@@ -19,9 +19,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults.kinds import KINDS, prepare
+from faults.kinds_later import LATER
 
 from inkstone.errors import InkstoneError
 
+ALL = KINDS | LATER
 _SECONDS, _KILOBYTES = 30, 1_000_000
 
 
@@ -42,7 +44,7 @@ def run(seed: int, cases: int, kinds: list[str]) -> dict[str, Any]:
                 draw = random.Random(f"{seed} {name} {number}")
                 folder = Path(scratch) / "case"
                 folder.mkdir()
-                call = KINDS[name](folder, draw)
+                call = ALL[name](folder, draw)
                 before, started = _peak(), time.monotonic()
                 signal.alarm(_SECONDS)
                 try:
@@ -77,4 +79,4 @@ def _hang(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or list(KINDS))))
+    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or list(ALL))))

@@ -14,7 +14,7 @@ import pytest
 
 KINDS = (
     "config", "companions", "tokenizer", "sentencepiece", "gguf", "safetensors", "shards", "pickles", "conversations",
-    "texts", "recipe", "finished", "questions",
+    "texts", "recipe", "finished", "questions", "benchmarks", "adapters", "packed", "tokens", "checkpoints", "requests",
 )  # fmt: skip
 
 

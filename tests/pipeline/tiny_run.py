@@ -65,8 +65,8 @@ heldout_tokens = 2000
 device = "cpu"
 """
 
-# Figures of the clock and the machine; everything else must be equal between two runs.
-_CLOCK = ("seconds", "started", "throughput", "hardware", "versions")
+# Figures of the clock, the machine and of what the last process had left to do; all else must be equal in two runs.
+_CLOCK = ("seconds", "started", "throughput", "hardware", "versions", "parts_encoded_now")
 
 
 class Ended(NamedTuple):

@@ -9,6 +9,7 @@ from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
 from inkstone.evaluate.tasks.judged import JUDGED
 from inkstone.evaluate.tasks.needle import NEEDLE
 from inkstone.evaluate.tasks.written import WRITTEN
+from inkstone.storage.damage import reading
 
 BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN | JUDGED | {"needle": NEEDLE}
 
@@ -22,7 +23,8 @@ def load(name: str, data: Path, split: str = "") -> Loaded:
     folder = next((data / one for one in names if (data / one).is_dir()), None)
     if folder is None and not benchmark.made:
         raise InputError(f"{data} has no folder {' or '.join(names)} for {name}: put the benchmark's files there")
-    return benchmark.read(folder or data, split or benchmark.splits[0])
+    with reading(folder or data, f"{name} as published"):
+        return benchmark.read(folder or data, split or benchmark.splits[0])
 
 
 __all__ = ["BENCHMARKS", "Benchmark", "Item", "Loaded", "load"]
