@@ -71,7 +71,9 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
     "humaneval": {"humaneval/test.jsonl": [
         {"task_id": "a", "prompt": "b", "entry_point": "c", "canonical_solution": "d", "test": "e"}
     ]},
-    "agieval": {"agieval/lsat-ar.jsonl": [{"passage": "p", "question": "q", "options": ["(A)1", "(B)2"], "label": "A"}]},
+    "agieval": {"agieval/lsat-ar.jsonl": [
+        {"passage": "p", "question": "q", "options": ["(A)1", "(B)2"], "label": "A"}
+    ]},
     "gaokao": {"gaokao/Obj_Prompt.json": {"examples": [
         {"keyword": "k", "type": "single_choice", "prefix_prompt": "p"}
     ]}, "gaokao/objective.jsonl": [_GAOKAO]},
