@@ -35,7 +35,8 @@ class TrainState:
     """What the loop knows besides weights and moments. `step` optimizer steps are done.
 
     `skipped_rows` are ranges [first, end) of the endless order that are to be passed over; `figures` are the last
-    step's sums, which the objective is told; `source` is what the source wants to find again.
+    step's sums, which the objective is told; `norms` are what the guard compares with; `source` is what the source
+    wants to find again.
     """
 
     step: int = 0
@@ -43,12 +44,14 @@ class TrainState:
     seconds: float = 0.0
     skipped_in_a_row: int = 0
     skipped: int = 0
+    rollbacks: int = 0
     loss: float | None = None
     heldout_loss: float | None = None
     arithmetic: dict[str, str | bool] = field(default_factory=dict)
     rows_drawn: int | None = None
     skipped_rows: list[list[int]] = field(default_factory=list)
     figures: dict[str, list[float]] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
     source: SourceState = field(default_factory=dict)
 
     def rows_behind(self, rows_per_step: int) -> int:

@@ -6,7 +6,6 @@ whenever you like: on SIGINT or SIGTERM it saves and stops, after SIGKILL it con
 weights come out the same to the last bit.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from inkstone.errors import InkstoneError, InputError
+from inkstone.errors import InputError
 from inkstone.model import Decoder
 from inkstone.progress import Progress
 from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
 from inkstone.train.batches import Batch, Rows, next_rows
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from inkstone.train.guard import PATIENCE, ROLLBACKS, fault, out_of_patience, set_back
 from inkstone.train.interrupt import StopRequest
 from inkstone.train.mesh import ALONE, Mesh, sum_gradients, sum_numbers
 from inkstone.train.meter import Metrics, Report, TrainResult, finite
@@ -29,8 +29,6 @@ from inkstone.train.objective import Figures, NextToken, Objective
 from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import Source
-
-_SKIPS_BEFORE_GIVING_UP = 20
 
 
 def train(
@@ -83,11 +81,18 @@ def train(
             rate = learning_rate(settings, state.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, norm = _step(model, source, objective, optimizer, settings, mesh, state)
+            loss, norm, why_not = _step(model, source, objective, optimizer, settings, mesh, state)
             state.step += 1
             state.tokens += settings.batch_tokens
             state.seconds += time.perf_counter() - started
             report.step(loss, norm, rate, progress)
+            if why_not:
+                progress.note(f"step {state.step}: update not made, {why_not}", rows_behind=state.rows_drawn)
+            if state.skipped_in_a_row >= PATIENCE:
+                state = report.state = _go_back(scratch, model, optimizer, source, settings, mesh, state, why_not)
+                progress.note(f"{PATIENCE} updates in a row were not made: back to step {state.step}, over their rows")
+                metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh, progress)
+                continue
             last = state.step == steps
             if state.step % settings.log_steps == 0 or last:
                 metrics.write({**report.row(), **objective.report(state.figures), **source.figures()})
@@ -96,7 +101,9 @@ def train(
                 metrics.write({"step": state.step, "heldout_loss": report.heldout_loss})
             # A signal may reach the ranks in different steps; they stop together or they would wait for each other.
             (stops,) = sum_numbers([float(stop.requested or progress.should_stop())], mesh)
-            if state.step % settings.checkpoint_steps == 0 or last or stops:
+            # Between updates that are not made there is nothing to go back to.
+            due = state.step % settings.checkpoint_steps == 0 and not state.skipped_in_a_row
+            if due or last or stops:
                 state.loss, state.heldout_loss = finite(report.loss), report.heldout_loss
                 state.source = source.state()
                 save_checkpoint(scratch / "checkpoints", state, model, optimizer, mesh)
@@ -114,8 +121,8 @@ def _step(
     settings: TrainSettings,
     mesh: Mesh,
     state: TrainState,
-) -> tuple[float, float]:
-    """One update; returns the loss per unit and the gradient norm before clipping."""
+) -> tuple[float, float, str]:
+    """One update; returns the loss per unit, the gradient norm before clipping and why the update was not made."""
     numbers = next_rows(state.rows_behind(settings.rows_per_step), settings.rows_per_step, state.skipped_rows)
     batches = source.draw(numbers, settings.micro_tokens // settings.sequence_length, mesh)
     units = [objective.units(batch) for batch in batches]
@@ -136,10 +143,15 @@ def _step(
     state.figures = _sum_figures(figures, mesh)
     (total,) = sum_numbers([sum(losses, 0.0)], mesh)
     norm = _clip(model, settings.gradient_clip)
-    _update(optimizer, math.isfinite(norm) and math.isfinite(total), state)
+    why_not = fault(total, norm, settings.gradient_clip, settings.spike_ratio, state)
+    if not why_not:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.skipped += bool(why_not)
+    state.skipped_in_a_row = state.skipped_in_a_row + 1 if why_not else 0
     source.learn(losses, units, mesh)
     state.rows_drawn = numbers[-1] + 1
-    return total / (total_units or 1.0), norm
+    return total / (total_units or 1.0), norm, why_not
 
 
 def _parts(policy: Decoder, objective: Objective, batch: Batch, last: Mapping[str, Tensor]) -> tuple[Tensor, Figures]:
@@ -154,20 +166,25 @@ def _clip(model: Decoder, limit: float) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _update(optimizer: torch.optim.Optimizer, is_finite: bool, state: TrainState) -> None:
-    """Change the weights; a step with a non-finite gradient changes none, and too many of them in a row end the run."""
-    if is_finite:
-        optimizer.step()
-        state.skipped_in_a_row = 0
-    else:
-        state.skipped += 1
-        state.skipped_in_a_row += 1
-        if state.skipped_in_a_row >= _SKIPS_BEFORE_GIVING_UP:
-            raise InkstoneError(
-                f"step {state.step}: {state.skipped_in_a_row} updates in a row were not finite: lower learning_rate, "
-                'or set dtype = "float32"; the last checkpoint is kept'
-            )
-    optimizer.zero_grad(set_to_none=True)
+def _go_back(
+    scratch: Path,
+    model: Decoder,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    settings: TrainSettings,
+    mesh: Mesh,
+    state: TrainState,
+    why_not: str,
+) -> TrainState:
+    """Weights, moments and state of the last checkpoint, past the rows since. Raises InkstoneError if there is none."""
+    if state.rollbacks >= ROLLBACKS:
+        raise out_of_patience(state, why_not)
+    found, _ = load_checkpoint(scratch / "checkpoints", model, optimizer, mesh)
+    if found is None:
+        raise out_of_patience(state, why_not)
+    if found.source:
+        source.restore(found.source)
+    return set_back(found, state, settings.rows_per_step)
 
 
 def _sum_figures(figures: Sequence[Mapping[str, Tensor]], mesh: Mesh) -> dict[str, list[float]]:

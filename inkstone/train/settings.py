@@ -32,6 +32,9 @@ class TrainSettings(BaseModel):
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW, decay of the mean of gradients")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW, decay of the mean of their squares")
     gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    spike_ratio: float = Field(
+        10.0, ge=0, description="an update whose gradient norm exceeds this many usual ones is not made; 0: all are"
+    )
     seed: int = Field(1, description="of the initial weights and of the data order")
     device: Machine[str] = Field("auto", description='"auto": a GPU if there is one, else the CPU')
     dtype: Literal["auto", "float32", "bfloat16"] = Field(

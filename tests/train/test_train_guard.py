@@ -1,18 +1,19 @@
-"""Updates that are not finite change nothing, and a run that only has such updates gives up in words."""
+"""Updates that are not finite, or leap, change nothing; many in a row set the run back, and at last it gives up."""
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from train_samples import SHAPE, NaNAt, SampleRows, run, same_bits, tiny_model, tiny_settings
+from train_samples import SHAPE, NaNAt, Notes, SampleRows, SignalAt, run, same_bits, tiny_model, tiny_settings
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model import Decoder
 from inkstone.progress import Field, Silent
-from inkstone.train import Batch, InOrder, NextToken, Outcome, train
+from inkstone.train import Batch, InOrder, NextToken, Outcome, Row, train
 from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.train.mesh import Mesh
 from inkstone.train.objective import Figures
@@ -59,13 +60,64 @@ def test_figures_of_a_run_whose_last_step_was_skipped_are_valid_json(tmp_path: P
     assert json.loads(json.dumps(vars(result), allow_nan=False))["loss"] is None
 
 
-def test_twenty_non_finite_updates_in_a_row_end_the_run_in_words_with_finite_weights(tmp_path: Path) -> None:
+def test_twenty_in_a_row_set_the_run_back_and_its_rows_are_passed_over(tmp_path: Path) -> None:
+    settings = tiny_settings(max_steps=40, checkpoint_steps=7)
+    notes = Notes()
+    model, result = run(tmp_path / "broken", settings, notes, NaNAt(set(range(9, 29))))
+    assert "20 updates in a row were not made: back to step 7, over their rows" in notes.notes
+    assert result.skipped_steps == 20 and result.steps == 40
+
+    class Without(SampleRows):
+        """Steps 8 to 29 are not there: two were trained on and undone, twenty were broken."""
+
+        def row(self, epoch: int, index: int) -> Row:
+            number = epoch * self.rows_per_epoch + index
+            return super().row(*divmod(number if number < 28 else number + 88, self.rows_per_epoch))
+
+    oracle = tiny_model()
+    train(oracle, InOrder(Without()), settings, tmp_path / "oracle", Silent())
+    assert same_bits(model, oracle)
+    rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+
+
+def test_a_run_that_going_back_does_not_help_ends_in_words_with_finite_weights(tmp_path: Path) -> None:
     model = tiny_model()
     settings = tiny_settings(max_steps=60, checkpoint_steps=2)
-    with pytest.raises(InkstoneError, match="20 updates in a row were not finite: lower learning_rate"):
-        train(model, InOrder(SampleRows()), settings, tmp_path, Silent(), objective=NaNAt(set(range(5, 60))))
+    with pytest.raises(InkstoneError, match="20 updates in a row were not made after going back 3 times"):
+        train(model, InOrder(SampleRows()), settings, tmp_path, Silent(), objective=NaNAt(set(range(5, 500))))
     assert all(weight.isfinite().all() for weight in model.parameters())
-    assert (tmp_path / "checkpoints" / "step-00000024" / "manifest.json").exists()
+    assert (tmp_path / "checkpoints" / "step-00000004" / "manifest.json").exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(InkstoneError, match=r"20 updates in a row were not made .*not finite"):
+        run(tmp_path, tiny_settings(max_steps=60, checkpoint_steps=50), None, NaNAt(set(range(60))))
+
+
+class Loud(NextToken):
+    """The usual objective, but a hundred times as loud in one call."""
+
+    def __init__(self, call: int) -> None:
+        self.call, self.counter = call, iter(range(1 << 30))
+
+    def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
+        outcome = super().__call__(policy, batch, last)
+        return replace(outcome, loss=outcome.loss * 100) if next(self.counter) == self.call else outcome
+
+
+def test_an_update_whose_gradient_leaps_is_not_made_also_right_after_a_resume(tmp_path: Path) -> None:
+    settings = tiny_settings(max_steps=44, checkpoint_steps=39)
+    notes = Notes()
+    straight, result = run(tmp_path / "straight", settings, notes, Loud(40))
+    assert result.skipped_steps == 1
+    assert any(note.startswith("step 41: update not made, gradient norm") for note in notes.notes)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", settings, SignalAt(39, 15), Loud(40))
+    resumed, result = run(tmp_path / "resumed", settings, None, Loud(40 - 39))
+    assert result.skipped_steps == 1 and same_bits(straight, resumed)
+    _, result = run(tmp_path / "free", tiny_settings(max_steps=44, spike_ratio=0), None, Loud(40))
+    assert result.skipped_steps == 0
 
 
 def test_nineteen_in_a_row_again_and_again_do_not(tmp_path: Path) -> None:
