@@ -131,7 +131,8 @@ def gguf_weights(folder: Path, draw: random.Random) -> Call:
     path = _gguf_sample()
     content = path.read_bytes()
     head = int(len(content) * 0.35) if draw.random() < 0.7 else len(content)
-    (folder / "m.gguf").write_bytes(damaged_bytes(content[:head], draw) + content[head:])
+    damaged = content[:head] if draw.random() < _GOOD else damaged_bytes(content[:head], draw)
+    (folder / "m.gguf").write_bytes(damaged + content[head:])
     return lambda: (open_directory(folder / "m.gguf"), inspect_model(folder / "m.gguf"))
 
 
