@@ -3,6 +3,7 @@
 The template is inside, and with an adapter the adapter alone too (`adapter/`, as PEFT reads it).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from inkstone.chat import (
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import InOrder, Mesh, join_mesh, train
+from inkstone.train import InOrder, Mesh, heldout_loss, join_mesh, train
+from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.train.mesh import ALONE
 from inkstone.tune.ends import check_roles, open_base, write_tuned
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
@@ -35,13 +37,19 @@ def sft(
     scratch: Path,
     progress: Progress,
     mesh: Mesh = ALONE,
+    tests: Sequence[Path] = (),
 ) -> dict[str, object]:
-    """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
+    """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures.
+
+    With `tests` the base and the tuned model are measured on the conversations of these files.
+    """
     template, tokenizer, model = open_base(settings, base_dir, mesh)
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     check_roles(dataset.chats, template)
     encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
-    training, held = _split(encoded, settings.heldout_fraction)
+    training, held = _split(encoded, 0 if tests else settings.heldout_fraction)
+    if tests:
+        held, _ = _split(_encode(read_chats(tests, settings.on_problem).chats, template, settings, tokenizer)[0], 0)
     redraw = _redraw(training, tokenizer, settings.bpe_dropout)
     rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id, redraw)
     heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
@@ -51,10 +59,15 @@ def sft(
         skipped_rows=len(dataset.skipped),
         **counts,
     )
+    before = {}
+    if tests and heldout:
+        model.to(choose_arithmetic(settings, 0).device)
+        before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
     return {
         **asdict(result),
+        **before,
         "conversations": len(training),
         "skipped_rows": len(dataset.skipped),
         "fill": round(rows.fill, 4),
@@ -113,8 +126,10 @@ def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
-    work = {"sft": sft, "preference": prefer, "grpo": reinforce}[settings.method]
-    return work(settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
+    told = (settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
+    if settings.method == "grpo":
+        return reinforce(*told)
+    return {"sft": sft, "preference": prefer}[settings.method](*told, tests=job.paths(settings.heldout))
 
 
 SFT = StageKind(
@@ -122,7 +137,7 @@ SFT = StageKind(
     ("sft",),
     _run,
     needs=lambda settings, earlier: [settings.base] if settings.base in earlier else [],
-    inputs=lambda settings, earlier: settings.inputs + ([] if settings.base in earlier else [settings.base]),
+    inputs=lambda told, earlier: [*told.inputs, *told.heldout, *([] if told.base in earlier else [told.base])],
     every_rank=True,
     makes_model=True,
 )

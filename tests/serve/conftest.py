@@ -18,6 +18,7 @@ import uvicorn
 from inkstone.serve.app import create_app
 from inkstone.serve.console import mount_console
 from inkstone.serve.guard import Guard
+from inkstone.serve.jobs import Jobs
 from inkstone.serve.models import Library, ServeSettings, find_models
 from inkstone.serve.store import Store
 
@@ -43,7 +44,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
     """A server in a thread, until the block ends."""
     app = create_app(library, guard)
-    mount_console(app, Store(str(database)))
+    store = Store(str(database))
+    jobs = Jobs(store, database.with_suffix(".tasks"), library)
+    mount_console(app, store, jobs)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +55,7 @@ def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield Served(f"http://127.0.0.1:{port}", app, library)
+    yield Served(f"http://127.0.0.1:{port}", app, library, jobs)
     server.should_exit = True
     thread.join(10)
 

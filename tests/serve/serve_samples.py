@@ -15,6 +15,7 @@ from tiny_tokenizers import byte_level
 from inkstone.chat import CHATML, attach_template
 from inkstone.model import Decoder, DecoderConfig, save_model
 from inkstone.model.decoder.decoder import initialise
+from inkstone.serve.jobs import Jobs
 from inkstone.serve.models import Library
 
 KEY = "a-key-of-this-test"
@@ -28,6 +29,7 @@ class Served:
     url: str
     app: FastAPI
     library: Library
+    jobs: Jobs
 
 
 def chat_model(directory: Path, chat: bool, seed: int = 3) -> None:
@@ -58,6 +60,35 @@ def post(served: Served, path: str, body: Any, key: str | None = None) -> tuple[
     request = urllib.request.Request(served.url + path, content, headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def call(
+    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(served.url + path, content, headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            told = response.read()
+            return response.status, json.loads(told) if told else None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def made(served: Served, path: str, body: Any, method: str = "POST") -> Any:
+    code, row = call(served, method, path, body)
+    assert code == 200, row
+    return row
+
+
+def send(served: Served, path: str, content: bytes) -> tuple[int, Any]:
+    """A file as a browser uploads it."""
+    request = urllib.request.Request(served.url + path, content, {"Content-Type": "application/octet-stream"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -11,32 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_samples import KEY, Served, get
+from serve_samples import KEY, Served, call, get, made
 
 from inkstone.chat.datasets import read_preferences
 from inkstone.errors import InkstoneError
 from inkstone.serve.store import Store
 
 CONSOLE = Path(__file__).parents[2] / "inkstone" / "serve" / "console"
-
-
-def call(
-    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> tuple[int, Any]:
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(served.url + path, content, headers or {}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            told = response.read()
-            return response.status, json.loads(told) if told else None
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def made(served: Served, path: str, body: Any, method: str = "POST") -> Any:
-    code, row = call(served, method, path, body)
-    assert code == 200, row
-    return row
 
 
 def test_a_conversation_is_kept_as_a_tree_is_found_and_goes_with_its_messages(served: Served) -> None:
@@ -160,14 +141,15 @@ def test_both_languages_say_the_same_things_and_all_that_is_asked_for() -> None:
 def test_a_database_of_another_version_or_place_is_refused_in_words(tmp_path: Path) -> None:
     import sqlite3
 
-    Store(str(tmp_path / "c.sqlite")).assistants()
+    assert Store(str(tmp_path / "c.sqlite")).rows("assistants") == [] and not list(tmp_path.iterdir()), "to look"
+    Store(str(tmp_path / "c.sqlite")).conversations()
     with sqlite3.connect(tmp_path / "c.sqlite") as connection:
         connection.execute("UPDATE inkstone_schema SET version = 99")
     with pytest.raises(InkstoneError, match="version 99"):
-        Store(str(tmp_path / "c.sqlite")).assistants()
+        Store(str(tmp_path / "c.sqlite")).rows("assistants")
     (tmp_path / "file").write_text("")
     with pytest.raises(InkstoneError, match="cannot be opened"):
-        Store(str(tmp_path / "file" / "c.sqlite")).assistants()
+        Store(str(tmp_path / "file" / "c.sqlite")).conversations()
 
 
 def test_a_long_conversation_loses_its_oldest_rounds_where_asked_to(served: Served) -> None:

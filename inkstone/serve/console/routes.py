@@ -3,14 +3,15 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import fastapi
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from inkstone.serve.guard import Refused, read_body
+from inkstone.serve.jobs import Jobs, mount_jobs
+from inkstone.serve.jobs.routes import Number
 from inkstone.serve.store import Store
 
 _FILES = Path(__file__).parent
@@ -22,10 +23,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-
-_LARGEST = 2**31 - 1
-Number = Annotated[int, fastapi.Path(ge=1, le=_LARGEST)]
 
 
 class Sampling(BaseModel):
@@ -57,8 +54,8 @@ class Conversation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str = Field("", max_length=200)
-    assistant: int | None = Field(None, ge=1, le=_LARGEST)
-    leaf: int | None = Field(None, ge=1, le=_LARGEST)
+    assistant: int | None = Field(None, ge=1, lt=2**31)
+    leaf: int | None = Field(None, ge=1, lt=2**31)
 
 
 class Said(BaseModel):
@@ -66,7 +63,7 @@ class Said(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    parent: int | None = Field(None, ge=1, le=_LARGEST)
+    parent: int | None = Field(None, ge=1, lt=2**31)
     role: Literal["user", "assistant"]
     content: str = Field(max_length=10**6)
     model: str = Field("", max_length=400)
@@ -83,18 +80,13 @@ class Rating(BaseModel):
     better: str | None = Field(None, max_length=10**6)
 
 
-def mount_console(app: FastAPI, store: Store) -> None:
+_MADE: dict[str, type[BaseModel]] = {"assistants": Assistant, "conversations": Conversation}
+
+
+def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     """Add the console to a server."""
     _mount_pages(app)
-
-    @app.get("/api/assistants")
-    async def assistants() -> list[dict[str, Any]]:
-        return await asyncio.to_thread(store.assistants)
-
-    @app.post("/api/assistants")
-    async def add_assistant(request: Request) -> dict[str, Any]:
-        given = await read_body(request, Assistant)
-        return await asyncio.to_thread(store.add, "assistants", given.model_dump())
+    mount_jobs(app, jobs)
 
     @app.put("/api/assistants/{number}")
     async def change_assistant(number: Number, request: Request) -> dict[str, Any]:
@@ -105,10 +97,10 @@ def mount_console(app: FastAPI, store: Store) -> None:
     async def conversations(search: str = "") -> list[dict[str, Any]]:
         return await asyncio.to_thread(store.conversations, search[:200])
 
-    @app.post("/api/conversations")
-    async def add_conversation(request: Request) -> dict[str, Any]:
-        given = await read_body(request, Conversation)
-        return await asyncio.to_thread(store.add, "conversations", given.model_dump())
+    @app.post("/api/{table}")
+    async def add(table: Literal["assistants", "conversations"], request: Request) -> dict[str, Any]:
+        given = await read_body(request, _MADE[table])
+        return await asyncio.to_thread(store.add, table, given.model_dump())
 
     @app.get("/api/conversations/{number}")
     async def conversation(number: Number) -> dict[str, Any]:
@@ -140,6 +132,11 @@ def mount_console(app: FastAPI, store: Store) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         headers = {"Content-Disposition": 'attachment; filename="preferences.jsonl"'}
         return Response(lines, media_type="application/jsonl", headers=headers)
+
+    # After the routes with names of their own, of which it would take the place.
+    @app.get("/api/{table}")
+    def listed(table: Literal["assistants", "datasets"]) -> list[dict[str, Any]]:
+        return store.rows(table)
 
 
 def _mount_pages(app: FastAPI) -> None:

@@ -1,0 +1,44 @@
+"""What a run's own files say while it goes: events as they are written, the last progress, why it ended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+_TAIL = 64 * 1024
+
+
+def events_since(path: Path, offset: int) -> tuple[list[Event], int]:
+    """The complete events of a file from a place on, and the place after them."""
+    if not path.is_file():
+        return [], offset
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        whole = stream.read().rpartition(b"\n")[0]
+    return [json.loads(line) for line in whole.split(b"\n") if line], offset + len(whole) + bool(whole)
+
+
+def progress_of(path: Path) -> Event:
+    """The last progress of a run; nothing where there is none yet."""
+    lines = [line for line in tail(path).split("\n")[:-1] if '"kind": "progress"' in line]
+    found: Event = json.loads(lines[-1]) if lines else {}
+    return found
+
+
+def tail(path: Path) -> str:
+    """The end of a file, from a whole line on."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _TAIL))
+        cut = stream.tell() > 0
+        read = stream.read().decode("utf-8", "replace")
+    return read.partition("\n")[2] if cut else read
+
+
+def last_words(log: Path) -> str:
+    """Why a process ended, as it said itself."""
+    said = [line for line in tail(log).splitlines() if line.strip() and not line.startswith("{")]
+    errors = [place for place, line in enumerate(said) if line.startswith("error:")]
+    words = "\n".join(said[errors[-1] if errors else -1 :]).removeprefix("error:").strip()
+    return words[:4000] or "the process ended without a word: perhaps the system killed it for its memory"
