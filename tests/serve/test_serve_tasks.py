@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import running
-from serve_samples import KEY, Served, call, get, made, send, wait_until
+from serve_samples import KEY, Served, call, get, made, running, send, wait_until
 
 from inkstone.chat.datasets import read_preferences
 from inkstone.recipe import read_recipe
