@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from inkstone import __version__
-from inkstone.cli import mixture_commands, model_commands, quantize_commands
+from inkstone.cli import generate_command, mixture_commands, model_commands, quantize_commands
 from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
@@ -29,6 +29,7 @@ app.add_typer(mixture_commands.app, name="mixture")
 app.command()(model_commands.convert)
 app.command()(model_commands.inspect)
 app.command()(quantize_commands.quantize)
+app.command()(generate_command.generate)
 app.add_typer(template_app, name="template")
 app.add_typer(merge_app, name="merge")
 app.add_typer(evaluate_app, name="evaluate")

@@ -13,7 +13,7 @@ _ORDER = {
     "A whole run": ("run", "plan", "launch", "report"),
     "Text": ("primer", "curate", "tokenizer", "mixture"),
     "Training": ("pretrain", "tune", "merge", "evaluate"),
-    "Models": ("chat", "serve", "inspect", "convert", "quantize", "template"),
+    "Models": ("chat", "generate", "serve", "inspect", "convert", "quantize", "template"),
 }
 
 

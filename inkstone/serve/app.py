@@ -8,6 +8,7 @@ goes away ends its requests, whether it was streaming or not.
 
 import asyncio
 import base64
+import json
 import logging
 import struct
 import time
@@ -86,7 +87,7 @@ class Server:
             ended = "answered"
         except InkstoneError as error:
             ended = "failed"
-            yield f"data: {_error_json(str(error), _kind_of(error))}\n\n"
+            yield f"data: {json.dumps({'error': _error(str(error), _kind_of(error))}, ensure_ascii=False)}\n\n"
         finally:
             self.guard.end(who)
             self.metrics.requests.labels(job.loaded.name, ended).inc()
@@ -258,13 +259,14 @@ def _kind_of(error: InkstoneError) -> str:
 
 
 def _refusal(refused: Refused) -> Response:
-    error = {"message": str(refused), "type": refused.kind, "param": None, "code": refused.code}
+    error = _error(str(refused), refused.kind, refused.code)
     return JSONResponse({"error": error}, refused.status, refused.headers)
 
 
-def _error_json(message: str, kind: str) -> str:
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    return bytes(JSONResponse({"error": error}).body).decode()
+def _error(message: str, kind: str, code: str | None = None) -> dict[str, str | None]:
+    """OpenAI's error object. A sentence may quote what the client sent, which need not be valid Unicode."""
+    said = message.encode("utf-8", "backslashreplace").decode()
+    return {"message": said, "type": kind, "param": None, "code": code}
 
 
 def _model(library: Library, name: str) -> dict[str, Any]:

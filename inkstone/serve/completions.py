@@ -7,6 +7,7 @@ from typing import Any
 
 from inkstone.errors import InputError
 from inkstone.generate import Delta, Request
+from inkstone.generate.request import TokenScore
 from inkstone.serve.answers import Answer, answers_of, completion_logprobs, events, head, sampling_of, usage
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import CompletionRequest
@@ -38,13 +39,13 @@ class Completion:
                 replace(one, sampling=how.model_copy(update={"seed": how.seed + sample})) for sample in range(asked.n)
             ]
         self.answers = answers_of(loaded, len(self.requests), asked.stop, chat=False)
-        self.scored: dict[int, Delta] = {}
+        self.scored: dict[int, tuple[TokenScore, ...]] = {}
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
         async for event in events(self.loaded, self.requests, self.answers):
             if event.index is not None and event.delta is not None and event.delta.prompt:
-                self.scored[event.index] = event.delta
+                self.scored[event.index] = event.delta.prompt
         choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
         return {**head("text_completion", self.loaded, "cmpl"), "choices": choices, "usage": self._usage()}
 
@@ -81,7 +82,7 @@ class Completion:
         if asked.echo:
             before = self._prompt_text(request)
             if asked.logprobs is not None:
-                told = self.scored[index].prompt
+                told = self.scored.get(index, ())  # a prompt of one token has nothing to score
                 tokens = [*request.prompt, *(delta.token for delta in deltas if delta.token is not None)]
                 own = [None, *(one.logprob for one in told), *(delta.logprob for delta in deltas)]
                 tops = [(), *(one.top for one in told), *(delta.top[: asked.logprobs] for delta in deltas)]

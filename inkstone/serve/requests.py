@@ -134,7 +134,7 @@ class TokenizeRequest(BaseModel):
 
     model: str
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[dict[str, Any]] | None = Field(None, min_length=1, max_length=4096)
     add_special_tokens: bool = True
     return_token_strs: bool = False
     drop_oldest: bool = False

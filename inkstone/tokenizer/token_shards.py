@@ -18,6 +18,7 @@ import numpy as np
 
 from inkstone.errors import InkstoneError
 from inkstone.storage import verify_manifest
+from inkstone.storage.damage import reading
 
 Group = tuple[str, str]
 """(lang, source) of a document: the finest grain a mixture can tell apart."""
@@ -157,8 +158,9 @@ def open_shards(tokens_dir: Path, split: str, tokenizer: str | None = None) -> T
         )
     if split not in splits:
         raise InkstoneError(f'{tokens_dir} has no split "{split}", only {", ".join(sorted(splits))}.')
-    dtype = token_dtype(vocab_size)
-    names: list[str] = splits[split]["shards"]
+    with reading(tokens_dir / "manifest.json", "one of token shards", "run the tokens stage again", InkstoneError):
+        dtype = token_dtype(vocab_size)
+        names = [str(name) for name in splits[split]["shards"]]
     tokens = [np.memmap(tokens_dir / f"{name}.tokens.bin", dtype=dtype, mode="r") for name in names]
     offsets = [np.memmap(tokens_dir / f"{name}.offsets.bin", dtype="<i8", mode="r") for name in names]
     for name, ids, starts in zip(names, tokens, offsets, strict=True):

@@ -23,6 +23,7 @@ from inkstone.model.packed.compressed_tensors import INT_QUANTIZED, PACK_QUANTIZ
 from inkstone.model.packed.gptq import GPTQ
 from inkstone.model.packed.layout import Layout
 from inkstone.model.packed.linear import PackedWeight
+from inkstone.storage.damage import reading
 
 
 def layout_of(settings: Mapping[str, Any], where: str) -> Layout:
@@ -58,10 +59,12 @@ class QuantisedCheckpoint(Checkpoint):
         problems: list[str] = []
         marker = f".{self.layout.needed[0]}"
         for name in [name for name in self._stored if name.endswith(marker)]:
+            module = name.removesuffix(marker)
             try:
-                self._adopt(name.removesuffix(marker))
-            except (InputError, ValueError, KeyError, TypeError) as error:
-                problems.append(f"{directory}: {name.removesuffix(marker)}: {error}")
+                with reading(f"{directory}: {module}", f"what {self.layout.name} stores"):
+                    self._adopt(module)
+            except InputError as error:
+                problems.append(str(error) if module in str(error) else f"{directory}: {module}: {error}")
         if problems:
             raise InputError(problems)
 
@@ -95,8 +98,9 @@ class QuantisedCheckpoint(Checkpoint):
             return None
         parts = {part: Checkpoint.tensor(self, stored) for part, stored in self._parts(module).items()}
         try:
-            return self.layout.read(parts, self._modules[module], self.settings)
-        except (InputError, RuntimeError, IndexError, KeyError, ValueError, TypeError) as error:
+            with reading("it", f"what {self.layout.name} stores"):
+                return self.layout.read(parts, self._modules[module], self.settings)
+        except InputError as error:
             raise InputError(f"{self.directory}: {module}: {error}") from error
 
     def tensor(self, name: str) -> Tensor:
