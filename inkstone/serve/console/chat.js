@@ -17,7 +17,7 @@ export function Chat({ models, report }) {
   const [assistantId, chooseAssistant] = useState(null);
   const [search, setSearch] = useState("");
   const [open, setOpen] = useState({ id: null, leaf: null, messages: [] });
-  const [picked, pick] = useState([localStorage.getItem("model") ?? "", ""]);
+  const [picked, pick] = useState([localStorage.getItem("model") ?? "", localStorage.getItem("beside") ?? ""]);
   const [live, setLive] = useState([]);
   const [window_, setWindow] = useState(null);
   const [trace, setTrace] = useState(false);
@@ -158,7 +158,7 @@ export function Chat({ models, report }) {
     setWindow(null);
   });
   const pickModel = (place) => (event) => {
-    if (!place) localStorage.setItem("model", event.target.value);
+    localStorage.setItem(["model", "beside"][place], event.target.value);
     pick(picked.with(place, event.target.value));
   };
 
