@@ -18,6 +18,7 @@ from inkstone.chat.template import Template
 from inkstone.errors import InkstoneError, InputError
 from inkstone.storage import read_json_object
 from inkstone.tokenizer import Tokenizer
+from inkstone.tokenizer.foreign.gguf import read_metadata
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.config = _read_json(directory / "config.json")
-        self.jinja = _own_jinja(directory)
+        self.jinja = own_jinja(directory)
         try:
             self.tokenizer: Tokenizer | None = Tokenizer.load(directory)
         except InkstoneError:
@@ -160,8 +161,10 @@ class _Checkpoint:
         return fits, f", and its vocabulary has {' and '.join(f'{name} ({ids.get(name)})' for name, _ in match.tokens)}"
 
 
-def _own_jinja(directory: Path) -> str:
-    """The text of the checkpoint's Jinja template, or nothing."""
+def own_jinja(directory: Path) -> str:
+    """The text of the checkpoint's Jinja template, or nothing. `directory` may be a GGUF file."""
+    if directory.suffix == ".gguf":
+        return str(read_metadata(directory).get("tokenizer.chat_template", ""))
     path = directory / JINJA_FILE
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")

@@ -17,9 +17,13 @@ Dtype = Annotated[Literal["bf16", "fp16", "fp32"] | None, typer.Option(help="of 
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="model directory, or a hub's name such as org/model")],
-    target: Annotated[Path, typer.Argument(help="directory to write", show_default=False)],
+    source: Annotated[str, typer.Argument(help="model directory, .gguf file, or a hub's name such as org/model")],
+    target: Annotated[Path, typer.Argument(help="directory to write, or a file NAME.gguf", show_default=False)],
     dtype: Dtype = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="of a .gguf file: f32, f16, bf16, q8_0, q4_0, q4_k_m, ..."),
+    ] = None,
     family: Annotated[
         str | None,
         typer.Option(
@@ -28,22 +32,39 @@ def convert(
     ] = None,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="largest file, e.g. 5GB")] = "5GB",
 ) -> None:
-    """Write a checkpoint of any family as a directory that other programs open without remote code."""
+    """Write a checkpoint of any family as a directory that other programs open without remote code, or as GGUF."""
     import torch
 
     from inkstone.cli.progress import show_progress
     from inkstone.model.files.convert import convert_model
     from inkstone.model.files.hub import resolve_source
+    from inkstone.model.files.weights import GGUF
     from inkstone.storage import atomic_directory
 
     limit = size_in_bytes(shard_size)
     refuse_existing(target)
+    if target.suffix == GGUF:
+        _convert_to_gguf(resolve_source(source), target, kind)
+        return
+    if kind is not None:
+        raise InputError(f"--type {kind} is for a target NAME.gguf; a directory has --dtype")
     chosen = getattr(torch, DTYPES[dtype]) if dtype else None
     with show_progress("convert") as progress, atomic_directory(target) as draft:
         written = convert_model(
             resolve_source(source), draft, family=family, dtype=chosen, max_shard_bytes=limit, progress=progress
         )
     typer.echo(f"{target} ({written.name})")
+
+
+def _convert_to_gguf(source: Path, target: Path, kind: str | None) -> None:
+    from inkstone.cli.progress import show_progress
+    from inkstone.model.gguf import TYPES, write_gguf
+
+    if kind not in TYPES:
+        raise InputError(f"--type {kind} is none of GGUF's: give one of {', '.join(TYPES)}")
+    with show_progress("convert") as progress:
+        write_gguf(source, target, kind, progress)
+    typer.echo(f"{target} ({kind})")
 
 
 def inspect(

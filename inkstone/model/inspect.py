@@ -21,7 +21,7 @@ from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
 from inkstone.model.families.reading import two_ropes
 from inkstone.model.files.directory import read_stop_ids
-from inkstone.model.files.weights import decoder_shapes, open_weights, read_values
+from inkstone.model.files.weights import GGUF, decoder_shapes, open_weights, read_values
 from inkstone.tokenizer import Tokenizer
 
 _GROUP = 128  # weights that share a 16-bit scale in the int4 estimate
@@ -54,8 +54,8 @@ class Facts:
 def inspect_model(source: Path) -> Facts:
     """Facts of a model directory or of a config.json. Raises InputError when the config cannot be understood."""
     values, where = read_values(source)
-    directory = source if source.is_dir() else source.parent
-    if source.is_dir() or source.name == "config.json":
+    directory = source if source.is_dir() or source.suffix == GGUF else source.parent
+    if source.is_dir() or source.name == "config.json" or source.suffix == GGUF:
         return _facts(str(source), values, where, directory)
     return _facts(str(source), values, where, None)
 
@@ -88,7 +88,7 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
             read_stop_ids(directory)
         except InputError as error:
             missing.append(f"generation settings: {error}")
-        if not (directory / GENERATION_FILE).is_file():
+        if directory.suffix != GGUF and not (directory / GENERATION_FILE).is_file():
             missing.append("generation_config.json: replies are greedy and stop at the tokenizer's end token")
     return Facts(
         name=name,

@@ -108,3 +108,19 @@ def test_every_row_at_fault_is_named_and_nothing_is_computed(models: Path, tmp_p
         assert f"prompts.jsonl{words}" in ended.said, words
     assert ":1 " not in ended.said and not list(tmp_path.glob("out*"))
     assert "holds no prompts" in ask(tmp_path, models / "base", []).said
+
+
+def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    assert "--type None is none of GGUF's" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
+    assert "a directory has --dtype" in inkstone("convert", models / "chat", tmp_path / "m", "--type", "f16").said
+    ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f32")
+    assert ended.code == 0, ended.said
+    talk = [{"messages": [{"role": "user", "content": "你好"}]}]
+    said = []
+    for model in (models / "chat", tmp_path / "m.gguf"):
+        assert ask(tmp_path, model, talk, "--max-new-tokens", "8", "--dtype", "fp32").code == 0
+        said.append(answers(tmp_path)[0]["text"])
+        (tmp_path / "out.jsonl").unlink()
+    assert said[0] == said[1]
+    assert "vocabulary" in inkstone("inspect", tmp_path / "m.gguf").out

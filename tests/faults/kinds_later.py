@@ -22,19 +22,25 @@ from starlette.testclient import TestClient
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 
+from checkpoint_samples import CONFIGS, tensors_of, write
 from model_samples import tiny_model
 from serve_samples import chat_model
 from test_model_packed import WRITERS, quantised
 
 from inkstone.errors import InkstoneError
 from inkstone.evaluate.tasks import load
-from inkstone.model import Decoder, load_model
+from inkstone.model import Decoder, load_model, open_directory
 from inkstone.model.decoder.lora import LoraShape, attach_lora
 from inkstone.model.files.adapter import load_adapter, save_adapter
+from inkstone.model.gguf import write_gguf
+from inkstone.model.inspect import inspect_model
+from inkstone.progress import Silent
 from inkstone.serve.app import create_app
 from inkstone.serve.guard import Guard
 from inkstone.serve.models import Library, ServeSettings, find_models
 from inkstone.storage import verify_manifest, write_manifest
+from inkstone.tokenizer import TokenizerSettings
+from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.token_shards import ShardWriter, open_shards
 from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from inkstone.train.mesh import Mesh
@@ -119,6 +125,26 @@ def packed(folder: Path, draw: random.Random) -> Call:
     directory = quantised(folder / "q", "llama", draw.choice(sorted(WRITERS)))
     _damage(directory, draw, "config.json", "model.safetensors")
     return lambda: load_model(directory)
+
+
+def gguf_weights(folder: Path, draw: random.Random) -> Call:
+    path = _gguf_sample()
+    content = path.read_bytes()
+    head = int(len(content) * 0.35) if draw.random() < 0.7 else len(content)
+    damaged = content[:head] if draw.random() < _GOOD else damaged_bytes(content[:head], draw)
+    (folder / "m.gguf").write_bytes(damaged + content[head:])
+    return lambda: (open_directory(folder / "m.gguf"), inspect_model(folder / "m.gguf"))
+
+
+@cache
+def _gguf_sample() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    tokenizer, _ = train(TokenizerSettings(vocab_size=330), [(["你好，世界！Hello 12"] * 3, 1.0)])
+    config = {**CONFIGS["llama"], "vocab_size": tokenizer.vocab_size}
+    tokenizer.save(write(folder / "m", config, tensors_of(config)))
+    write_gguf(folder / "m", folder / "m.gguf", "q8_0", Silent())
+    return folder / "m.gguf"
 
 
 def tokens(folder: Path, draw: random.Random) -> Call:
@@ -218,6 +244,6 @@ def _tiny() -> Decoder:
 
 
 LATER: dict[str, Callable[[Path, random.Random], Call]] = {
-    "benchmarks": benchmarks, "adapters": adapters, "packed": packed, "tokens": tokens, "checkpoints": checkpoints,
-    "requests": requests,
+    "benchmarks": benchmarks, "gguf_weights": gguf_weights, "adapters": adapters, "packed": packed, "tokens": tokens,
+    "checkpoints": checkpoints, "requests": requests,
 }  # fmt: skip

@@ -14,7 +14,8 @@ import pytest
 
 KINDS = (
     "config", "companions", "tokenizer", "sentencepiece", "gguf", "safetensors", "shards", "pickles", "conversations",
-    "texts", "recipe", "finished", "questions", "benchmarks", "adapters", "packed", "tokens", "checkpoints", "requests",
+    "texts", "recipe", "finished", "questions", "benchmarks", "gguf_weights",
+    "adapters", "packed", "tokens", "checkpoints", "requests",
 )  # fmt: skip
 
 

@@ -9,7 +9,11 @@ hold llama.cpp's logits at a few positions, so that the comparison runs where ll
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +25,37 @@ KEPT_POSITIONS = (0, 1, 17, 47)
 _F32 = 0
 
 
-def logits(model: Published, tokens: list[int]) -> NDArray[np.float32]:
-    """[T, V], computed by llama.cpp in float32 with a float32 cache."""
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """llama.cpp with this file, one thread and a 32-bit cache.
+
+    Its repacked quantised weights crash on CPUs with AMX (0.3.36), so they stay as they are stored.
+    """
     import llama_cpp
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.gguf"
-        write_gguf(model, path)
+    default = llama_cpp.llama_cpp.llama_model_default_params
+
+    def plain() -> Any:
+        how = default()
+        how.use_extra_bufts = False
+        return how
+
+    with mock.patch.object(llama_cpp.llama_cpp, "llama_model_default_params", plain):
         llm = llama_cpp.Llama(
             str(path), n_ctx=256, logits_all=True, verbose=False, n_threads=1, type_k=_F32, type_v=_F32
         )
-        llm.eval(tokens)
-        found = np.array(llm.scores[: len(tokens)], dtype=np.float32)
-        llm.close()
-    return found
+    yield llm
+    llm.close()
+
+
+def logits(model: Published, tokens: list[int]) -> NDArray[np.float32]:
+    """[T, V], computed by llama.cpp in float32 with a float32 cache."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.gguf"
+        write_gguf(model, path)
+        with opened(path) as llm:
+            llm.eval(tokens)
+            return np.array(llm.scores[: len(tokens)], dtype=np.float32)
 
 
 def write_gguf(model: Published, path: Path) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from inkstone.chat.library import own_jinja
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model.families import Family, writing_family
-from inkstone.model.files.directory import carry_files, config_values, read_stop_ids
+from inkstone.model.files.directory import carry_files, read_stop_ids
 from inkstone.model.files.pieces import Box, by_theirs, their_shape, their_tensor
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
-from inkstone.model.files.weights import Weights, open_weights, read_values
+from inkstone.model.files.weights import GGUF, Weights, config_values, open_weights, read_values
 from inkstone.progress import Progress, Silent
 from inkstone.tokenizer import Tokenizer
 
@@ -48,15 +49,27 @@ def convert_model(
     values, _ = read_values(source)
     read_stop_ids(source)  # damage in what is carried over is said before anything is written
     ids: dict[str, object] = {key: values.get(key) for key in _IDS}
-    settings = config_values(writer, weights.config, dtype, ids)
     target.mkdir(parents=True, exist_ok=True)
+    if source.suffix == GGUF:
+        _unpack_companions(source, target, ids)
     carry_files(source, target)
     _write_weights(weights, writer, dtype, target, max_shard_bytes, progress)
-    write_json(target / "config.json", settings)
+    write_json(target / "config.json", config_values(writer, weights.config, dtype, ids))
     if not (target / "generation_config.json").is_file():
         write_json(target / "generation_config.json", {key: value for key, value in ids.items() if value is not None})
     _make_tokenizer_fast(target, progress)
     return writer
+
+
+def _unpack_companions(source: Path, target: Path, ids: dict[str, object]) -> None:
+    """What stands beside the weights of a directory is inside a GGUF file."""
+    tokenizer = Tokenizer.load(source)
+    tokenizer.save(target)
+    ids |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    stops = sorted(read_stop_ids(source)) or tokenizer.end_ids
+    write_json(target / "generation_config.json", {**ids, "eos_token_id": stops})
+    if jinja := own_jinja(source):
+        (target / "chat_template.jinja").write_text(jinja, encoding="utf-8")
 
 
 def _make_tokenizer_fast(target: Path, progress: Progress) -> None:

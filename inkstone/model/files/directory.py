@@ -24,14 +24,15 @@ from inkstone.chat.export import GENERATION_FILE, eos_ids
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
-from inkstone.model.families import Family, family_of, writing_family
+from inkstone.model.families import family_of, writing_family
 from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, their_tensor
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
-from inkstone.model.files.weights import open_weights, read_values
+from inkstone.model.files.weights import GGUF, config_values, open_weights, read_values
 from inkstone.model.packed.linear import PackedWeight
 from inkstone.model.packed.pack import packed_maps, put_packed
 from inkstone.storage.json_object import read_json_object
+from inkstone.tokenizer.foreign.gguf import end_ids
 
 _CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
 _CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
@@ -104,13 +105,6 @@ def save_model(
     write_json(directory / GENERATION_FILE, {**ids, "eos_token_id": stop_ids, "do_sample": False})
 
 
-def config_values(
-    family: Family, config: DecoderConfig, dtype: torch.dtype, ids: dict[str, object]
-) -> dict[str, object]:
-    """The contents of config.json: the family's, with the dtype and the token ids."""
-    return {**family.write_config(config), **ids, "torch_dtype": str(dtype).removeprefix("torch."), "use_cache": True}
-
-
 def read_config(directory: Path) -> DecoderConfig:
     """The shape of the model in `directory`."""
     values, where = read_values(directory)
@@ -118,10 +112,12 @@ def read_config(directory: Path) -> DecoderConfig:
 
 
 def read_stop_ids(directory: Path) -> set[int]:
-    """The token ids at which generation stops, from generation_config.json or config.json.
+    """The token ids at which generation stops, from generation_config.json or config.json, or a GGUF file's keys.
 
     Raises InputError where such a file is damaged or says no ids.
     """
+    if directory.suffix == GGUF:
+        return end_ids(directory)
     for path in (directory / GENERATION_FILE, directory / "config.json"):
         if path.is_file() and (ids := eos_ids(read_json_object(path), path)):
             return set(ids)

@@ -17,12 +17,14 @@ _NOT_READ = ["consolidated*", "original/*", "*/*"]
 
 
 def resolve_source(source: str | Path) -> Path:
-    """The directory of `source`. Raises InputError when it is neither a directory here nor a model on the hub."""
+    """The directory or GGUF file of `source`. Raises InputError when it is neither here nor a model on the hub."""
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
     if path.exists():
-        raise InputError(f"{source} is a file: give the model's directory, or a hub's name such as org/model")
+        raise InputError(
+            f"{source} is a file: give the model's directory, a .gguf file, or a hub's name such as org/model"
+        )
     if not _HUB_NAME.fullmatch(str(source)):
         raise InputError(f"{source} does not exist: give a model directory, or a hub's name such as org/model")
     try:

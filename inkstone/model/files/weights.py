@@ -18,7 +18,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
-from inkstone.model.families import Family, family_of
+from inkstone.model.families import Family, family_of, writing_family
 from inkstone.model.families.layout import Piece
 from inkstone.model.files.pieces import Box, Shape, by_ours, by_theirs, fill_block, their_shape, view_block, whole
 from inkstone.model.files.quantised import QuantisedCheckpoint, layout_of
@@ -26,6 +26,7 @@ from inkstone.model.files.stored import Checkpoint
 from inkstone.model.packed.linear import PackedWeight
 from inkstone.storage.json_object import read_json_object
 
+GGUF = ".gguf"
 _log = logging.getLogger(__name__)
 
 
@@ -116,7 +117,9 @@ class Weights:
 
 
 def open_weights(directory: Path) -> Weights:
-    """Check the whole directory. Raises InputError with all missing, unexpected and misshaped tensors at once."""
+    """Check the whole directory or GGUF file. Raises InputError with all missing, unexpected and misshaped tensors."""
+    if directory.suffix == GGUF:
+        return _gguf(directory)
     values, where = read_values(directory)
     family = family_of(values, where)
     config = family.read_config(values, where)
@@ -124,12 +127,24 @@ def open_weights(directory: Path) -> Weights:
     checkpoint = QuantisedCheckpoint(directory, settings) if settings else Checkpoint(directory)
     shapes = decoder_shapes(config)
     pieces = family.layout(config, checkpoint.entries.keys())
-    _check(checkpoint, {theirs: their_shape(rows, shapes) for theirs, rows in by_theirs(pieces).items()}, family)
+    check_names(checkpoint, {theirs: their_shape(rows, shapes) for theirs, rows in by_theirs(pieces).items()}, family)
     return Weights(config, family, checkpoint, by_ours(pieces), shapes)
 
 
+def _gguf(path: Path) -> Weights:
+    from inkstone.model.gguf.reading import open_gguf  # which is made of what is here
+
+    return open_gguf(path)
+
+
 def read_values(source: Path) -> tuple[dict[str, Any], str]:
-    """config.json (of a directory, or given itself) and its path for messages; says that code it names is not run."""
+    """config.json (of a directory, or given itself) and its path for messages; says that code it names is not run.
+
+    A GGUF file's is the one that its model would be saved with.
+    """
+    if source.suffix == GGUF:
+        weights = _gguf(source)
+        return config_values(writing_family(weights.config), weights.config, weights.dtype, {}), str(source)
     path = source if source.suffix == ".json" else source / "config.json"
     try:
         values = read_json_object(path)
@@ -145,6 +160,13 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
     return values, str(path)
 
 
+def config_values(
+    family: Family, config: DecoderConfig, dtype: torch.dtype, ids: dict[str, object]
+) -> dict[str, object]:
+    """The contents of config.json: the family's, with the dtype and the token ids."""
+    return {**family.write_config(config), **ids, "torch_dtype": str(dtype).removeprefix("torch."), "use_cache": True}
+
+
 @cache
 def _say_code_is_ignored(path: Path) -> None:
     """Once for each file: a directory's configuration is read by several rooms."""
@@ -157,7 +179,8 @@ def decoder_shapes(config: DecoderConfig) -> dict[str, Shape]:
         return {name: tuple(weight.shape) for name, weight in Decoder(config).named_parameters()}
 
 
-def _check(checkpoint: Checkpoint, expected: dict[str, Shape], family: Family) -> None:
+def check_names(checkpoint: Checkpoint, expected: dict[str, Shape], family: Family) -> None:
+    """Raises InputError with every tensor that is missing, unexpected or of another shape."""
     found = checkpoint.entries
     ignored = [re.compile(pattern) for pattern in family.ignored]
     problems = {name: "is missing" for name in expected if name not in found}

@@ -40,7 +40,7 @@ class Grouped(nn.Module):
         self.order: Tensor | None
         self.register_buffer("codes", codes.contiguous(), persistent=False)
         self.register_buffer("scales", scales_NG.contiguous(), persistent=False)
-        self.register_buffer("zeros", zeros_NG.to(torch.int16).contiguous(), persistent=False)
+        self.register_buffer("zeros", _narrow(zeros_NG).contiguous(), persistent=False)
         self.register_buffer("order", order_K, persistent=False)
         self._kernel: tuple[Tensor, Tensor] | None = None
 
@@ -93,6 +93,12 @@ class Grouped(nn.Module):
     def _has_kernel(self, x: Tensor) -> bool:
         fits = self.bits == 4 and self.group in (32, 64, 128, 256) and self.shape[1] % self.group == 0
         return fits and self.shape[0] % 16 == 0 and x.device.type == "cpu" and x.dtype == torch.bfloat16
+
+
+def _narrow(zeros: Tensor) -> Tensor:
+    """Whole numbers in 16 bits; a zero that lies between codes (GGUF) stays as it is."""
+    whole = zeros.to(torch.int16)
+    return whole if torch.equal(whole.to(zeros.dtype), zeros) else zeros
 
 
 def round_to_nearest(weight_NK: Tensor, bits: int, group: int, symmetric: bool = True) -> Grouped:

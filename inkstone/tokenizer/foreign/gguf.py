@@ -6,6 +6,7 @@ alone; `_WORDS` knows the names whose ids are tested, and any other is refused, 
 
 import mmap
 import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from inkstone.storage import reading
 from inkstone.tokenizer.foreign.sentencepiece import (
     BYTE,
     NORMAL,
+    UNUSED,
     USER_DEFINED,
     Pieces,
     Spec,
@@ -47,7 +49,21 @@ _WORDS: dict[str, list[Spec]] = {
         _split("[0-9][0-9][0-9]"),
     ],
     "mpt": [_bytes(words=True)],
+    "bloom": [_split(r" ?[^(\s|[.,!?…。，、।۔،])]+"), _bytes(words=False)],
 }
+
+
+def words_name(spec: Spec) -> str | None:
+    """llama.cpp's name for the way a byte-level vocabulary cuts text into words; None where it has none."""
+    found = spec["pre_tokenizer"] or {}
+    steps = found.get("pretokenizers", [found])
+    if spec["normalizer"] is not None or spec["model"].get("type") != "BPE":
+        return None
+    plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+    for name, ours in _WORDS.items():
+        if plain == [{key: value for key, value in step.items() if key != "trim_offsets"} for step in ours]:
+            return name
+    return None
 
 
 def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
@@ -56,7 +72,7 @@ def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("llama", "gpt2"):
         raise InputError(f'{path} has a vocabulary of the kind "{kind}"; Inkstone opens "llama" and "gpt2".')
-    names = _list(metadata, "tokens", path)
+    names = _without_padding(metadata, path)
     numbers = {
         "bos_token": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token": metadata.get("tokenizer.ggml.eos_token_id"),
@@ -69,6 +85,19 @@ def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
     return (_pieces(metadata, names, path) if kind == "llama" else _byte_level(metadata, names, path)), roles
 
 
+def _without_padding(metadata: dict[str, Any], path: Path) -> list[str]:
+    """The tokens without the unused ones that fill an embedding's last rows; no text becomes one of them."""
+    names, kinds = _list(metadata, "tokens", path), metadata.get("tokenizer.ggml.token_type")
+    size = len(names)
+    if isinstance(kinds, list) and len(kinds) == size:
+        while size and kinds[size - 1] == UNUSED and str(names[size - 1]).startswith("[PAD"):
+            size -= 1
+        for name in ("tokens", "token_type", "scores"):
+            if isinstance(found := metadata.get(f"tokenizer.ggml.{name}"), list):
+                metadata[f"tokenizer.ggml.{name}"] = found[:size]
+    return names[:size]
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Every key of the file's head. Raises InputError where it is no GGUF file, or ends early."""
     with (
@@ -77,6 +106,35 @@ def read_metadata(path: Path) -> dict[str, Any]:
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         return _Reader(data).metadata()
+
+
+def end_ids(path: Path) -> set[int]:
+    """The ids at which generation stops: the ends of a text and of a turn."""
+    keys = read_metadata(path)
+    found = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    return {number for number in found if isinstance(number, int)}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: dimensions from the slowest to the fastest, the number of its type, its first byte."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    start: int
+
+
+def read_head(path: Path) -> tuple[dict[str, Any], list[StoredTensor]]:
+    """The keys and the tensors of a file. Raises InputError where it is no GGUF file, or ends early."""
+    with (
+        path.open("rb") as stream,
+        reading(path, "a GGUF file"),
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        reader = _Reader(data)
+        metadata = reader.metadata()
+        return metadata, reader.tensors(int(metadata.get("general.alignment", 32)))
 
 
 class _Reader:
@@ -91,6 +149,21 @@ class _Reader:
             raise ValueError("it does not begin with GGUF and the version 2 or 3")
         self.at = 16  # past the number of tensors
         return {self.string(): self.value(self.number("<I")) for _ in range(self.number("<Q"))}
+
+    def tensors(self, alignment: int) -> list[StoredTensor]:
+        """What follows the metadata, where this stands after it."""
+        count = struct.unpack_from("<Q", self.data, 8)[0]
+        if count > len(self.data) - self.at:
+            raise ValueError(f"it claims {count} tensors")
+        found = []
+        for _ in range(count):
+            name, dimensions = self.string(), self.number("<I")
+            if not 1 <= dimensions <= 4:
+                raise ValueError(f"{name} has {dimensions} dimensions")
+            shape = tuple(self.number("<Q") for _ in range(dimensions))[::-1]
+            found.append(StoredTensor(name, shape, self.number("<I"), self.number("<Q")))
+        base = -(-self.at // alignment) * alignment
+        return [replace(one, start=base + one.start) for one in found]
 
     def number(self, code: str, at: int | None = None) -> int:
         self.at = self.at if at is None else at

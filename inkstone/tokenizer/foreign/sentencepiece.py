@@ -57,7 +57,7 @@ def read_model(path: Path) -> Pieces:
     """Read a `.model` file. Raises InputError where it is damaged or not a BPE model."""
     content = path.read_bytes()
     try:
-        return _parse(content, path)
+        return parse_model(content, path)
     except (ValueError, TypeError) as error:
         hint = ""
         if re.match(rb"[A-Za-z0-9+/=]+ \d+\n", content[:200]):
@@ -159,7 +159,7 @@ def splits(piece: str, known: dict[str, float]) -> list[tuple[str, str]]:
     return [(piece[:cut], piece[cut:]) for cut in cuts]
 
 
-def _parse(content: bytes, path: Path) -> Pieces:
+def parse_model(content: bytes, path: Path) -> Pieces:
     model = Pieces([], [], [])
     algorithm = 1
     for number, value in proto.fields(content):
