@@ -1,6 +1,7 @@
 """Journeys through the console in a real Chromium, in both languages; a console error or foreign request fails them."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -137,6 +138,9 @@ def test_from_a_thumb_down_to_the_tuned_model_beside_its_base(
     say(page, words, "天为什么蓝？")
     page.locator(".beside article footer").nth(1).wait_for()
     page.screenshot(path=tmp_path / "beside.png")
+    page.get_by_role("link", name=words["page_models"], exact=True).click()
+    page.get_by_text(re.compile("feedback-.* ← chat")).first.wait_for()
+    page.screenshot(path=tmp_path / "models.png")
 
 
 def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_after_a_reload(
@@ -191,7 +195,7 @@ def test_nothing_is_wider_than_the_window(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 740})
-    for name in ("chat", "tune", "tune/new", "feedback"):
+    for name in ("chat", "tune", "tune/new", "models", "evaluation", "feedback"):
         page.evaluate("name => { location.hash = `#/${name}` }", name)
         page.get_by_role("link", name=words[f"page_{name.split('/')[0]}"], exact=True).and_(
             page.locator("[aria-current=page]")

@@ -138,7 +138,7 @@ export function Chat({ models, report }) {
     list();
   });
   const keepAssistant = safely(async ({ id, ...kept }) => {
-    const made = await (id ? ask(`/api/assistants/${id}`, "PUT", kept) : ask("/api/assistants", "POST", kept));
+    const made = await (id ? ask(`/api/assistants/${id}`, "PATCH", kept) : ask("/api/assistants", "POST", kept));
     await who();
     await choose(made.id);
     setWindow(null);

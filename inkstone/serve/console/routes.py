@@ -9,10 +9,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from inkstone.evaluate import score_rows
 from inkstone.serve.guard import Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.routes import Number
+from inkstone.serve.models import Library
 from inkstone.serve.store import Store
+from inkstone.storage import read_json_object, reading
 
 _FILES = Path(__file__).parent
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".html": "text/html"}
@@ -81,17 +84,15 @@ class Rating(BaseModel):
 
 
 _MADE: dict[str, type[BaseModel]] = {"assistants": Assistant, "conversations": Conversation}
+_CHANGED: dict[str, type[BaseModel]] = {**_MADE, "messages": Rating}
+_Table = Literal["assistants", "conversations", "messages"]
 
 
 def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     """Add the console to a server."""
     _mount_pages(app)
     mount_jobs(app, jobs)
-
-    @app.put("/api/assistants/{number}")
-    async def change_assistant(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Assistant)
-        return await asyncio.to_thread(store.change, "assistants", number, given.model_dump())
+    _mount_models(app, jobs.library)
 
     @app.get("/api/conversations")
     async def conversations(search: str = "") -> list[dict[str, Any]]:
@@ -106,11 +107,6 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     async def conversation(number: Number) -> dict[str, Any]:
         return await asyncio.to_thread(store.conversation, number)
 
-    @app.patch("/api/conversations/{number}")
-    async def change_conversation(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Conversation)
-        return await asyncio.to_thread(store.change, "conversations", number, given.model_dump(exclude_unset=True))
-
     @app.delete("/api/{table}/{number}")
     async def remove(table: Literal["assistants", "conversations"], number: Number) -> Response:
         await asyncio.to_thread(store.remove, table, number)
@@ -121,10 +117,10 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
         given = await read_body(request, Said)
         return await asyncio.to_thread(store.say, number, given.model_dump())
 
-    @app.patch("/api/messages/{number}")
-    async def rate(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Rating)
-        return await asyncio.to_thread(store.change, "messages", number, given.model_dump(exclude_unset=True))
+    @app.patch("/api/{table}/{number}")
+    async def change(table: _Table, number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, _CHANGED[table])
+        return await asyncio.to_thread(store.change, table, number, given.model_dump(exclude_unset=True))
 
     @app.get("/api/preferences.jsonl")
     async def preferences() -> Response:
@@ -137,6 +133,23 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     @app.get("/api/{table}")
     def listed(table: Literal["assistants", "datasets"]) -> list[dict[str, Any]]:
         return store.rows(table)
+
+
+def _mount_models(app: FastAPI, library: Library) -> None:
+    @app.get("/api/models")
+    def models() -> list[dict[str, Any]]:
+        """Where each comes from, by the stage.json beside its weights."""
+        places = [(name, place, place / "stage.json") for name, place in library.directories.items()]
+        told = [read_json_object(file) if file.is_file() else None for _, _, file in places]
+        return [{"name": n, "directory": str(p), "stage": one} for (n, p, _), one in zip(places, told, strict=True)]
+
+    @app.get("/api/evaluations")
+    def evaluations() -> list[dict[str, Any]]:
+        """The tables of the runs that these models are in."""
+        runs = dict.fromkeys(place.parent for place in library.directories.values())
+        files = [(run.name, file) for run in runs if (file := run / "evaluate" / "scores.json").is_file()]
+        with reading(Path("scores.json"), "scores of a run", "run its evaluation again"):
+            return [{"run": name, "table": score_rows(read_json_object(file))} for name, file in files]
 
 
 def _mount_pages(app: FastAPI) -> None:

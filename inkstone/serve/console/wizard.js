@@ -22,6 +22,13 @@ export function Wizard({ preset, model: wanted, report }) {
       report(error.message);
     }
   };
+  const drop = (id) =>
+    safely(async () => {
+      if (!confirm(t("remove_sure", { name: nameOf(id) }))) return;
+      await ask(`/api/datasets/${id}`, "DELETE");
+      setPicked((now) => ({ ...now, data: now.data.filter((one) => one !== id), test: now.test === id ? null : now.test }));
+      await list();
+    });
   const list = safely(async () => setData(await ask("/api/datasets")));
   const plan = safely(async (tasks) => setRows(await ask("/api/tasks/plan", "POST", { tasks })));
   useEffect(() => {
@@ -34,6 +41,8 @@ export function Wizard({ preset, model: wanted, report }) {
         const { model, data, method, test, epochs, learning_rate, sequence_length } = (await ask(`/api/tasks/${number}`)).task;
         setPicked({ models: [model], data: [data], methods: [method], test });
         setMore({ epochs, learning_rate, sequence_length });
+      } else if (kind === "model") {
+        pick("models")([wanted]);
       } else if (kind === "data") {
         // From the thumbs: the model that answered, and straight to the estimate.
         const model = known.includes(wanted) ? wanted : known[0];
@@ -53,8 +62,8 @@ export function Wizard({ preset, model: wanted, report }) {
     <p><a href="#/tune">← ${t("to_tasks")}</a></p>
     <h2>${t("new_tasks")}</h2>
     <${Card} title=${t("pick_model")} names=${["name"]} rows=${models.map((id) => ({ id, cells: [id] }))} chosen=${picked.models} choose=${pick("models")} />
-    <${Card} title=${t("pick_data")} names=${["name", "kind", "count", "made"]} chosen=${picked.data} choose=${pick("data")}
-      rows=${data.map(({ id, name, about, created }) => ({ id, cells: [name, t(`kind_${about.kind}`), about.rows, day(created)] }))}>
+    <${Card} title=${t("pick_data")} names=${["name", "kind", "count", "made", "operation"]} chosen=${picked.data} choose=${pick("data")}
+      rows=${data.map(({ id, name, about, created }) => ({ id, cells: [name, t(`kind_${about.kind}`), about.rows, day(created), html`<button class="quiet" aria-label=${t("remove_it", { name })} onClick=${drop(id)}>×</button>`] }))}>
       <${Upload} onDone=${list} report=${report} />
     <//>
     <${Card} title=${t("pick_method")} names=${["name", "what"]} rows=${METHODS.map((id) => ({ id, cells: [t(id), t(`${id}_what`)] }))} chosen=${picked.methods} choose=${pick("methods")} />

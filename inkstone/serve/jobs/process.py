@@ -24,9 +24,8 @@ def identity(pid: int) -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         began = "" if state in "ZX" else f"{fields[18]} {boot}"
     except FileNotFoundError:  # ended; or a system without /proc, which has `ps`
-        proc = Path("/proc/self").exists()
-        ps = [] if proc else subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True).stdout.split()
-        began = b" ".join(ps).decode()
+        ps = ["ps", "-o", "lstart=", "-p", str(pid)]
+        began = "" if Path("/proc/self").exists() else subprocess.run(ps, capture_output=True, text=True).stdout.strip()
     return f"{pid} {began}"
 
 
@@ -39,7 +38,5 @@ def runs(process: str) -> bool:
 def end(process: str, now: bool) -> None:
     """Ask it to finish its step, save and end; or end it and all that it started, `now`."""
     with suppress(ProcessLookupError):
-        if runs(process) and now:
-            os.killpg(int(process.split()[0]), signal.SIGKILL)
-        elif runs(process):
-            os.kill(int(process.split()[0]), signal.SIGTERM)
+        if runs(process):
+            (os.killpg if now else os.kill)(int(process.split()[0]), signal.SIGKILL if now else signal.SIGTERM)

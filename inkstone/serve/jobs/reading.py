@@ -21,8 +21,7 @@ def events_since(path: Path, offset: int) -> tuple[list[Event], int]:
 def progress_of(path: Path) -> Event:
     """The last progress of a run; nothing where there is none yet."""
     lines = [line for line in tail(path).split("\n")[:-1] if '"kind": "progress"' in line]
-    found: Event = json.loads(lines[-1]) if lines else {}
-    return found
+    return dict(json.loads(lines[-1])) if lines else {}
 
 
 def tail(path: Path) -> str:

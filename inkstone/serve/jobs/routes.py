@@ -1,7 +1,6 @@
 """The pages' way to tasks and their data, under /api: uploads, plans, starting and stopping, what happens meanwhile."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
 from inkstone.errors import InputError
+from inkstone.serve.answers import sse
 from inkstone.serve.guard import Refused, read_body
 from inkstone.serve.jobs.datasets import Datasets
 from inkstone.serve.jobs.queue import ENDED, STAGE, Jobs, Row
@@ -87,10 +87,10 @@ async def _follow(jobs: Jobs, row: Row, after: int) -> AsyncIterator[str]:
         new, offset = await asyncio.to_thread(events_since, path, offset)
         for place, event in enumerate(new, start=1):
             if event["sequence"] > after and (event["kind"] != "progress" or place == len(new)):
-                yield f"id: {event['sequence']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
+                yield f"id: {event['sequence']}\n{sse(event)}"
         if row["state"] != said:
             said = row["state"]
-            yield f"event: state\ndata: {json.dumps(jobs.shown(row), ensure_ascii=False)}\n\n"
+            yield f"event: state\n{sse(jobs.shown(row))}"
         if said in ENDED:
             return
         await asyncio.sleep(_LOOK_S)

@@ -147,7 +147,7 @@ class Store:
             return _one(connection, "messages", number)
 
     def preferences(self) -> Iterator[Row]:
-        """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`; `model` gave the answer).
+        """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`; whose `model`).
 
         A better answer that was written is preferred to the one it corrects; of several answers to the same message,
         one with a thumb up to one with a thumb down.
@@ -165,8 +165,8 @@ class Store:
             chosen += liked.get(row["parent"], []) if row["rating"] < 0 else []
             for better in dict.fromkeys(chosen):
                 if better.strip() and better.strip() != row["content"].strip() and row["content"].strip():
-                    pair = {"messages": _path(by_id, row), "chosen": better, "rejected": row["content"]}
-                    yield {**pair, "model": row["model"]}
+                    said = {"messages": _path(by_id, row), "model": row["model"]}
+                    yield {**said, "chosen": better, "rejected": row["content"]}
 
 
 _TABLES = METADATA.tables
