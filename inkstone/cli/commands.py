@@ -194,7 +194,7 @@ def serve(
     drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
     database: Annotated[str | None, typer.Option(help="file or DSN of conversations; without it in your home")] = None,
     console: Annotated[bool, typer.Option("--console/--no-console", help="pages to chat in a browser")] = True,
-    tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; without it one in your home")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; default: beside the database")] = None,
     tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,
     dtype: model_commands.Dtype = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",

@@ -48,7 +48,8 @@ def serve_models(
     app = create_app(library, Guard(keys, *limits))
     if console:
         store, (folder, at_once) = Store(database or default_address()), tasks
-        mount_console(app, store, Jobs(store, folder or Path(default_address()).parent / "tasks", library, at_once))
+        beside = Path(default_address() if "://" in store.address else store.address).with_suffix(".tasks")
+        mount_console(app, store, Jobs(store, folder or beside, library, at_once))
         typer.echo(f"http://{host}:{port}/ is a page to chat with them and to tune them")
     uvicorn.run(
         app,

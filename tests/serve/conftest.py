@@ -10,6 +10,7 @@ from serve_samples import KEY, Served, chat_model, running
 pytest.importorskip("fastapi")
 
 from inkstone.serve.guard import Guard
+from inkstone.serve.jobs import process
 from inkstone.serve.models import Library, ServeSettings, find_models
 
 
@@ -36,6 +37,8 @@ def served(models: Path) -> Iterator[Served]:
     library = Library(find_models([models]), ServeSettings(rows=4, waiting=8, cache_gib=0.05))
     with running(library, Guard([]), models.parent / "open.sqlite") as one:
         yield one
+        for row in one.jobs.store.rows("jobs"):
+            process.end(row["process"] or "0 ", now=True)
 
 
 @pytest.fixture(scope="session")

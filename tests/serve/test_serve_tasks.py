@@ -17,7 +17,7 @@ from inkstone.chat.datasets import read_preferences
 from inkstone.recipe import read_recipe
 from inkstone.serve.guard import Guard
 from inkstone.serve.jobs import process
-from inkstone.serve.jobs.reading import last_words
+from inkstone.serve.jobs.reading import events_since, last_words
 from inkstone.serve.models import Library, ServeSettings, find_models
 from inkstone.serve.store import Store
 
@@ -138,26 +138,30 @@ def test_stop_saves_a_restarted_server_finds_the_job_and_resume_goes_on(anew: Ca
     wait_until(lambda: "continuing after step" in made(served, f"/api/tasks/{number}", None, "GET")["log"], 60)
     trains(served, number, stopped_at + 2)
     events = followed(served, number, 0)
-    numbers = [event["sequence"] for event in events]
-    assert numbers == sorted(set(numbers)) and [e["kind"] for e in events].count("start") == 2
-    assert all(event["sequence"] > numbers[3] for event in followed(served, number, numbers[3]))
+    numbers = [event["sequence"] for _, event in events]
+    assert numbers == sorted(set(numbers)) and [event["kind"] for _, event in events].count("start") == 2
+    again = [event["sequence"] for _, event in followed(served, number, events[3][0])]
+    assert again[:3] == numbers[4:7], "nothing twice, nothing left out"
     made(served, f"/api/tasks/{number}/stop", None)
     assert call(served, "POST", f"/api/tasks/{number}/stop")[0] in (200, 409)
     reach(served, number, "stopped", limit_s=20)
 
 
-def followed(served: Served, number: int, after: int) -> list[dict[str, Any]]:
-    """The events so far, as a browser gets them after event `after`."""
+def followed(served: Served, number: int, after: int) -> list[tuple[int, dict[str, Any]]]:
+    """The events so far with their ids, as a browser gets them after the event of the id `after`."""
     request = urllib.request.Request(f"{served.url}/api/tasks/{number}/events", headers={"Last-Event-ID": str(after)})
-    events: list[dict[str, Any]] = []
+    events: list[tuple[int, dict[str, Any]]] = []
+    last = 0
     with urllib.request.urlopen(request, timeout=30) as stream:
         for line in stream:
+            if line.startswith(b"id: "):
+                last = int(line[4:])
             if line.startswith(b"data: "):
                 told = json.loads(line[6:])
                 if "sequence" not in told:
                     assert told["id"] == number
                     break
-                events.append(told)
+                events.append((last, told))
     return events
 
 
@@ -204,7 +208,7 @@ def test_thumbs_become_pairs_and_a_preference_task(anew: Callable[[], Served]) -
     done = reach(served, row["id"], "succeeded")
     assert 'method = "preference"' in done["recipe"] and done["result"]["pairs"] == 1
     read_recipe(served.jobs.run_dir(row).parent / "recipe.toml")
-    assert read_preferences([served.jobs.folder / "data" / f"{data['id']}-feedback.jsonl"]).preferences
+    assert read_preferences(list((served.jobs.folder / "data").iterdir())).preferences
 
 
 def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Served) -> None:
@@ -282,6 +286,16 @@ def test_a_task_that_is_not_there(path: str, served: Served) -> None:
     assert call(served, "POST", "/api/tasks/7777/stop")[0] == 404
     assert call(served, "POST", "/api/tasks/7777/resume")[0] == 404
     assert call(served, "POST", "/api/tasks/1/explode")[0] == 400
+
+
+def test_events_are_read_on_from_a_place_and_a_line_that_is_being_written_waits(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    assert events_since(file, 0) == []
+    file.write_text('{"a": 1}\n{"b": "水"}\n{"c"', encoding="utf-8")
+    (first, a), (second, b) = events_since(file, 0)
+    assert (a, b) == ({"a": 1}, {"b": "水"}) and events_since(file, first) == [(second, b)]
+    assert events_since(file, second) == []
+    assert events_since(file, 10**6)[0] == (first, a), "another file than before"
 
 
 def test_last_words_are_the_error_or_the_last_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ export function Wizard({ preset, model: wanted, report }) {
   const [picked, setPicked] = useState({ models: [], data: [], methods: ["lora"], test: null });
   const [more, setMore] = useState({});
   const [rows, setRows] = useState(null);
+  const [former, setFormer] = useState([]);
   const pick = (name) => (value) => setPicked((now) => ({ ...now, [name]: value }));
 
   const safely = (work) => async (...given) => {
@@ -36,6 +37,7 @@ export function Wizard({ preset, model: wanted, report }) {
       const known = (await ask("/v1/models")).data.map(({ id }) => id);
       setModels(known);
       await list();
+      setFormer(await ask("/api/tasks"));
       const [kind, number] = preset.split("-");
       if (kind === "task") {
         const { model, data, method, test, epochs, learning_rate, sequence_length } = (await ask(`/api/tasks/${number}`)).task;
@@ -73,7 +75,7 @@ export function Wizard({ preset, model: wanted, report }) {
     ${rows && html`<${Window} title=${t("confirm_title")} save=${t("start", { count: rows.length })} ready=${rows.length > 0 && rows.every(({ problem }) => !problem)} wide onClose=${() => setRows(null)} onSave=${start}>
       <div class="wide" tabindex="0" role="region" aria-label=${t("confirm_title")}><table>
         <thead><tr>${["model", "data", "method", "test", "epochs", "learning_rate", "memory", "time", "operation"].map((name) => html`<th scope="col">${t(name)}</th>`)}</tr></thead>
-        <tbody>${rows.map((row, place) => html`<${Row} key=${place} row=${row} nameOf=${nameOf} change=${(values) => plan(rows.map(asked).with(place, { ...asked(row), ...values }))} remove=${() => setRows(rows.filter((one) => one !== row))} />`)}</tbody>
+        <tbody>${rows.map((row, place) => html`<${Row} key=${place} row=${row} rate=${measured(former, row)} nameOf=${nameOf} change=${(values) => plan(rows.map(asked).with(place, { ...asked(row), ...values }))} remove=${() => setRows(rows.filter((one) => one !== row))} />`)}</tbody>
       </table></div>
       <p class="faint">${t("estimate_why")}</p>
     <//>`}
@@ -82,7 +84,11 @@ export function Wizard({ preset, model: wanted, report }) {
 
 const asked = ({ model, data, method, test, epochs, learning_rate, sequence_length }) => ({ model, data, method, test, epochs, learning_rate, sequence_length });
 
-function Row({ row, nameOf, change, remove }) {
+// Tokens a second of the last task that trained this model, or made it, in the same way on this machine.
+const measured = (former, { model, method, takes }) =>
+  former.find((one) => [one.task.model, one.model].includes(model) && one.task.method === method && one.task.takes.method === takes?.method && one.progress.fields?.tokens_per_second > 0)?.progress.fields.tokens_per_second;
+
+function Row({ row, rate, nameOf, change, remove }) {
   const number = (name, shown, step) => html`<input type="number" class="short" min="0" step=${step} aria-label=${t(name)} value=${shown} onChange=${(event) => change({ [name]: event.target.value === "" ? null : Number(event.target.value) })} />`;
   const { takes } = row;
   const fits = !takes?.memory_gib || takes.memory_gib <= takes.room_gib;
@@ -92,7 +98,7 @@ function Row({ row, nameOf, change, remove }) {
     <td>${number("learning_rate", row.learning_rate ?? takes?.learning_rate, "any")}</td>
     ${row.problem ? html`<td colspan="2" role="alert">${row.problem}</td>` : html`
       <td>${takes.memory_gib ? html`${row.method === "lora" ? "≤ " : ""}${gib(takes.memory_gib)} / ${gib(takes.room_gib)} ${!fits && html`<strong>${t("too_large")}</strong>`}` : t("unknown")}</td>
-      <td>${takes.hours ? span(...takes.hours.map((hours) => duration(hours * 3600))) : t("unknown")}</td>`}
+      <td>${rate ? t("as_measured", { time: duration((takes.steps * takes.batch_tokens) / rate) }) : takes.hours ? span(...takes.hours.map((hours) => duration(hours * 3600))) : t("unknown")}</td>`}
     <td><button type="button" class="quiet" aria-label=${t("remove_it", { name: nameOf(row.data) })} onClick=${remove}>×</button></td>
   </tr>`;
 }

@@ -27,7 +27,7 @@ class Datasets:
         self.store, self.folder = store, folder.resolve()
 
     def path(self, row: dict[str, Any]) -> Path:
-        return self.folder / f"{row['id']}-{row['name']}"
+        return self.folder / f"{row['id']}-{row['created']:.0f}-{row['name']}"
 
     async def receive(self, name: str, pieces: AsyncIterator[bytes]) -> dict[str, Any]:
         """Check and keep what is sent. Raises Refused for too much and for a name that could do harm, InputError where

@@ -4,8 +4,8 @@
     jobs.begin()                                # finds running ones again, offers the models of finished ones
     number = jobs.add("poems-lora", task, recipe)["id"]
 
-A job is `folder/jobs/NUMBER`: recipe.toml, log.txt, and the run's directory by the job's name. How it ended is told by
-that directory, not by an exit code, which only the parent of a process learns.
+A job is `folder/jobs/NUMBER-TIME`: recipe.toml, log.txt, and the run's directory by the job's name. How it ended is
+told by that directory, not by an exit code, which only the parent of a process learns.
 """
 
 import json
@@ -15,20 +15,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from inkstone.serve.guard import Refused
 from inkstone.serve.jobs import process
 from inkstone.serve.jobs.reading import last_words, progress_of
 from inkstone.serve.models import Library
-from inkstone.serve.store import Store
+from inkstone.serve.store.store import Row, Store
 
 STAGE = "tuned"
 """The recipe's one stage, whose directory is the model."""
 ACTIVE, ENDED = ("running", "stopping"), ("stopped", "succeeded", "failed")
 _POLL_S, _LOST_S = 0.5, 60
 _log = logging.getLogger("inkstone.serve")
-Row = dict[str, Any]
 
 
 class Jobs:
@@ -50,7 +48,8 @@ class Jobs:
             self._wake()
 
     def run_dir(self, row: Row) -> Path:
-        return self.folder / "jobs" / str(row["id"]) / str(row["name"])
+        # With the time: numbers begin anew in another database.
+        return self.folder / "jobs" / f"{row['id']}-{row['created']:.0f}" / str(row["name"])
 
     def shown(self, row: Row) -> Row:
         """A job for a page: with the last progress of its run, and the name of its model when it has one."""
@@ -138,7 +137,8 @@ class Jobs:
         """Let people talk to a finished job's model; it is opened when they do."""
         name, directory = self.shown(row)["model"], self.run_dir(row) / STAGE
         if name and (directory / "config.json").is_file():
-            self.library.directories.setdefault(name, directory)
+            known = self.library.directories
+            self.library.directories = {**known, name: known.get(name, directory)}  # others may go through the old one
 
 
 def toml(value: str | float | list[str]) -> str:

@@ -1,6 +1,7 @@
 """What a run's own files say while it goes: events as they are written, the last progress, why it ended."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ Event = dict[str, Any]
 _TAIL = 64 * 1024
 
 
-def events_since(path: Path, offset: int) -> tuple[list[Event], int]:
-    """The complete events of a file from a place on, and the place after them."""
+def events_since(path: Path, place: int) -> list[tuple[int, Event]]:
+    """The complete events of a file from a place in it on, each with the place after it."""
     if not path.is_file():
-        return [], offset
+        return []
     with path.open("rb") as stream:
-        stream.seek(offset)
-        whole = stream.read().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.split(b"\n") if line], offset + len(whole) + bool(whole)
+        place = stream.seek(place if place <= path.stat().st_size else 0)
+        lines = [line for line in stream if line.endswith(b"\n")]
+    ends = accumulate(map(len, lines), initial=place)
+    return [(end, json.loads(line)) for end, line in zip(list(ends)[1:], lines, strict=True)]
 
 
 def progress_of(path: Path) -> Event:

@@ -19,9 +19,9 @@ from inkstone.serve.jobs.task import Task, Tasks, prepare
 from inkstone.storage import read_json_object
 
 Number = Annotated[int, fastapi.Path(ge=1, le=2**31 - 1)]
-_STREAM_S, _LOOK_S = 15, 0.5
-"""A stream of events ends after so long, and the browser takes it up again with the number of the last event it had: a
-server that is told to end does not wait for pages that are open."""
+_STREAM_S, _LOOK_S = 10, 0.5
+"""A stream of events ends after so long, and the browser takes it up again where it was: a server that is told to end
+does not wait for pages that are open."""
 
 
 def mount_jobs(app: FastAPI, jobs: Jobs) -> None:
@@ -62,7 +62,7 @@ def mount_jobs(app: FastAPI, jobs: Jobs) -> None:
     def task(number: Number) -> Row:
         row = store.row("jobs", number)
         place, done = jobs.run_dir(row).parent, jobs.run_dir(row) / STAGE / "stage.json"
-        recipe = (place / "recipe.toml").read_text(encoding="utf-8")
+        recipe = tail(place / "recipe.toml")
         result = read_json_object(done)["result"] if done.is_file() else {}
         return {**jobs.shown(row), "recipe": recipe, "log": tail(place / "log.txt"), "result": result}
 
@@ -78,16 +78,18 @@ def mount_jobs(app: FastAPI, jobs: Jobs) -> None:
         return StreamingResponse(following, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
-async def _follow(jobs: Jobs, row: Row, after: int) -> AsyncIterator[str]:
-    """What happens in a run after event `after`, and every change of the job's state. Of progress the last says all."""
-    path, offset, said, until = jobs.run_dir(row) / "events.jsonl", 0, "", time.monotonic() + _STREAM_S
+async def _follow(jobs: Jobs, row: Row, place: int) -> AsyncIterator[str]:
+    """What happens in a run after a place in its events, and every change of the job's state. Of progress the last says
+    all."""
+    path, said, until = jobs.run_dir(row) / "events.jsonl", "", time.monotonic() + _STREAM_S
     yield "retry: 300\n\n"
     while time.monotonic() < until:
         row = await asyncio.to_thread(jobs.store.row, "jobs", row["id"])
-        new, offset = await asyncio.to_thread(events_since, path, offset)
-        for place, event in enumerate(new, start=1):
-            if event["sequence"] > after and (event["kind"] != "progress" or place == len(new)):
-                yield f"id: {event['sequence']}\n{sse(event)}"
+        new = await asyncio.to_thread(events_since, path, place)
+        place = new[-1][0] if new else place
+        for end, event in new:
+            if event["kind"] != "progress" or end == place:
+                yield f"id: {end}\n{sse(event)}"
         if row["state"] != said:
             said = row["state"]
             yield f"event: state\n{sse(jobs.shown(row))}"

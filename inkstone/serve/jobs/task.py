@@ -3,7 +3,6 @@
 The recipe is an ordinary one: it can be copied from the page and run in a terminal.
 """
 
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import ceil
 from pathlib import Path
@@ -104,16 +103,12 @@ def _rows_of(path: Path, kind: str, base: Path, template: str, length: int) -> f
     """Packed rows that one row of the file makes, by some that are spread over it, packed as in training."""
     form, tokenizer = find_template(base, None if template == "auto" else template), Tokenizer.load(base)
     if kind == "preference":
-        some = _some(read_preferences([path], on_problem="skip").preferences)
+        some = (read := read_preferences([path], on_problem="skip").preferences)[:: 1 + len(read) // _SAMPLE]
         pairs = [one for pair in some if (one := encode_pair(pair, form, tokenizer, length))]
         return PackedPairs(pairs, length, 1, tokenizer.fill_id).rows_per_epoch / len(some)
-    some = _some(read_chats([path], on_problem="skip").chats)
-    chats = [EncodedChat(*fit[:2]) for chat in some if (fit := encode_to_fit(chat, form, tokenizer, length))]
-    return PackedChats(chats, length, 1, tokenizer.fill_id).rows_per_epoch / len(some)
-
-
-def _some(rows: Sequence[Any]) -> Sequence[Any]:
-    return rows[:: 1 + len(rows) // _SAMPLE]
+    told = (every := read_chats([path], on_problem="skip").chats)[:: 1 + len(every) // _SAMPLE]
+    chats = [EncodedChat(*fit[:2]) for chat in told if (fit := encode_to_fit(chat, form, tokenizer, length))]
+    return PackedChats(chats, length, 1, tokenizer.fill_id).rows_per_epoch / len(told)
 
 
 @cache
