@@ -192,10 +192,10 @@ def serve(
         float | None, typer.Option(min=0.01, help="weights of all open models; idle ones close")
     ] = None,
     drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
-    database: Annotated[
-        str | None, typer.Option(help="a file or a DSN for the console's conversations; without it one in your home")
-    ] = None,
+    database: Annotated[str | None, typer.Option(help="file or DSN of conversations; without it in your home")] = None,
     console: Annotated[bool, typer.Option("--console/--no-console", help="pages to chat in a browser")] = True,
+    tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; default: beside the database")] = None,
+    tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,
     dtype: model_commands.Dtype = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
@@ -204,4 +204,5 @@ def serve(
     from inkstone.serve.models import ServeSettings
 
     settings = ServeSettings(rows, waiting, cache_gib, memory_gib, model_commands.DTYPES.get(dtype or ""), device)
-    serve_models(models, settings, host, port, api_key or [], (key_requests, key_rate), drain_s, database, console)
+    limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
+    serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work)

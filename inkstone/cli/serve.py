@@ -19,14 +19,17 @@ def serve_models(
     drain_s: int,
     database: str | None,
     console: bool,
+    tasks: tuple[Path | None, int],
 ) -> None:
-    """Serve until told to stop; requests that run then have `drain_s` to end."""
+    """Serve until told to stop; requests that run then have `drain_s` to end. `tasks` are their folder and how many run
+    at once; they outlive the server."""
     try:
         import uvicorn
 
         from inkstone.serve.app import create_app
         from inkstone.serve.console import mount_console
         from inkstone.serve.guard import Guard, stays_here
+        from inkstone.serve.jobs import Jobs
         from inkstone.serve.store import Store, default_address
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'inkstone[serve]'") from error
@@ -44,8 +47,10 @@ def serve_models(
     typer.echo(f"http://{host}:{port}/v1 speaks the OpenAI API; Ctrl-C ends it")
     app = create_app(library, Guard(keys, *limits))
     if console:
-        mount_console(app, Store(database or default_address()))
-        typer.echo(f"http://{host}:{port}/ is a page to chat with them")
+        store, (folder, at_once) = Store(database or default_address()), tasks
+        beside = Path(default_address() if "://" in store.address else store.address).with_suffix(".tasks")
+        mount_console(app, store, Jobs(store, folder or beside, library, at_once))
+        typer.echo(f"http://{host}:{port}/ is a page to chat with them and to tune them")
     uvicorn.run(
         app,
         host=host,

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from inkstone.chat import MalformedRows, read_chats
-from inkstone.chat.datasets import OnProblem
+from inkstone.chat import MalformedRows, read_chats, read_preferences
 from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
-from inkstone.tune import SFT
+from inkstone.tune import SFT, SFTSettings
+from inkstone.tune.rewards import read_tasks
 
 
 def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
@@ -28,9 +28,9 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
             found.setdefault(stage, []).extend(error.problems)
 
     for name, tuning in recipe.tunings().items():
-        files = [path for pattern in _outside(tuning.inputs) for path in match_paths(pattern)]
+        files = [path for pattern in _outside([*tuning.inputs, *tuning.heldout]) for path in match_paths(pattern)]
         if files and name in stages:
-            attempt(name, partial(_read_chats, files, tuning.on_problem, name if name == SFT.name else f"tune.{name}"))
+            attempt(name, partial(_read_rows, files, tuning, name if name == SFT.name else f"tune.{name}"))
     if recipe.evaluate and EVALUATE.name in stages:
         asked = recipe.evaluate
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):
@@ -39,9 +39,13 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
     return found
 
 
-def _read_chats(files: list[Path], on_problem: OnProblem, section: str) -> None:
+def _read_rows(files: list[Path], tuning: SFTSettings, section: str) -> None:
+    """Read what the stage's method will read."""
     try:
-        read_chats(files, on_problem)
+        if tuning.method == "grpo":
+            read_tasks(files)
+        else:
+            (read_preferences if tuning.method == "preference" else read_chats)(files, tuning.on_problem)
     except MalformedRows as error:
         hint = f"correct what is malformed, or leave it out with --set {section}.on_problem=skip"
         raise InputError([*error.problems, hint]) from error

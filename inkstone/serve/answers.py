@@ -1,5 +1,6 @@
 """From deltas to the parts of an OpenAI answer: text, log-probabilities, usage, and why it ended."""
 
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -102,6 +103,11 @@ def sampling_of(loaded: Loaded, asked: Asked, longest: int | None, prompt: Seque
 def head(kind: str, loaded: Loaded, prefix: str) -> dict[str, Any]:
     """The fields that every answer begins with."""
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": loaded.name}
+
+
+def sse(content: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
 def usage(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) -> dict[str, int]:

@@ -8,7 +8,6 @@ goes away ends its requests, whether it was streaming or not.
 
 import asyncio
 import base64
-import json
 import logging
 import struct
 import time
@@ -26,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inkstone.errors import Absent, InkstoneError, InputError
-from inkstone.serve.answers import token_text
+from inkstone.serve.answers import sse, token_text
 from inkstone.serve.chat import Chat, chat_prompt
 from inkstone.serve.completions import Completion, prompts_of
 from inkstone.serve.guard import Guard, Refused, read_body
@@ -87,7 +86,7 @@ class Server:
             ended = "answered"
         except InkstoneError as error:
             ended = "failed"
-            yield f"data: {json.dumps({'error': _error(str(error), _kind_of(error))}, ensure_ascii=False)}\n\n"
+            yield sse({"error": _error(str(error), _kind_of(error))})
         finally:
             self.guard.end(who)
             self.metrics.requests.labels(job.loaded.name, ended).inc()
@@ -259,8 +258,7 @@ def _kind_of(error: InkstoneError) -> str:
 
 
 def _refusal(refused: Refused) -> Response:
-    error = _error(str(refused), refused.kind, refused.code)
-    return JSONResponse({"error": error}, refused.status, refused.headers)
+    return JSONResponse({"error": _error(str(refused), refused.kind, refused.code)}, refused.status, refused.headers)
 
 
 def _error(message: str, kind: str, code: str | None = None) -> dict[str, str | None]:

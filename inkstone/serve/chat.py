@@ -11,7 +11,7 @@ from inkstone.chat.formats import read_prompt
 from inkstone.errors import InputError
 from inkstone.generate import Request
 from inkstone.generate.grammar import constrain
-from inkstone.serve.answers import Answer, Event, answers_of, chat_logprobs, events, head, sampling_of, usage
+from inkstone.serve.answers import Answer, Event, answers_of, chat_logprobs, events, head, sampling_of, sse, usage
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import ChatRequest
 
@@ -70,7 +70,7 @@ class Chat:
                 said |= {"tool_calls": calls} if calls else {}
                 yield _chunk(start, event.index, said, choice["finish_reason"])
         if self.asked.stream_options and self.asked.stream_options.include_usage:
-            yield _data({**start, "choices": [], "usage": usage([self.prompt], self.answers)})
+            yield sse({**start, "choices": [], "usage": usage([self.prompt], self.answers)})
         yield "data: [DONE]\n\n"
 
     def _plain_chunk(self, start: dict[str, Any], event: Event) -> str:
@@ -152,8 +152,4 @@ def _chunk(
     logprobs: dict[str, Any] | None = None,
 ) -> str:
     choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-    return _data({**start, "choices": [choice]})
-
-
-def _data(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return sse({**start, "choices": [choice]})

@@ -1,6 +1,5 @@
 """/v1/completions: prompts as text or ids, continued; with `echo` and `logprobs` they are scored too."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from inkstone.errors import InputError
 from inkstone.generate import Delta, Request
 from inkstone.generate.request import TokenScore
-from inkstone.serve.answers import Answer, answers_of, completion_logprobs, events, head, sampling_of, usage
+from inkstone.serve.answers import Answer, answers_of, completion_logprobs, events, head, sampling_of, sse, usage
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import CompletionRequest
 
@@ -54,7 +53,7 @@ class Completion:
         start = head("text_completion", self.loaded, "cmpl")
         if self.asked.echo:
             for index, request in enumerate(self.requests):
-                yield _event({**start, "choices": [_piece(index, self._prompt_text(request), None)]})
+                yield sse({**start, "choices": [_piece(index, self._prompt_text(request), None)]})
         async for event in events(self.loaded, self.requests, self.answers):
             if event.index is None:
                 yield ": still here\n\n"
@@ -62,9 +61,9 @@ class Completion:
                 piece = _piece(event.index, event.text, event.finish)
                 if self.asked.logprobs is not None and event.delta and event.delta.token is not None:
                     piece["logprobs"] = self._logprobs([event.delta])
-                yield _event({**start, "choices": [piece]})
+                yield sse({**start, "choices": [piece]})
         if self.asked.stream_options and self.asked.stream_options.include_usage:
-            yield _event({**start, "choices": [], "usage": self._usage()})
+            yield sse({**start, "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"
 
     def _usage(self) -> dict[str, int]:
@@ -90,12 +89,7 @@ class Completion:
             text = before + text
         elif asked.logprobs is not None:
             logprobs = self._logprobs(deltas)
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": "length" if silent else answer.finish,
-        }
+        return {**_piece(index, text, "length" if silent else answer.finish), "logprobs": logprobs}
 
     def _logprobs(self, deltas: Sequence[Delta]) -> dict[str, Any]:
         tokens = [delta.token for delta in deltas if delta.token is not None]
@@ -105,10 +99,6 @@ class Completion:
 
 def _piece(index: int, text: str, finish: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
 def prompts_of(loaded: Loaded, given: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:

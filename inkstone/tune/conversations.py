@@ -19,13 +19,19 @@ from inkstone.tune.settings import SFTSettings
 
 
 def packed_chats(
-    inputs: Sequence[Path], template: Template, settings: SFTSettings, tokenizer: Tokenizer
+    inputs: Sequence[Path],
+    template: Template,
+    settings: SFTSettings,
+    tokenizer: Tokenizer,
+    tests: Sequence[Path] = (),
 ) -> tuple[PackedChats, PackedChats | None, dict[str, float]]:
-    """Rows to train on, held-out rows if there are any, and what became of the conversations."""
+    """Rows to train on, held-out rows if there are any (those of `tests`, if given), what became of the conversations."""
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     check_roles(dataset.chats, template)
     encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
-    training, held = _split(encoded, settings.heldout_fraction)
+    training, held = _split(encoded, 0 if tests else settings.heldout_fraction)
+    if tests:
+        held, _ = _split(_encode(read_chats(tests, settings.on_problem).chats, template, settings, tokenizer)[0], 0)
     redraw = _redraw(training, tokenizer, settings.bpe_dropout)
     rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id, redraw)
     heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None

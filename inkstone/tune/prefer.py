@@ -1,5 +1,6 @@
 """Tuning on preference pairs: DPO and its relatives, with or without an adapter."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,15 +25,20 @@ def prefer(
     scratch: Path,
     progress: Progress,
     mesh: Mesh = ALONE,
+    tests: Sequence[Path] = (),
 ) -> dict[str, object]:
-    """Tune the model of `base_dir` on the preference pairs of `inputs`; returns the run's figures."""
+    """Tune the model of `base_dir` on the preference pairs of `inputs`, tested on those of `tests` where it is given;
+    returns the run's figures."""
     template, tokenizer, model = open_base(settings, base_dir, mesh)
     dataset = read_preferences(inputs, on_problem=settings.on_problem)
-    check_roles([pair.prompt for pair in dataset.preferences], template)
-    found = [encode_pair(pair, template, tokenizer, settings.sequence_length) for pair in dataset.preferences]
+    told = [*dataset.preferences, *(read_preferences(tests, settings.on_problem).preferences if tests else ())]
+    check_roles([pair.prompt for pair in told], template)
+    found = [encode_pair(pair, template, tokenizer, settings.sequence_length) for pair in told]
     pairs = [pair for pair in found if pair is not None]
     every = max(2, round(1 / settings.heldout_fraction)) if settings.heldout_fraction and len(pairs) > 1 else 0
     held = [number for number in range(len(pairs)) if every and number % every == 0]
+    if tests:
+        held = list(range(sum(pair is not None for pair in found[: len(dataset.preferences)]), len(pairs)))
     training = sorted(set(range(len(pairs))) - set(held))
     reference = np.zeros((len(pairs), 2), np.float32)
     if settings.preference.needs_reference:

@@ -98,7 +98,7 @@ def _question(row: Row) -> object:
 
 
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
-    """Rows with a `question` (or a `prompt` of one turn), and whatever the rewards need. Raises InputError with every bad row."""
+    """Rows with a `question` (or a `prompt` of one turn) and what the rewards need. Raises InputError with all bad rows."""
     tasks: list[Task] = []
     problems: list[str] = []
     for path in paths:

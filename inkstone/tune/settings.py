@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
@@ -47,6 +47,7 @@ class SFTSettings(TrainSettings):
         description="chance that a merge is passed over in training texts, drawn anew in every epoch (Huozi 3.5: 0.1)",
     )
     heldout_fraction: float = Field(0.02, ge=0, lt=1, description="conversations kept out for the held-out loss")
+    heldout: list[str] = Field([], description="files of rows to test on instead, before the training too")
 
     @field_validator("template")
     @classmethod
@@ -54,3 +55,9 @@ class SFTSettings(TrainSettings):
         if name != "auto" and name not in TEMPLATES:
             raise ValueError(f"there is no such template; known are auto, {', '.join(TEMPLATES)}")
         return name
+
+    @model_validator(mode="after")
+    def _heldout_is_used(self) -> "SFTSettings":
+        if self.heldout and self.method not in ("sft", "preference"):
+            raise ValueError(f'heldout has no part in method = "{self.method}": set heldout_fraction')
+        return self

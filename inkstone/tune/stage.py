@@ -3,12 +3,14 @@
 The template is inside, and with an adapter the adapter alone too (`adapter/`, as PEFT reads it).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
-from inkstone.train import InOrder, Mesh, join_mesh, train
+from inkstone.train import InOrder, Mesh, heldout_loss, join_mesh, train
+from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.train.mesh import ALONE
 from inkstone.tune.conversations import packed_chats
 from inkstone.tune.ends import open_base, write_tuned
@@ -27,32 +29,40 @@ def sft(
     scratch: Path,
     progress: Progress,
     mesh: Mesh = ALONE,
+    tests: Sequence[Path] = (),
 ) -> dict[str, object]:
-    """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures."""
+    """Tune the model of `base_dir` on the conversations of `inputs`; returns the run's figures.
+
+    With `tests` the base and the tuned model are measured on the conversations of these files.
+    """
     template, tokenizer, model = open_base(settings, base_dir, mesh)
-    rows, heldout, counts = packed_chats(inputs, template, settings, tokenizer)
+    rows, heldout, counts = packed_chats(inputs, template, settings, tokenizer, tests)
     progress.note(
         f"{counts['conversations']} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
         **counts,
     )
+    before = {}
+    if tests and heldout:
+        model.to(choose_arithmetic(settings, 0).device)
+        before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
-    return {**asdict(result), **counts}
+    return {**asdict(result), **before, **counts}
 
 
 def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
-    mesh = join_mesh(settings.shard)
+    told = (settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
     if settings.method == "ppo":
         name = settings.ppo.reward_model
         judge = None if not name else job.run_dir / name if name in job.earlier else Path(name)
-        ptx = job.paths(settings.ppo.ptx)
-        return proximal(settings, inputs, base, job.output, job.scratch, job.progress, mesh, judge, ptx)
-    work = {"sft": sft, "preference": prefer, "grpo": reinforce, "reward": rank}[settings.method]
-    return work(settings, inputs, base, job.output, job.scratch, job.progress, mesh)
+        return proximal(*told, judge, job.paths(settings.ppo.ptx))
+    if settings.method in ("grpo", "reward"):
+        return {"grpo": reinforce, "reward": rank}[settings.method](*told)
+    return {"sft": sft, "preference": prefer}[settings.method](*told, tests=job.paths(settings.heldout))
 
 
 def _models(settings: SFTSettings) -> list[str]:
@@ -68,6 +78,7 @@ SFT = StageKind(
     needs=lambda settings, earlier: [name for name in _models(settings) if name in earlier],
     inputs=lambda settings, earlier: [
         *settings.inputs,
+        *settings.heldout,
         *(settings.ppo.ptx if settings.method == "ppo" else []),
         *(name for name in _models(settings) if name not in earlier),
     ],

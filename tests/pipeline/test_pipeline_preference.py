@@ -1,6 +1,8 @@
 """Tuning stages one after the other in a recipe: conversations with an adapter, then preference pairs on top."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tiny_run import RECIPE, inkstone, write_recipe
@@ -49,3 +51,42 @@ def test_a_preference_stage_follows_a_tuning_stage(tmp_path: Path) -> None:
     assert "the same best token at 100.0%" in merged.out
     said = inkstone("merge", "models", run / "sft", run / "prefer", "-o", tmp_path / "mean", "--weights", "0.5,0.5")
     assert said.code == 0, said.err
+
+
+def test_pairs_and_test_rows_of_ones_own_files(begun: Callable[[str], Path], finished: Path, tmp_path: Path) -> None:
+    """They are read as pairs before anything starts, and tested on before and after."""
+    begun("pretrain")
+    pairs = (finished / "primer" / "preferences.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(pairs[:-5]), encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text("".join(pairs[-5:]), encoding="utf-8")
+    chats = (finished / "primer" / "chats.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "chats.jsonl").write_text("".join(chats[:20]), encoding="utf-8")
+    shutil.copytree(finished / "sft", tmp_path / "base")
+    own = f"""
+name = "own"
+[tune.talk]
+inputs = ["{tmp_path}/chats.jsonl"]
+heldout = ["{tmp_path}/chats.jsonl"]
+base = "{tmp_path}/base"
+template = "auto"
+sequence_length = 128
+batch_tokens = 256
+epochs = 4
+device = "cpu"
+compile = "off"
+""" + STAGES.replace('"primer:preferences"', f'"{tmp_path}/train.jsonl"').replace(
+        'base = "sft"', f'base = "talk"\nheldout = ["{tmp_path}/test.jsonl"]'
+    )
+    recipe = write_recipe(tmp_path, own)
+    ended = inkstone("run", recipe)
+    assert ended.code == 0, ended.err
+    talk, pair = (
+        json.loads((tmp_path / "runs" / "own" / stage / "stage.json").read_text(encoding="utf-8"))["result"]
+        for stage in ("talk", "prefer")
+    )
+    assert talk["heldout_loss"] < talk["heldout_loss_before"] and talk["conversations"] == 20
+    assert pair["pairs"] == len(pairs) - 5 and 0 <= pair["heldout_accuracy_before"] <= 1
+    (tmp_path / "test.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    assert "test.jsonl" in inkstone("run", recipe).said
+    refused = inkstone("run", recipe, "--dry-run", "--set", "tune.prefer.method=grpo")
+    assert refused.code == 2 and "heldout has no part" in refused.err

@@ -1,21 +1,32 @@
 """What tests of the server share: a tiny model with a chat template, a client, and a request by hand."""
 
+import asyncio
+import contextlib
 import json
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import uvicorn
 from fastapi import FastAPI
 from tiny_tokenizers import byte_level
 
 from inkstone.chat import CHATML, attach_template
 from inkstone.model import Decoder, DecoderConfig, save_model
 from inkstone.model.decoder.decoder import initialise
+from inkstone.serve.app import create_app
+from inkstone.serve.console import mount_console
+from inkstone.serve.guard import Guard
+from inkstone.serve.jobs import Jobs
 from inkstone.serve.models import Library
+from inkstone.serve.store import Store
 
 KEY = "a-key-of-this-test"
 CONTROL = ("<|bos|>", "<|im_start|>", "<|im_end|>")
@@ -28,6 +39,7 @@ class Served:
     url: str
     app: FastAPI
     library: Library
+    jobs: Jobs
 
 
 def chat_model(directory: Path, chat: bool, seed: int = 3) -> None:
@@ -51,6 +63,26 @@ def chat_model(directory: Path, chat: bool, seed: int = 3) -> None:
         attach_template(CHATML, tokenizer, directory)
 
 
+@contextlib.contextmanager
+def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
+    """A server in a thread, until the block ends."""
+    app = create_app(library, guard)
+    store = Store(str(database))
+    jobs = Jobs(store, database.with_suffix(".tasks"), library)
+    mount_console(app, store, jobs)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield Served(f"http://127.0.0.1:{port}", app, library, jobs)
+    server.should_exit = True
+    thread.join(10)
+
+
 def post(served: Served, path: str, body: Any, key: str | None = None) -> tuple[int, dict[str, Any]]:
     """Status and answer; a body of bytes is sent as it is."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -58,6 +90,35 @@ def post(served: Served, path: str, body: Any, key: str | None = None) -> tuple[
     request = urllib.request.Request(served.url + path, content, headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def call(
+    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(served.url + path, content, headers or {}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            told = response.read()
+            return response.status, json.loads(told) if told else None
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def made(served: Served, path: str, body: Any, method: str = "POST") -> Any:
+    code, row = call(served, method, path, body)
+    assert code == 200, row
+    return row
+
+
+def send(served: Served, path: str, content: bytes) -> tuple[int, Any]:
+    """A file as a browser uploads it."""
+    request = urllib.request.Request(served.url + path, content, {"Content-Type": "application/octet-stream"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -5,38 +5,22 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_samples import KEY, Served, get
+from serve_samples import KEY, Served, call, get, made, running
 
 from inkstone.chat.datasets import read_preferences
 from inkstone.errors import InkstoneError
+from inkstone.serve.guard import Guard
+from inkstone.serve.models import Library, ServeSettings, find_models
 from inkstone.serve.store import Store
 
 CONSOLE = Path(__file__).parents[2] / "inkstone" / "serve" / "console"
-
-
-def call(
-    served: Served, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> tuple[int, Any]:
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(served.url + path, content, headers or {}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            told = response.read()
-            return response.status, json.loads(told) if told else None
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def made(served: Served, path: str, body: Any, method: str = "POST") -> Any:
-    code, row = call(served, method, path, body)
-    assert code == 200, row
-    return row
 
 
 def test_a_conversation_is_kept_as_a_tree_is_found_and_goes_with_its_messages(served: Served) -> None:
@@ -74,9 +58,9 @@ def test_thumbs_and_better_answers_become_a_preference_set_that_training_reads(s
     file = tmp_path / "preferences.jsonl"
     file.write_text(lines, encoding="utf-8")
     read = read_preferences([file]).preferences
-    pairs = [(one.chosen, one.rejected) for one in read]
+    pairs = [(one.chosen, one.rejected) for one in read[-3:]]  # other tests rate answers too
     assert pairs == [("短波散射更强", "不知道"), ("因为散射", "不知道"), ("因为散射", "也许")]
-    assert [message.role for message in read[0].prompt] == ["system", "user"]
+    assert [message.role for message in read[-1].prompt] == ["system", "user"]
 
 
 @pytest.mark.parametrize(
@@ -160,14 +144,15 @@ def test_both_languages_say_the_same_things_and_all_that_is_asked_for() -> None:
 def test_a_database_of_another_version_or_place_is_refused_in_words(tmp_path: Path) -> None:
     import sqlite3
 
-    Store(str(tmp_path / "c.sqlite")).assistants()
+    assert Store(str(tmp_path / "c.sqlite")).rows("assistants") == [] and not list(tmp_path.iterdir()), "to look"
+    Store(str(tmp_path / "c.sqlite")).conversations()
     with sqlite3.connect(tmp_path / "c.sqlite") as connection:
         connection.execute("UPDATE inkstone_schema SET version = 99")
     with pytest.raises(InkstoneError, match="version 99"):
-        Store(str(tmp_path / "c.sqlite")).assistants()
+        Store(str(tmp_path / "c.sqlite")).rows("assistants")
     (tmp_path / "file").write_text("")
     with pytest.raises(InkstoneError, match="cannot be opened"):
-        Store(str(tmp_path / "file" / "c.sqlite")).assistants()
+        Store(str(tmp_path / "file" / "c.sqlite")).conversations()
 
 
 def test_a_long_conversation_loses_its_oldest_rounds_where_asked_to(served: Served) -> None:
@@ -187,4 +172,23 @@ def test_a_long_conversation_loses_its_oldest_rounds_where_asked_to(served: Serv
 
 def test_only_models_with_a_template_are_offered_for_a_chat(served: Served) -> None:
     listed = made(served, "/v1/models", None, "GET")["data"]
-    assert {one["id"]: one["chat"] for one in listed} == {"chat": True, "base": False}
+    assert {"chat": True, "base": False}.items() <= {one["id"]: one["chat"] for one in listed}.items()
+
+
+def test_models_tell_where_they_come_from_and_runs_their_scores(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(models / "chat", run / "sft")
+    (run / "evaluate").mkdir()
+    stage = {"settings": {"sft": {"base": "pretrain", "inputs": ["a.jsonl"]}}, "result": {"steps": 3}}
+    (run / "sft" / "stage.json").write_text(json.dumps(stage), encoding="utf-8")
+    scores = {"models": {"sft": {"problems": {"accuracy": 0.5, "stderr": 0.1, "n": 4, "correct": 2}}}}
+    (run / "evaluate" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    library = Library(find_models([models, run]), ServeSettings())
+    with running(library, Guard([]), tmp_path / "c.sqlite") as one:
+        told = {row["name"]: row for row in made(one, "/api/models", None, "GET")}
+        assert told["sft"]["stage"] == stage and told["base"]["stage"] is None
+        [table] = made(one, "/api/evaluations", None, "GET")
+        assert table["run"] == "run" and table["table"][0] == ["score", "sft"]
+        (run / "evaluate" / "scores.json").write_text("{}", encoding="utf-8")
+        code, said = call(one, "GET", "/api/evaluations")
+        assert code == 400 and "scores.json" in said["error"]["message"]

@@ -1,6 +1,7 @@
 """Journeys through the console in a real Chromium, in both languages; a console error or foreign request fails them."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def page(browser: Any, served: Served, words: dict[str, str]) -> Iterator[Any]:
 
 def say(page: Any, words: dict[str, str], text: str) -> None:
     page.get_by_role("textbox", name=words["say"]).fill(text)
+    page.get_by_role("button", name=f"↵ {words['send']}", disabled=False).wait_for()
     page.keyboard.press("Enter")
 
 
@@ -88,7 +90,7 @@ def test_stop_ends_the_answer_on_the_server_and_keeps_what_there_is(
     monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.1), step())[1])
     say(page, words, "水")
     page.get_by_role("button", name=words["stop"]).click()
-    page.get_by_role("button", name=words["send"]).wait_for()
+    page.get_by_role("button", name=f"↵ {words['send']}").wait_for()
     wait_until(lambda: nothing_held(served))
     assert engine.figures()["cancelled"] == cancelled + 1
 
@@ -109,6 +111,83 @@ def test_what_a_model_writes_is_never_markup(page: Any, words: dict[str, str]) -
     assert drawn == [0, 0, 2, 1]
 
 
+def test_from_a_thumb_down_to_the_tuned_model_beside_its_base(
+    page: Any, words: dict[str, str], served: Served, tmp_path: Path
+) -> None:
+    """The loop: a better answer, a preference set, a DPO task with its estimate and curve, two answers side by side."""
+    short_answers(page, words)
+    say(page, words, "天为什么蓝？")
+    page.get_by_role("button", name=words["bad"], exact=True).click()
+    page.get_by_role("textbox", name=words["better"]).fill("短波散射更强。")
+    page.get_by_role("button", name=words["save"]).click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    page.get_by_role("link", name=words["page_feedback"]).click()
+    page.get_by_role("button", name=words["make_set"].split("{")[0]).click()
+    page.get_by_role("link", name=words["train_on_it"]).click()
+    page.get_by_role("dialog").get_by_text(words["preference"]).wait_for()
+    page.get_by_role("spinbutton", name=words["epochs"]).fill("40")
+    with page.expect_response("**/api/tasks/plan"):
+        page.keyboard.press("Tab")
+    page.screenshot(path=tmp_path / "confirm.png")
+    page.get_by_role("button", name=words["start"].split("{")[0]).click()
+    page.get_by_role("link", name="feedback-").first.click()
+    page.get_by_text(words["state_succeeded"], exact=True).wait_for(timeout=90_000)
+    page.get_by_role("img", name=words["loss_curve"]).wait_for()
+    page.screenshot(path=tmp_path / "done.png", full_page=True)
+    page.get_by_role("button", name=words["compare"]).click()
+    say(page, words, "天为什么蓝？")
+    page.locator(".beside article footer").nth(1).wait_for()
+    page.screenshot(path=tmp_path / "beside.png")
+    page.get_by_role("link", name=words["page_models"], exact=True).click()
+    page.get_by_text(re.compile("feedback-.* ← chat")).first.wait_for()
+    page.screenshot(path=tmp_path / "models.png")
+
+
+def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_after_a_reload(
+    page: Any, words: dict[str, str], served: Served, tmp_path: Path
+) -> None:
+    file = tmp_path / "古诗.jsonl"
+    row = {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "水火" * 9}]}
+    file.write_text((json.dumps(row) + "\n") * 300 + '{"messages": []}\n', encoding="utf-8")
+    page.get_by_role("link", name=words["page_tune"]).click()
+    page.get_by_role("link", name=words["new_tasks"]).click()
+    page.get_by_label(words["upload"]).set_input_files(file)
+    page.get_by_text("301: messages").wait_for()
+    page.get_by_role("checkbox", name=f"{words['all']}: {words['pick_model']}").check()
+    page.get_by_role("checkbox", name=f"{words['pick_data']}: 古诗.jsonl").last.check()
+    page.get_by_role("radio", name=f"{words['pick_test']}: 古诗.jsonl").last.check()
+    page.get_by_role("checkbox", name=f"{words['pick_method']}: {words['whole']}", exact=True).check()
+    page.screenshot(path=tmp_path / "wizard.png", full_page=True)
+    page.get_by_role("button", name=words["confirm"].split("{")[0]).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("row").nth(4).wait_for()
+    page.screenshot(path=tmp_path / "rows.png")
+    while dialog.get_by_role("row").count() > 2:
+        dialog.get_by_role("button", name=words["remove_it"].replace("{name}", "古诗.jsonl")).last.click()
+    dialog.get_by_role("spinbutton", name=words["epochs"]).fill("900")
+    with page.expect_response("**/api/tasks/plan"):
+        page.keyboard.press("Tab")
+    dialog.get_by_role("button", name=words["start"].split("{")[0]).click()
+    page.get_by_role("link", name="古诗").first.click()
+    page.get_by_role("img", name=words["loss_curve"]).wait_for(timeout=60_000)
+    page.reload()
+    page.get_by_text(words["state_running"], exact=True).wait_for()
+    page.get_by_role("img", name=words["loss_curve"]).wait_for()
+    page.screenshot(path=tmp_path / "running.png", full_page=True)
+    page.get_by_role("button", name=words["stop"]).click()
+    page.get_by_text(words["state_stopped"], exact=True).wait_for(timeout=30_000)
+    page.get_by_role("button", name=words["resume"]).click()
+    page.get_by_role("button", name=words["stop"]).wait_for()
+    page.get_by_role("progressbar").wait_for(timeout=60_000)
+    page.get_by_role("button", name=words["stop"]).click()
+    page.get_by_text(words["state_stopped"], exact=True).wait_for(timeout=30_000)
+    page.get_by_role("link", name=words["clone"]).click()
+    page.get_by_role("checkbox", name=f"{words['pick_method']}: LoRA", exact=True).wait_for()
+    page.locator(".card input:checked").nth(3).wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="古诗").wait_for()
+
+
 @pytest.mark.parametrize("width", [360, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(
@@ -116,7 +195,11 @@ def test_nothing_is_wider_than_the_window(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 740})
-    for name in ("chat", "feedback"):
-        page.get_by_role("link", name=words[f"page_{name}"]).click()
-        page.screenshot(path=tmp_path / f"{name}.png")
+    for name in ("chat", "tune", "tune/new", "models", "evaluation", "feedback"):
+        page.evaluate("name => { location.hash = `#/${name}` }", name)
+        page.get_by_role("link", name=words[f"page_{name.split('/')[0]}"], exact=True).and_(
+            page.locator("[aria-current=page]")
+        ).wait_for()
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=tmp_path / f"{name.replace('/', '-')}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width

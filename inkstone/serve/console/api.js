@@ -1,4 +1,4 @@
-// What the pages ask the server: JSON by `ask`, an answer piece by piece by `answer`.
+// What the pages ask the server: JSON by `ask`, a file by `upload`, an answer piece by piece by `answer`.
 
 export class Failure extends Error {}
 
@@ -10,6 +10,13 @@ export async function ask(path, method = "GET", body = undefined) {
   });
   if (!response.ok) throw new Failure(await sentence(response));
   return response.status === 204 ? null : response.json();
+}
+
+// A file's bytes under a name, as the data of tasks.
+export async function upload(name, content) {
+  const response = await fetch(`/api/datasets?name=${encodeURIComponent(name)}`, { method: "POST", body: content });
+  if (!response.ok) throw new Failure(await sentence(response));
+  return response.json();
 }
 
 // Yields the chunks of /v1/chat/completions; ending `signal` ends the request on the server too.

@@ -4,22 +4,28 @@ import { html, render, useEffect, useState } from "/console/vendor/preact-htm-3.
 import { ask } from "/console/api.js";
 import { Chat } from "/console/chat.js";
 import { Feedback } from "/console/feedback.js";
+import { Evaluation, Models } from "/console/models.js";
+import { Tune } from "/console/tune.js";
 import { language, speak, t } from "/console/words.js";
 
-const PAGES = { chat: Chat, feedback: Feedback };
+const PAGES = { chat: Chat, tune: Tune, models: Models, evaluation: Evaluation, feedback: Feedback };
 
 function Console() {
   const [page, setPage] = useState(pageOf());
-  const [models, setModels] = useState([]);
+  const [known, setKnown] = useState({ page: null, models: [] });
   const [said, report] = useState("");
   const [, again] = useState(0);
   useEffect(() => {
     const turn = () => setPage(pageOf());
     addEventListener("hashchange", turn);
-    ask("/v1/models").then(({ data }) => setModels(data.filter(({ chat }) => chat).map(({ id }) => id)), (error) => report(error.message));
   }, []);
+  // Asked again on every page, and none offered before: a task may have made one more.
+  useEffect(() => {
+    ask("/v1/models").then(({ data }) => setKnown({ page, models: data.filter(({ chat }) => chat).map(({ id }) => id) }), (error) => report(error.message));
+  }, [page]);
   const other = language === "zh" ? "en" : "zh";
   const Page = PAGES[page];
+  const models = known.page === page ? known.models : [];
   return html`<header class="bar">
       <h1>Inkstone</h1>
       <nav aria-label=${t("pages")}>${Object.keys(PAGES).map((name) => html`<a href=${`#/${name}`} aria-current=${name === page ? "page" : null}>${t(`page_${name}`)}</a>`)}</nav>

@@ -17,7 +17,7 @@ export function Chat({ models, report }) {
   const [assistantId, chooseAssistant] = useState(null);
   const [search, setSearch] = useState("");
   const [open, setOpen] = useState({ id: null, leaf: null, messages: [] });
-  const [picked, pick] = useState([localStorage.getItem("model") ?? "", ""]);
+  const [picked, pick] = useState([localStorage.getItem("model") ?? "", localStorage.getItem("beside") ?? ""]);
   const [live, setLive] = useState([]);
   const [window_, setWindow] = useState(null);
   const [trace, setTrace] = useState(false);
@@ -138,7 +138,7 @@ export function Chat({ models, report }) {
     list();
   });
   const keepAssistant = safely(async ({ id, ...kept }) => {
-    const made = await (id ? ask(`/api/assistants/${id}`, "PUT", kept) : ask("/api/assistants", "POST", kept));
+    const made = await (id ? ask(`/api/assistants/${id}`, "PATCH", kept) : ask("/api/assistants", "POST", kept));
     await who();
     await choose(made.id);
     setWindow(null);
@@ -158,7 +158,7 @@ export function Chat({ models, report }) {
     setWindow(null);
   });
   const pickModel = (place) => (event) => {
-    if (!place) localStorage.setItem("model", event.target.value);
+    localStorage.setItem(["model", "beside"][place], event.target.value);
     pick(picked.with(place, event.target.value));
   };
 

@@ -3,18 +3,18 @@
 import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { t } from "/console/words.js";
 
-function Window({ title, onClose, onSave, children, remove }) {
+export function Window({ title, onClose, onSave, children, remove, save = t("save"), ready = true, wide }) {
   const place = useRef();
   useEffect(() => place.current.showModal(), []);
-  const save = (event) => (event.preventDefault(), onSave());
-  return html`<dialog ref=${place} onClose=${onClose} aria-labelledby="window-title">
-    <form onSubmit=${save}>
+  const send = (event) => (event.preventDefault(), onSave());
+  return html`<dialog ref=${place} class=${wide ? "wider" : ""} onClose=${onClose} aria-labelledby="window-title">
+    <form onSubmit=${send}>
       <h2 id="window-title">${title}</h2>
       ${children}
       <p class="buttons">
         ${remove && html`<button type="button" class="quiet" onClick=${remove}>${t("remove")}</button>`}
         <button type="button" onClick=${() => place.current.close()}>${t("cancel")}</button>
-        <button class="main">${t("save")}</button>
+        <button class="main" disabled=${!ready}>${save}</button>
       </p>
     </form>
   </dialog>`;

@@ -3,15 +3,19 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import fastapi
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from inkstone.evaluate import score_rows
 from inkstone.serve.guard import Refused, read_body
+from inkstone.serve.jobs import Jobs, mount_jobs
+from inkstone.serve.jobs.routes import Number
+from inkstone.serve.models import Library
 from inkstone.serve.store import Store
+from inkstone.storage import read_json_object, reading
 
 _FILES = Path(__file__).parent
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".html": "text/html"}
@@ -22,10 +26,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-
-_LARGEST = 2**31 - 1
-Number = Annotated[int, fastapi.Path(ge=1, le=_LARGEST)]
 
 
 class Sampling(BaseModel):
@@ -57,8 +57,8 @@ class Conversation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     title: str = Field("", max_length=200)
-    assistant: int | None = Field(None, ge=1, le=_LARGEST)
-    leaf: int | None = Field(None, ge=1, le=_LARGEST)
+    assistant: int | None = Field(None, ge=1, lt=2**31)
+    leaf: int | None = Field(None, ge=1, lt=2**31)
 
 
 class Said(BaseModel):
@@ -66,7 +66,7 @@ class Said(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    parent: int | None = Field(None, ge=1, le=_LARGEST)
+    parent: int | None = Field(None, ge=1, lt=2**31)
     role: Literal["user", "assistant"]
     content: str = Field(max_length=10**6)
     model: str = Field("", max_length=400)
@@ -83,41 +83,29 @@ class Rating(BaseModel):
     better: str | None = Field(None, max_length=10**6)
 
 
-def mount_console(app: FastAPI, store: Store) -> None:
+_MADE: dict[str, type[BaseModel]] = {"assistants": Assistant, "conversations": Conversation}
+_CHANGED: dict[str, type[BaseModel]] = {**_MADE, "messages": Rating}
+_Table = Literal["assistants", "conversations", "messages"]
+
+
+def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     """Add the console to a server."""
     _mount_pages(app)
-
-    @app.get("/api/assistants")
-    async def assistants() -> list[dict[str, Any]]:
-        return await asyncio.to_thread(store.assistants)
-
-    @app.post("/api/assistants")
-    async def add_assistant(request: Request) -> dict[str, Any]:
-        given = await read_body(request, Assistant)
-        return await asyncio.to_thread(store.add, "assistants", given.model_dump())
-
-    @app.put("/api/assistants/{number}")
-    async def change_assistant(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Assistant)
-        return await asyncio.to_thread(store.change, "assistants", number, given.model_dump())
+    mount_jobs(app, jobs)
+    _mount_models(app, jobs.library)
 
     @app.get("/api/conversations")
     async def conversations(search: str = "") -> list[dict[str, Any]]:
         return await asyncio.to_thread(store.conversations, search[:200])
 
-    @app.post("/api/conversations")
-    async def add_conversation(request: Request) -> dict[str, Any]:
-        given = await read_body(request, Conversation)
-        return await asyncio.to_thread(store.add, "conversations", given.model_dump())
+    @app.post("/api/{table}")
+    async def add(table: Literal["assistants", "conversations"], request: Request) -> dict[str, Any]:
+        given = await read_body(request, _MADE[table])
+        return await asyncio.to_thread(store.add, table, given.model_dump())
 
     @app.get("/api/conversations/{number}")
     async def conversation(number: Number) -> dict[str, Any]:
         return await asyncio.to_thread(store.conversation, number)
-
-    @app.patch("/api/conversations/{number}")
-    async def change_conversation(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Conversation)
-        return await asyncio.to_thread(store.change, "conversations", number, given.model_dump(exclude_unset=True))
 
     @app.delete("/api/{table}/{number}")
     async def remove(table: Literal["assistants", "conversations"], number: Number) -> Response:
@@ -129,10 +117,10 @@ def mount_console(app: FastAPI, store: Store) -> None:
         given = await read_body(request, Said)
         return await asyncio.to_thread(store.say, number, given.model_dump())
 
-    @app.patch("/api/messages/{number}")
-    async def rate(number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, Rating)
-        return await asyncio.to_thread(store.change, "messages", number, given.model_dump(exclude_unset=True))
+    @app.patch("/api/{table}/{number}")
+    async def change(table: _Table, number: Number, request: Request) -> dict[str, Any]:
+        given = await read_body(request, _CHANGED[table])
+        return await asyncio.to_thread(store.change, table, number, given.model_dump(exclude_unset=True))
 
     @app.get("/api/preferences.jsonl")
     async def preferences() -> Response:
@@ -140,6 +128,28 @@ def mount_console(app: FastAPI, store: Store) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         headers = {"Content-Disposition": 'attachment; filename="preferences.jsonl"'}
         return Response(lines, media_type="application/jsonl", headers=headers)
+
+    # After the routes with names of their own, of which it would take the place.
+    @app.get("/api/{table}")
+    def listed(table: Literal["assistants", "datasets"]) -> list[dict[str, Any]]:
+        return store.rows(table)
+
+
+def _mount_models(app: FastAPI, library: Library) -> None:
+    @app.get("/api/models")
+    def models() -> list[dict[str, Any]]:
+        """Where each comes from, by the stage.json beside its weights."""
+        places = [(name, place, place / "stage.json") for name, place in library.directories.items()]
+        told = [read_json_object(file) if file.is_file() else None for _, _, file in places]
+        return [{"name": n, "directory": str(p), "stage": one} for (n, p, _), one in zip(places, told, strict=True)]
+
+    @app.get("/api/evaluations")
+    def evaluations() -> list[dict[str, Any]]:
+        """The tables of the runs that these models are in."""
+        runs = dict.fromkeys(place.parent for place in library.directories.values())
+        files = [(run.name, file) for run in runs if (file := run / "evaluate" / "scores.json").is_file()]
+        with reading(Path("scores.json"), "scores of a run", "run its evaluation again"):
+            return [{"run": name, "table": score_rows(read_json_object(file))} for name, file in files]
 
 
 def _mount_pages(app: FastAPI) -> None:

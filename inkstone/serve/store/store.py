@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, or_, select, update
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, or_, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from inkstone.errors import Absent, InkstoneError
-from inkstone.serve.store.tables import ASSISTANTS, CONVERSATIONS, MESSAGES, METADATA, SCHEMA, VERSION
+from inkstone.serve.store.tables import CONVERSATIONS, JOBS, MESSAGES, METADATA, SCHEMA, VERSION
 
 Row = dict[str, Any]
 
@@ -65,10 +65,17 @@ class Store:
             engine = self._engine
         return engine.begin()
 
-    def assistants(self) -> list[Row]:
-        """All assistants, in the order they were made."""
+    def rows(self, table: str) -> list[Row]:
+        """All rows of a table, in the order they were made. To look makes no file."""
+        if "://" not in self.address and not Path(self.address).is_file():
+            return []
         with self._begin() as connection:
-            return _rows(connection.execute(select(ASSISTANTS).order_by(ASSISTANTS.c.id)))
+            return _rows(connection.execute(select(_TABLES[table]).order_by(_TABLES[table].c.id)))
+
+    def row(self, table: str, number: int) -> Row:
+        """One row."""
+        with self._begin() as connection:
+            return _one(connection, table, number)
 
     def conversations(self, search: str = "", most: int = 200) -> list[Row]:
         """The last ones changed, with `search` in their title or a message."""
@@ -89,8 +96,8 @@ class Store:
 
     def add(self, table: str, row: Row) -> Row:
         """A new row, with its number."""
-        if table == "conversations":
-            row = {**row, "changed": time.time()}
+        stamps = {"conversations": ("changed",), "datasets": ("created",), "jobs": ("created", "changed")}
+        row = {**row, **dict.fromkeys(stamps.get(table, ()), time.time())}
         with self._begin() as connection:
             if table == "conversations" and row.get("assistant") is not None:
                 _one(connection, "assistants", row["assistant"])
@@ -113,6 +120,18 @@ class Store:
             _one(connection, table, number)
             connection.execute(delete(_TABLES[table]).where(_TABLES[table].c.id == number))
 
+    def turn(self, job: int, before: tuple[str, ...], values: Row, at_once: int | None = None) -> bool:
+        """Change a job if its state is one of `before`, and fewer than `at_once` run; False where it was not so.
+
+        One statement does it, so of two servers with one database only one starts a job.
+        """
+        others = JOBS.alias()
+        busy = select(func.count()).select_from(others).where(others.c.state.in_(("running", "stopping")))
+        room = busy.scalar_subquery() < at_once if at_once is not None else true()
+        one = update(JOBS).where(JOBS.c.id == job, JOBS.c.state.in_(before), room)
+        with self._begin() as connection:
+            return bool(connection.execute(one.values(**values, changed=time.time())).rowcount)
+
     def say(self, conversation: int, message: Row) -> Row:
         """Add a message to a conversation, whose shown branch ends there now."""
         with self._begin() as connection:
@@ -128,7 +147,7 @@ class Store:
             return _one(connection, "messages", number)
 
     def preferences(self) -> Iterator[Row]:
-        """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`).
+        """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`; whose `model`).
 
         A better answer that was written is preferred to the one it corrects; of several answers to the same message,
         one with a thumb up to one with a thumb down.
@@ -146,10 +165,11 @@ class Store:
             chosen += liked.get(row["parent"], []) if row["rating"] < 0 else []
             for better in dict.fromkeys(chosen):
                 if better.strip() and better.strip() != row["content"].strip() and row["content"].strip():
-                    yield {"messages": _path(by_id, row), "chosen": better, "rejected": row["content"]}
+                    said = {"messages": _path(by_id, row), "model": row["model"]}
+                    yield {**said, "chosen": better, "rejected": row["content"]}
 
 
-_TABLES = {"assistants": ASSISTANTS, "conversations": CONVERSATIONS, "messages": MESSAGES}
+_TABLES = METADATA.tables
 
 
 def _rows(result: Any) -> list[Row]:

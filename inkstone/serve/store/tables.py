@@ -1,18 +1,25 @@
 """The tables. A conversation is a tree: each message names the one it answers, `leaf` the end of the branch shown."""
 
+from typing import Any
+
 from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
 
 VERSION = 1
-"""Raised with every change of a table; a database of another version is refused in words."""
+"""Raised with every change of a table; a database of another version is refused in words. A new table needs none: it is
+made where it is missing."""
 
 METADATA = MetaData()
 
 SCHEMA = Table("inkstone_schema", METADATA, Column("version", Integer, nullable=False))
 
-ASSISTANTS = Table(
+
+def _table(name: str, *columns: Column[Any]) -> Table:
+    """A table whose rows have a number."""
+    return Table(name, METADATA, Column("id", Integer, primary_key=True), *columns)
+
+
+ASSISTANTS = _table(
     "assistants",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("name", String(80), nullable=False),
     Column("avatar", String(16), nullable=False, default=""),
     Column("system", Text, nullable=False, default=""),
@@ -20,20 +27,16 @@ ASSISTANTS = Table(
     Column("sampling", JSON, nullable=False),
 )
 
-CONVERSATIONS = Table(
+CONVERSATIONS = _table(
     "conversations",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("title", String(200), nullable=False, default=""),
     Column("assistant", ForeignKey("assistants.id", ondelete="SET NULL")),
     Column("leaf", Integer),
     Column("changed", Float, nullable=False),
 )
 
-MESSAGES = Table(
+MESSAGES = _table(
     "messages",
-    METADATA,
-    Column("id", Integer, primary_key=True),
     Column("conversation", ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("parent", Integer),
     Column("role", String(16), nullable=False),
@@ -45,3 +48,24 @@ MESSAGES = Table(
     Column("better", Text),
     Column("created", Float, nullable=False),
 )
+
+DATASETS = _table(
+    "datasets",
+    Column("name", String(120), nullable=False),
+    Column("about", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)
+"""Files that tasks learn from; `about` has kind, rows, size, and of the first faulty rows what is wrong with them."""
+
+JOBS = _table(
+    "jobs",
+    Column("name", String(120), nullable=False),
+    Column("task", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("process", String(120), nullable=False, default=""),
+    Column("error", Text, nullable=False, default=""),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+"""Runs as processes: queued, running, stopping, then stopped, succeeded or failed. `process` is its number and when it
+began, which finds it again after the server was restarted."""

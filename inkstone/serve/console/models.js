@@ -1,0 +1,85 @@
+// The models and where each comes from, and the scores of their runs.
+
+import { html, useEffect, useState } from "/console/vendor/preact-htm-3.1.1.js";
+import { ask } from "/console/api.js";
+import { duration, t } from "/console/words.js";
+
+function useAsked(path, report) {
+  const [found, setFound] = useState(null);
+  useEffect(() => void ask(path).then(setFound, (error) => report(error.message)), []);
+  return found;
+}
+
+const last = (path) => path.split("/").filter(Boolean).at(-1) ?? path;
+
+// A stage's own settings: of the first section that it covers.
+const settingsOf = ({ stage }) => Object.values(stage?.settings ?? {})[0] ?? {};
+
+// What a model was made from, nearest first: models of this server, at the end perhaps a name alone.
+function ancestors(model, models) {
+  const found = [];
+  for (let one = model; one && found.length < 20; ) {
+    const { base } = settingsOf(one);
+    if (!base) break;
+    const beside = `${one.directory.split("/").slice(0, -1).join("/")}/${base}`;
+    const next = models.find(({ directory }) => directory === base || directory === beside);
+    found.push(next?.name ?? last(base));
+    one = next;
+  }
+  return found;
+}
+
+export function Models({ models: talking, report }) {
+  const models = useAsked("/api/models", report);
+  const talk = (name) => () => {
+    localStorage.setItem("model", name);
+    location.hash = "#/chat";
+  };
+  return html`<section class="page">
+    <h2>${t("page_models")}</h2>
+    <p>${t("models_why")}</p>
+    ${!models && html`<p>${t("waiting")}</p>`}
+    ${models?.map((model) => html`<article class="pair" key=${model.name} aria-label=${model.name}>
+      <h3>${model.name}</h3>
+      <${Origin} model=${model} models=${models} />
+      <p class="buttons start">
+        ${talking.includes(model.name) && html`<button onClick=${talk(model.name)}>${t("talk")}</button>`}
+        <a class="button plain-button" href=${`#/tune/new/model/${encodeURIComponent(model.name)}`}>${t("tune_it")}</a>
+      </p>
+    </article>`)}
+  </section>`;
+}
+
+function Origin({ model, models }) {
+  if (!model.stage) return html`<p class="faint">${t("made_elsewhere")}</p>`;
+  const settings = settingsOf(model);
+  const { result, seconds } = model.stage;
+  const facts = [
+    ["lineage", [model.name, ...ancestors(model, models)].join(" ← ")],
+    ["method", [settings.method && t(settings.method), settings.method && t(settings.adapter === "lora" ? "lora" : "whole")].filter(Boolean).join(" · ")],
+    ["data", (settings.inputs ?? []).map(last).join(", ")],
+    ["steps", result.steps],
+    ["time_taken", duration(seconds)],
+    ["loss", result.loss?.toFixed(4)],
+    ["heldout_loss", across(result.heldout_loss_before, result.heldout_loss)],
+    ["heldout_accuracy", across(result.heldout_accuracy_before, result.heldout_accuracy)],
+  ];
+  return html`<dl class="facts">${facts.filter(([, value]) => value).map(([name, value]) => html`<dt>${t(name)}</dt><dd>${value}</dd>`)}</dl>`;
+}
+
+const across = (before, after) => [before, after].filter(Number.isFinite).map((value) => value.toFixed(4)).join(" → ");
+
+export function Evaluation({ report }) {
+  const runs = useAsked("/api/evaluations", report);
+  return html`<section class="page">
+    <h2>${t("page_evaluation")}</h2>
+    <p>${t("evaluation_why")}</p>
+    ${!runs && html`<p>${t("waiting")}</p>`}
+    ${runs?.length === 0 && html`<p>${t("no_scores")}</p>`}
+    ${runs?.map(({ run, table: [head, ...rows] }) => html`<h3>${run}</h3>
+      <div class="wide" tabindex="0" role="region" aria-label=${run}><table>
+        <thead><tr>${head.map((name, place) => html`<th scope="col">${place ? name : t("score")}</th>`)}</tr></thead>
+        <tbody>${rows.map(([name, ...cells]) => html`<tr><th scope="row" class="plain">${name}</th>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody>
+      </table></div>`)}
+  </section>`;
+}

@@ -1,0 +1,78 @@
+"""Files that tasks learn from: uploaded, checked with the readers of tuning, kept under a number of their own.
+
+What a browser calls a file is only shown and kept as a part of a name: letters, digits, dots, dashes.
+"""
+
+import asyncio
+import re
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from inkstone.chat import read_chats, read_preferences
+from inkstone.errors import InputError
+from inkstone.serve.guard import Refused
+from inkstone.serve.store import Store
+
+MAX_UPLOAD_BYTES = 256 * 2**20
+_NAME = re.compile(r"\w[\w.-]{0,79}\.jsonl?(\.(gz|zst|xz))?")
+
+
+class Datasets:
+    """The files of `folder`."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.folder = store, folder.resolve()
+
+    def path(self, row: dict[str, Any]) -> Path:
+        return self.folder / f"{row['id']}-{row['created']:.0f}-{row['name']}"
+
+    async def receive(self, name: str, pieces: AsyncIterator[bytes]) -> dict[str, Any]:
+        """Check and keep what is sent. Raises Refused for too much and for a name that could do harm, InputError where
+        no row can be used."""
+        if not _NAME.fullmatch(name):
+            said = "letters, digits, dots and dashes, ending in .json or .jsonl (and perhaps .gz, .zst or .xz)"
+            raise Refused(400, f'"{name[:100]}" is no name for a data set: {said}')
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft, size = self.folder / f".{uuid.uuid4().hex}-{name}", 0
+        room = min(MAX_UPLOAD_BYTES, shutil.disk_usage(self.folder).free // 2)
+        try:
+            with draft.open("wb") as stream:
+                async for piece in pieces:
+                    size += len(piece)
+                    if size > room:
+                        raise Refused(413, f"the file has more than {room // 2**20} MiB: split it")
+                    stream.write(piece)
+            return await asyncio.to_thread(self._keep, draft, name, size)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _keep(self, draft: Path, name: str, size: int) -> dict[str, Any]:
+        try:
+            about = _read(draft)
+        except InputError as error:
+            # The draft's own name says nothing to anybody.
+            raise InputError([problem.replace(str(draft), name) for problem in error.problems]) from error
+        row = self.store.add("datasets", {"name": name, "about": {**about, "size": size}})
+        draft.rename(self.path(row))
+        return row
+
+    def remove(self, number: int) -> None:
+        """Forget a file. A task that still wants it says so when it is resumed."""
+        row = self.store.row("datasets", number)
+        self.store.remove("datasets", number)
+        self.path(row).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Kind, usable rows and what is wrong with others: preference pairs where it has any, else conversations."""
+    try:
+        kind, pairs = "preference", read_preferences([path], on_problem="skip")
+        rows, skipped = len(pairs.preferences), pairs.skipped
+    except InputError:
+        kind, chats = "chat", read_chats([path], on_problem="skip")
+        rows, skipped = len(chats.chats), chats.skipped
+    faults = [f"{one.row}: {'; '.join(one.faults)}" for one in skipped[:20]]
+    return {"kind": kind, "rows": rows, "faulty": len(skipped), "faults": faults}

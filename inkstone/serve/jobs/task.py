@@ -1,0 +1,120 @@
+"""A task: what a person chose on the page, as a recipe that `inkstone run` takes, and what it will take in turn.
+
+The recipe is an ordinary one: it can be copied from the page and run in a terminal.
+"""
+
+from functools import cache, lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from inkstone.chat import CHATML, encode_to_fit, find_template, read_chats, read_preferences, require_tokens
+from inkstone.errors import InputError
+from inkstone.model.files.directory import read_config
+from inkstone.plan import Device, estimate, find_device, known_devices
+from inkstone.serve.jobs.queue import STAGE, toml
+from inkstone.tokenizer import Tokenizer
+from inkstone.tune import PackedChats, SFTSettings
+from inkstone.tune.packing import EncodedChat
+from inkstone.tune.pairs import PackedPairs, encode_pair
+
+_RATES = {("chat", "whole"): 1e-4, ("chat", "lora"): 5e-4, ("preference", "whole"): 2e-5, ("preference", "lora"): 2e-4}
+"""Peak learning rates where the person says none: pairs need less, an adapter more."""
+_SAMPLE, _FEW = 300, 50
+"""Rows that tell how long rows are; fewer than this in all, and none are held out."""
+
+
+class Task(BaseModel):
+    """One model tuned in one way on one data set; numbers name data sets."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(max_length=400)
+    data: int = Field(ge=1, lt=2**31)
+    method: Literal["whole", "lora"] = "lora"
+    test: int | None = Field(None, ge=1, lt=2**31)
+    epochs: float = Field(3.0, gt=0, le=1000)
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    sequence_length: int | None = Field(None, ge=16, le=2**20)
+
+
+class Tasks(BaseModel):
+    """Several, to be planned or started together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tasks: list[Task] = Field(min_length=1, max_length=64)
+
+
+def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Path | None) -> tuple[str, dict[str, Any]]:
+    """The recipe, and what it will take. Raises InputError for what would fail later."""
+    config, kind = read_config(base), about["kind"]
+    length = task.sequence_length or min(config.max_positions, 512)
+    if length > config.max_positions:
+        raise InputError(f"sequence_length = {length} exceeds the model's {config.max_positions} positions: shorten it")
+    template = _template(base)
+    rows = ceil(_rows_of(data, kind, base, template, length) * about["rows"])
+    values = {
+        "inputs": [str(data)],
+        "base": str(base),
+        "method": "preference" if kind == "preference" else "sft",
+        "adapter": "lora" if task.method == "lora" else "none",
+        "template": template,
+        "on_problem": "skip" if about["faulty"] else "refuse",
+        "epochs": task.epochs,
+        "learning_rate": task.learning_rate or _RATES[kind, task.method],
+        "sequence_length": length,
+        "batch_tokens": max(1, min(8, rows // 8)) * length,
+        "heldout_fraction": 0.0 if about["rows"] < _FEW else 0.02,
+        **({"heldout": [str(test)]} if test else {}),
+    }
+    settings = SFTSettings.model_validate(values)
+    steps = settings.steps(rows)
+    values |= {"warmup_steps": min(20, steps // 10), "log_steps": max(1, steps // 500)}
+    recipe = f"[tune.{STAGE}]\n" + "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
+    # The base's own opinion of the pairs is one more forward.
+    tokens = steps * settings.batch_tokens * (4 / 3 if kind == "preference" else 1)
+    device = _device()
+    made = estimate(config, settings, device, 1, round(tokens)) if device else None
+    return recipe, {
+        **{name: values[name] for name in ("method", "learning_rate", "sequence_length", "batch_tokens")},
+        "steps": steps,
+        "hours": made and made.hours,
+        "memory_gib": made and made.memory.total,
+        "room_gib": device and device.memory_gib,
+    }
+
+
+def _template(base: Path) -> str:
+    """What the recipe says: the model's own template, else ChatML where the vocabulary has its marks."""
+    try:
+        find_template(base)
+        return "auto"
+    except InputError:
+        require_tokens(CHATML, Tokenizer.load(base))
+        return CHATML.name
+
+
+@lru_cache(64)
+def _rows_of(path: Path, kind: str, base: Path, template: str, length: int) -> float:
+    """Packed rows that one row of the file makes, by some that are spread over it, packed as in training."""
+    form, tokenizer = find_template(base, None if template == "auto" else template), Tokenizer.load(base)
+    if kind == "preference":
+        some = (read := read_preferences([path], on_problem="skip").preferences)[:: 1 + len(read) // _SAMPLE]
+        pairs = [one for pair in some if (one := encode_pair(pair, form, tokenizer, length))]
+        return PackedPairs(pairs, length, 1, tokenizer.fill_id).rows_per_epoch / len(some)
+    told = (every := read_chats([path], on_problem="skip").chats)[:: 1 + len(every) // _SAMPLE]
+    chats = [EncodedChat(*fit[:2]) for chat in told if (fit := encode_to_fit(chat, form, tokenizer, length))]
+    return PackedChats(chats, length, 1, tokenizer.fill_id).rows_per_epoch / len(told)
+
+
+@cache
+def _device() -> Device | None:
+    """What tasks will run on; None for a GPU that the table does not know."""
+    if not torch.cuda.is_available():
+        return find_device("cpu")
+    words = torch.cuda.get_device_name().lower().split()
+    return next((device for known, device in known_devices().items() if known in words), None)
