@@ -218,6 +218,11 @@ def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Se
     assert about["faults"][0].startswith("3: messages") and about["faults"][1].startswith("4: row: is not valid JSON")
     [planned] = made(served, "/api/tasks/plan", {"tasks": [{"model": "chat", "data": row["id"]}]})
     assert planned["takes"]["steps"] >= 1
+    strange = rb'{"messages": [{"role": "\ud800", "content": "x"}, {"role": "assistant", "content": "\ud800"}]}'
+    alone = rb'{"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "\udfff"}]}'
+    row_of_surrogates = uploaded(served, "surrogates.jsonl", chats(1) + strange + b"\n" + alone)
+    assert row_of_surrogates["about"]["faulty"] == 2
+    assert made(served, "/api/datasets", None, "GET")[-1]["id"] == row_of_surrogates["id"]
     code, told = send(served, "/api/datasets?name=none.jsonl", b'{"a": 1}\n')
     assert code == 400 and told["error"]["message"].startswith("none.jsonl is in no known format")
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 204
