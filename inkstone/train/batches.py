@@ -4,7 +4,8 @@ A `Rows` answers `row(epoch, index)`; `next_rows` says the numbers of a step's r
 ranks, on micro-batches or on what ran before, so exact resume, elastic world size and reproducibility are one property.
 
 Row and batch fields: `tokens`; `positions` inside the document; `document_ids`; `weights`, which belong to the token
-being predicted (0: not supervised); `columns`, numbers that belong to a document (a reward, its partner in a pair).
+being predicted (0: not supervised); `columns`, numbers that belong to the documents (a reward, the partner in a pair)
+or to the supervised tokens (an advantage), in their order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from inkstone.tokenizer import TokenShards
 class Row(NamedTuple):
     """One row of T tokens. A document lies in one piece; ids tell it from its neighbours, padding from both.
 
-    `columns` have one number for each document of the row, in order, padding included.
+    `columns` have one number for each document of the row, in order, padding included, or for each supervised token.
     """
 
     tokens: NDArray[np.int64]
@@ -47,7 +48,8 @@ class Batch:
     """Stacked rows: four tensors [B, T]. Documents are numbered 0 ... n-1 over the whole batch.
 
     `starts` [n + 1] int32 says where each begins in the rows laid end to end, with the end after the last; `longest` is
-    the tokens of the longest. Both are made on the CPU, so that no GPU has to wait to learn them. `columns`: [n] each.
+    the tokens of the longest. Both are made on the CPU, so that no GPU has to wait to learn them. `columns`: [n] each,
+    or one number for each supervised token.
     """
 
     tokens: Tensor

@@ -1,14 +1,17 @@
 """Tuning: what turns a base model into a chat model, through the one loop: conversations, preference pairs, adapters.
 
-`stage` learns conversations, `prefer` pairs, `reinforce` answers by their reward (GRPO: `grpo`, `rollouts`, `rewards`);
-`ends` opens the base and writes the result for all. `packing` and `pairs` make rows, `preference` has the losses of
-pairs, `reference` what the base thinks of them, `adapter` LoRA, `merge` joins weights.
+`stage` learns conversations, `prefer` pairs, `reinforce` answers by their reward (GRPO: `grpo`, `rollouts`, `rewards`),
+`rank` makes a reward model (`score`) and `proximal` answers by it (PPO: `ppo`, `ppo_rollouts`); `ends` opens the base
+and writes the result for all. `conversations`, `packing` and `pairs` make rows, `preference` has the losses of pairs,
+`reference` what the base thinks of them, `adapter` LoRA, `merge` joins weights.
 """
 
 from inkstone.tune.packing import PackedChats
 from inkstone.tune.prefer import prefer
+from inkstone.tune.proximal import proximal
+from inkstone.tune.rank import rank
 from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
 from inkstone.tune.stage import SFT, sft
 
-__all__ = ["SFT", "PackedChats", "SFTSettings", "prefer", "reinforce", "sft"]
+__all__ = ["SFT", "PackedChats", "SFTSettings", "prefer", "proximal", "rank", "reinforce", "sft"]

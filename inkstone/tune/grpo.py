@@ -18,18 +18,25 @@ from inkstone.train.loss import token_logprobs
 from inkstone.train.objective import Figures
 
 
-class GrpoSettings(BaseModel):
-    """`[tune.NAME.grpo]`: how many answers, and what they are worth."""
+class RolloutSettings(BaseModel):
+    """What every method that learns from its own answers says of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    prompts: int = Field(8, ge=1, description="questions that are asked together, over all ranks")
+    group: int = Field(1, ge=1, description="answers to each question")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer")
+    temperature: float = Field(1.0, gt=0, description="of the answers")
+    rewards: list[str]
+
+
+class GrpoSettings(RolloutSettings):
+    """`[tune.NAME.grpo]`: how many answers, and what they are worth."""
+
+    group: int = Field(8, ge=2, description="answers to each question")
     rewards: list[str] = Field(
         ["last_number"], min_length=1, description='added up: "last_number", "ends", or FILE.py:FUNCTION'
     )
-    prompts: int = Field(8, ge=1, description="questions that a step asks, over all ranks")
-    group: int = Field(8, ge=2, description="answers to each question")
-    max_new_tokens: int = Field(128, ge=1, description="longest answer")
-    temperature: float = Field(1.0, gt=0, description="of the answers")
     divide_by_deviation: bool = Field(True, description="advantages over their group's deviation; false: Dr. GRPO")
     beta: float = Field(0.0, ge=0, description="weight of the divergence from the base; needs an adapter")
 
@@ -48,15 +55,13 @@ class GroupAdvantage:
         return {name: values[0] / tokens for name, values in figures.items() if name != "tokens"}
 
     def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
-        kept = batch.weights[:, 1:] > 0
-        targets, documents = batch.tokens[:, 1:][kept], batch.document_ids[:, 1:][kept]
-        logprobs_N = _logprobs(policy, batch, kept, targets)
-        advantage_N = batch.columns["advantage"][documents]
+        logprobs_N = answer_token_logprobs(policy, batch)
+        advantage_N = batch.columns["advantage"][batch.document_ids[:, 1:][batch.weights[:, 1:] > 0]]
         loss_N = -advantage_N * logprobs_N
         figures = {"tokens": torch.ones_like(logprobs_N), "logprob": logprobs_N.detach()}
         if self.beta:
             with torch.no_grad(), adapter_off(policy):
-                base_N = _logprobs(policy, batch, kept, targets)
+                base_N = answer_token_logprobs(policy, batch)
             gap_N = base_N - logprobs_N
             divergence_N = gap_N.exp() - gap_N - 1
             loss_N = loss_N + self.beta * divergence_N
@@ -64,6 +69,8 @@ class GroupAdvantage:
         return Outcome(loss_N.sum(), {name: values.sum()[None] for name, values in figures.items()})
 
 
-def _logprobs(policy: Decoder, batch: Batch, kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def answer_token_logprobs(policy: Decoder, batch: Batch) -> torch.Tensor:
+    """Of each answer token [N], those of weight above 0, row after row."""
+    kept = batch.weights[:, 1:] > 0
     hidden_BTD = policy.hidden(batch.tokens, batch.context())
-    return token_logprobs(hidden_BTD[:, :-1][kept], policy.head_weight(), targets)
+    return token_logprobs(hidden_BTD[:, :-1][kept], policy.head_weight(), batch.tokens[:, 1:][kept])

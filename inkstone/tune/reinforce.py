@@ -39,31 +39,30 @@ def reinforce(
     if mesh.shard > 1:
         raise InputError("answers are generated from whole weights: set shard = 1")
     template, tokenizer, model = open_base(settings, base_dir, mesh)
-    tasks = read_tasks(inputs)
-    every = max(2, round(1 / settings.heldout_fraction)) if settings.heldout_fraction and len(tasks) > 1 else 0
-    held = [task for number, task in enumerate(tasks) if every and number % every == 0]
-    training = [task for number, task in enumerate(tasks) if not (every and number % every == 0)]
+    training, held = split_tasks(read_tasks(inputs), settings.heldout_fraction)
     source = Rollouts(
         model, tokenizer, template, training, rewards, how, settings.sequence_length, settings.rows_per_step,
         settings.seed, scratch / "rollouts.jsonl",
     )  # fmt: skip
-    longest = max(len(source.prompt(task)) for task in tasks)
-    if longest + how.max_new_tokens >= settings.sequence_length:
-        raise InputError(
-            f"the longest question has {longest} tokens and an answer may have {how.max_new_tokens}: together more "
-            f"than sequence_length = {settings.sequence_length}"
-        )
+    source.check_lengths([*training, *held])
     progress.note(f"{len(training)} questions, {how.prompts} in a step, {how.group} answers each")
-    before = _mean_reward(model, source, held)
+    before = mean_reward(model, source, held)
     result = train(model, source, settings, scratch, progress, objective=GroupAdvantage(how.beta), mesh=mesh)
-    after = _mean_reward(model, source, held)
+    after = mean_reward(model, source, held)
     write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
     if mesh.first:
         shutil.copyfile(scratch / "rollouts.jsonl", output / "rollouts.jsonl")
     return {**asdict(result), "questions": len(training), "heldout_reward_before": before, "heldout_reward": after}
 
 
-def _mean_reward(model: Decoder, source: Rollouts, tasks: Sequence[Task]) -> float | None:
+def split_tasks(tasks: Sequence[Task], fraction: float) -> tuple[list[Task], list[Task]]:
+    """Those to train on, and every n-th, held out."""
+    every = max(2, round(1 / fraction)) if fraction and len(tasks) > 1 else 0
+    held = [task for number, task in enumerate(tasks) if every and number % every == 0]
+    return [task for number, task in enumerate(tasks) if not (every and number % every == 0)], held
+
+
+def mean_reward(model: Decoder, source: Rollouts, tasks: Sequence[Task]) -> float | None:
     """Of greedy answers to questions that are not trained on."""
     if not tasks:
         return None

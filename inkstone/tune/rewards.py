@@ -89,15 +89,23 @@ def reward_of(rewards: Mapping[str, Reward], task: Task, answer: str) -> float:
     return total
 
 
+def _question(row: Row) -> object:
+    """A text; of a prompt in OpenAI's form the one message that it has."""
+    found = row.get("question", row.get("prompt"))
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict) and found[0].get("role") == "user":
+        return found[0].get("content")
+    return found
+
+
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
-    """Rows with a `question` (or `prompt`), and whatever the rewards need. Raises InputError with every bad row."""
+    """Rows with a `question` (or a `prompt` of one turn) and what the rewards need. Raises InputError with all bad rows."""
     tasks: list[Task] = []
     problems: list[str] = []
     for path in paths:
         try:
             for number, row in read_rows(path):
                 place = f"{path}:{number}"
-                question = row.get("question", row.get("prompt")) if isinstance(row, dict) else None
+                question = _question(row) if isinstance(row, dict) else None
                 if isinstance(row, str) or not isinstance(question, str) or not question.strip():
                     problems.append(f"{place} {row if isinstance(row, str) else 'has no question'}")
                 else:

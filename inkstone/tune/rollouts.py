@@ -19,7 +19,7 @@ from inkstone.model import BLOCK, Decoder
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Batch, Mesh, Row
 from inkstone.train.source import SourceState
-from inkstone.tune.grpo import GrpoSettings
+from inkstone.tune.grpo import GrpoSettings, RolloutSettings
 from inkstone.tune.packing import best_fit_decreasing
 from inkstone.tune.rewards import ENDS, Reward, Task, reward_of
 
@@ -38,7 +38,7 @@ class Rollouts:
         template: Template,
         tasks: Sequence[Task],
         rewards: Mapping[str, Reward],
-        how: GrpoSettings,
+        how: RolloutSettings,
         sequence_length: int,
         rows_per_step: int,
         seed: int,
@@ -56,6 +56,7 @@ class Rollouts:
         self.rows_per_epoch = rows_per_step * max(1, len(tasks) // how.prompts)
         self.stop_ids = template.stop_ids(tokenizer)
         self._told: dict[str, float] = {}
+        self.divides = isinstance(how, GrpoSettings) and how.divide_by_deviation
 
     def draw(self, numbers: Sequence[int], micro_rows: int, mesh: Mesh) -> list[Batch]:
         """This data rank's share of a step's questions, answered and weighed."""
@@ -68,7 +69,7 @@ class Rollouts:
         worth = np.array([self._worth(asked[at // self.how.group], one) for at, one in enumerate(answers)])
         grouped = worth.reshape(-1, self.how.group)
         advantages = grouped - grouped.mean(1, keepdims=True)
-        if self.how.divide_by_deviation:
+        if self.divides:
             advantages /= grouped.std(1, keepdims=True) + 1e-4
         lengths = [len(ids) for ids, _ in answers]
         ended = [done for _, done in answers]
@@ -84,7 +85,17 @@ class Rollouts:
             (prompts[at // self.how.group], [*ids, end] if done else ids, float(advantage))
             for at, ((ids, done), advantage) in enumerate(zip(answers, advantages.flatten(), strict=True))
         ]
-        return self._batches(documents, micro_rows)
+        rows = self.rows_of(documents)
+        return [Batch.stack(rows[start : start + micro_rows]) for start in range(0, len(rows), micro_rows)]
+
+    def check_lengths(self, tasks: Sequence[Task]) -> None:
+        """Raises InputError where a question and its longest answer do not fit a row."""
+        longest = max(len(self.prompt(task)) for task in tasks)
+        if longest + self.how.max_new_tokens >= self.sequence_length:
+            raise InputError(
+                f"the longest question has {longest} tokens and an answer may have {self.how.max_new_tokens}: together "
+                f"more than sequence_length = {self.sequence_length}"
+            )
 
     def prompt(self, task: Task) -> list[int]:
         """The ids of a question, up to where the assistant speaks."""
@@ -125,12 +136,11 @@ class Rollouts:
         bonus = float(ended) if ENDS in self.how.rewards else 0.0
         return bonus + reward_of(self.rewards, self.tasks[number], text)
 
-    def _batches(self, documents: Sequence[tuple[list[int], list[int], float]], micro_rows: int) -> list[Batch]:
+    def rows_of(self, documents: Sequence[tuple[list[int], list[int], float]]) -> list[Row]:
         """Prompts with their answers, packed; an answer's tokens weigh 1, the end that closes it too."""
         sizes = [min(len(prompt) + len(ids), self.sequence_length) for prompt, ids, _ in documents]
         bins = best_fit_decreasing(sizes, self.sequence_length)
-        rows = [self._row([documents[number] for number in members]) for members in bins]
-        return [Batch.stack(rows[start : start + micro_rows]) for start in range(0, len(rows), micro_rows)]
+        return [self._row([documents[number] for number in members]) for members in bins]
 
     def _row(self, documents: Sequence[tuple[list[int], list[int], float]]) -> Row:
         length = self.sequence_length

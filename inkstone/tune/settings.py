@@ -8,6 +8,7 @@ from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
 from inkstone.tune.adapter import LoraSettings
 from inkstone.tune.grpo import GrpoSettings
+from inkstone.tune.ppo import PpoSettings
 from inkstone.tune.preference import PreferenceSettings
 
 
@@ -16,11 +17,14 @@ class SFTSettings(TrainSettings):
     answer."""
 
     inputs: list[str] = Field(description='files or globs of rows; "primer:chats" is the embedded set of conversations')
-    method: Literal["sft", "preference", "grpo"] = Field(
-        "sft", description="conversations; preference pairs (DPO ...); questions with verifiable answers"
+    method: Literal["sft", "preference", "grpo", "reward", "ppo"] = Field(
+        "sft",
+        description="conversations; preference pairs (DPO ...); questions with verifiable answers; pairs, for a reward "
+        "model; questions that a reward model or rules judge",
     )
     preference: PreferenceSettings = Field(PreferenceSettings(), description="the loss of pairs")
     grpo: GrpoSettings = Field(GrpoSettings(), description="answers and their rewards")
+    ppo: PpoSettings = Field(PpoSettings(), description="answers, their reward and how far a step may go")
     adapter: Literal["none", "lora"] = Field(
         "none", description="lora: train a low-rank adapter; it is kept beside the merged model"
     )
@@ -54,6 +58,6 @@ class SFTSettings(TrainSettings):
 
     @model_validator(mode="after")
     def _heldout_is_used(self) -> "SFTSettings":
-        if self.heldout and self.method == "grpo":
-            raise ValueError('heldout has no part in method = "grpo": set heldout_fraction')
+        if self.heldout and self.method not in ("sft", "preference"):
+            raise ValueError(f'heldout has no part in method = "{self.method}": set heldout_fraction')
         return self

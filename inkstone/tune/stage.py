@@ -7,24 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from inkstone.chat import (
-    Message,
-    Template,
-    encode_segments,
-    encode_to_fit,
-    read_chats,
-    training_sequences,
-    without_rounds,
-)
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
-from inkstone.tokenizer import Tokenizer
 from inkstone.train import InOrder, Mesh, heldout_loss, join_mesh, train
 from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.train.mesh import ALONE
-from inkstone.tune.ends import check_roles, open_base, write_tuned
-from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
+from inkstone.tune.conversations import packed_chats
+from inkstone.tune.ends import open_base, write_tuned
 from inkstone.tune.prefer import prefer
+from inkstone.tune.proximal import proximal
+from inkstone.tune.rank import rank
 from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
 
@@ -44,19 +36,10 @@ def sft(
     With `tests` the base and the tuned model are measured on the conversations of these files.
     """
     template, tokenizer, model = open_base(settings, base_dir, mesh)
-    dataset = read_chats(inputs, on_problem=settings.on_problem)
-    check_roles(dataset.chats, template)
-    encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
-    training, held = _split(encoded, 0 if tests else settings.heldout_fraction)
-    if tests:
-        held, _ = _split(_encode(read_chats(tests, settings.on_problem).chats, template, settings, tokenizer)[0], 0)
-    redraw = _redraw(training, tokenizer, settings.bpe_dropout)
-    rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id, redraw)
-    heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
+    rows, heldout, counts = packed_chats(inputs, template, settings, tokenizer, tests)
     progress.note(
-        f"{len(training)} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
+        f"{counts['conversations']} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
-        skipped_rows=len(dataset.skipped),
         **counts,
     )
     before = {}
@@ -65,61 +48,7 @@ def sft(
         before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
     result = train(model, InOrder(rows), settings, scratch, progress, heldout=heldout, mesh=mesh)
     write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
-    return {
-        **asdict(result),
-        **before,
-        "conversations": len(training),
-        "skipped_rows": len(dataset.skipped),
-        "fill": round(rows.fill, 4),
-        "supervised_share": round(_supervised_share(training), 4),
-        **counts,
-    }
-
-
-def _encode(
-    chats: list[list[Message]], template: Template, settings: SFTSettings, tokenizer: Tokenizer
-) -> tuple[list[list[EncodedChat]], dict[str, int]]:
-    """The sequences of each conversation, and how many lost rounds or did not fit at all."""
-    encoded, shortened, too_long = [], 0, 0
-    for chat in chats:
-        sequences = []
-        for messages in training_sequences(chat, template):
-            fitted = encode_to_fit(messages, template, tokenizer, settings.sequence_length)
-            if fitted is None:
-                too_long += 1
-                continue
-            ids, weights, dropped = fitted
-            shortened += dropped > 0
-            again = template.segments(without_rounds(messages, dropped)) if settings.bpe_dropout else []
-            sequences.append(EncodedChat(ids, weights, again))
-        encoded += [sequences] if sequences else []
-    return encoded, {"shortened_conversations": shortened, "too_long_conversations": too_long}
-
-
-def _redraw(chats: list[EncodedChat], tokenizer: Tokenizer, dropout: float) -> Redraw | None:
-    """Encodes a conversation with BPE-dropout: of the training texts only, never of control tokens, never kept."""
-    if not dropout:
-        return None
-    tokenizer.require_dropout()
-    return lambda number, draws: EncodedChat(
-        *encode_segments(chats[number].segments, tokenizer, dropout, draws), chats[number].segments
-    )
-
-
-def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:
-    """Every n-th conversation is held out, spread evenly over the files; its sequences stay together."""
-    every = max(2, round(1 / fraction)) if fraction and len(chats) > 1 else 0
-    training: list[EncodedChat] = []
-    held: list[EncodedChat] = []
-    for index, sequences in enumerate(chats):
-        side = held if every and index % every == 0 else training
-        side += sequences
-    return training, held
-
-
-def _supervised_share(chats: list[EncodedChat]) -> float:
-    tokens = sum(len(chat.ids) for chat in chats)
-    return sum(sum(weight > 0 for weight in chat.weights) for chat in chats) / max(1, tokens)
+    return {**asdict(result), **before, **counts}
 
 
 def _run(job: Job) -> Result:
@@ -127,17 +56,32 @@ def _run(job: Job) -> Result:
     base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
     inputs = job.paths(settings.inputs)
     told = (settings, inputs, base, job.output, job.scratch, job.progress, join_mesh(settings.shard))
-    if settings.method == "grpo":
-        return reinforce(*told)
+    if settings.method == "ppo":
+        name = settings.ppo.reward_model
+        judge = None if not name else job.run_dir / name if name in job.earlier else Path(name)
+        return proximal(*told, judge, job.paths(settings.ppo.ptx))
+    if settings.method in ("grpo", "reward"):
+        return {"grpo": reinforce, "reward": rank}[settings.method](*told)
     return {"sft": sft, "preference": prefer}[settings.method](*told, tests=job.paths(settings.heldout))
+
+
+def _models(settings: SFTSettings) -> list[str]:
+    """Stages or directories that the stage starts from."""
+    judge = [settings.ppo.reward_model] if settings.method == "ppo" and settings.ppo.reward_model else []
+    return [settings.base, *judge]
 
 
 SFT = StageKind(
     "sft",
     ("sft",),
     _run,
-    needs=lambda settings, earlier: [settings.base] if settings.base in earlier else [],
-    inputs=lambda told, earlier: [*told.inputs, *told.heldout, *([] if told.base in earlier else [told.base])],
+    needs=lambda settings, earlier: [name for name in _models(settings) if name in earlier],
+    inputs=lambda settings, earlier: [
+        *settings.inputs,
+        *settings.heldout,
+        *(settings.ppo.ptx if settings.method == "ppo" else []),
+        *(name for name in _models(settings) if name not in earlier),
+    ],
     every_rank=True,
     makes_model=True,
 )

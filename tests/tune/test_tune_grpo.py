@@ -13,7 +13,7 @@ from inkstone.generate import score
 from inkstone.model import load_model, save_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import Mesh
+from inkstone.train import Batch, Mesh
 from inkstone.tune import SFTSettings, reinforce
 from inkstone.tune.grpo import GroupAdvantage, GrpoSettings
 from inkstone.tune.rewards import Task, find_rewards, reward_of
@@ -135,7 +135,7 @@ def test_the_loss_is_advantage_times_log_probability(base_dir: Path, tokenizer: 
     """Summed over the answers' tokens, each scored alone; a prompt's tokens do not count."""
     source = rollouts(base_dir, tokenizer, tmp_path)
     documents = [([5, 6, 7], [8, 9], 0.5), ([5, 9], [7, 6, 5], -1.0)]
-    [batch] = source._batches(documents, 4)
+    batch = Batch.stack(source.rows_of(documents))
     outcome = GroupAdvantage(0.0)(source.policy, batch, {})
     expected = sum(
         -weight * score(source.policy, [(prompt, answer)])[0].logprob for prompt, answer, weight in documents
