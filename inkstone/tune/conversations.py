@@ -25,7 +25,7 @@ def packed_chats(
     tokenizer: Tokenizer,
     tests: Sequence[Path] = (),
 ) -> tuple[PackedChats, PackedChats | None, dict[str, float]]:
-    """Rows to train on, held-out rows if there are any (those of `tests`, if given), what became of the conversations."""
+    """Rows to train on, held-out rows if there are any (of `tests`, if given), what became of the conversations."""
     dataset = read_chats(inputs, on_problem=settings.on_problem)
     check_roles(dataset.chats, template)
     encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
