@@ -6,6 +6,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -192,6 +193,16 @@ def test_another_process_with_the_number_of_a_job_is_not_taken_for_it() -> None:
     assert not process.runs(f"{os.getpid()} 12345 of-another-boot")
     assert not process.runs("") and not process.runs("999999999 ")
     process.end(f"{os.getpid()} 12345 of-another-boot", now=True)
+
+
+def test_of_two_servers_with_one_database_one_starts_a_job(tmp_path: Path) -> None:
+    stores = [Store(str(tmp_path / "c.sqlite")) for _ in range(4)]
+    numbers = [stores[0].add("jobs", {"name": "a", "task": {}, "state": "queued"})["id"] for _ in range(6)]
+    with ThreadPoolExecutor(4) as together:
+        for number in numbers:
+            claims = together.map(lambda one, n=number: one.turn(n, ("queued",), {"state": "running"}, 2), stores)
+            assert sum(claims) == (number in numbers[:2]), "once, and not more than two at a time"
+    assert [row["state"] for row in stores[0].rows("jobs")] == ["running"] * 2 + ["queued"] * 4
 
 
 def test_thumbs_become_pairs_and_a_preference_task(anew: Callable[[], Served]) -> None:
