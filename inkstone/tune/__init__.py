@@ -6,6 +6,7 @@ and writes the result for all. `conversations`, `packing` and `pairs` make rows,
 `reference` what the base thinks of them, `adapter` LoRA, `merge` joins weights.
 """
 
+from inkstone.tune.ends import Work
 from inkstone.tune.packing import PackedChats
 from inkstone.tune.prefer import prefer
 from inkstone.tune.proximal import proximal
@@ -14,4 +15,4 @@ from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
 from inkstone.tune.stage import SFT, sft
 
-__all__ = ["SFT", "PackedChats", "SFTSettings", "prefer", "proximal", "rank", "reinforce", "sft"]
+__all__ = ["SFT", "PackedChats", "SFTSettings", "Work", "prefer", "proximal", "rank", "reinforce", "sft"]

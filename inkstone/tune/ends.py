@@ -2,20 +2,60 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from inkstone.chat import Message, Template, attach_template, find_template, require_tokens
 from inkstone.errors import InputError
 from inkstone.model import Decoder
+from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
-from inkstone.train import Mesh, finish
+from inkstone.train import Mesh, Objective, TrainResult, finish, train
+from inkstone.train.batches import Rows
+from inkstone.train.mesh import ALONE
 from inkstone.train.parallelize import gathered, open_model
+from inkstone.train.source import Source
 from inkstone.tune.adapter import attach, save_and_merge
 from inkstone.tune.settings import SFTSettings
 
 
-def open_base(settings: SFTSettings, base_dir: Path, mesh: Mesh) -> tuple[Template, Tokenizer, Decoder]:
+@dataclass(frozen=True)
+class Work:
+    """What a tuning stage is given, whatever its method."""
+
+    settings: SFTSettings
+    inputs: Sequence[Path]
+    base_dir: Path
+    output: Path
+    scratch: Path
+    progress: Progress
+    mesh: Mesh = ALONE
+    tests: Sequence[Path] = ()
+    """Rows to test on instead of a share of the inputs."""
+    judge_dir: Path | None = None
+    """PPO: a reward model's directory."""
+    ptx: Sequence[Path] = ()
+    """PPO: conversations that are learned on beside the answers."""
+
+    def train(
+        self, model: Decoder, source: Source, objective: Objective | None = None, heldout: Rows | None = None
+    ) -> TrainResult:
+        """The one loop, on this work's settings and places."""
+        return train(
+            model,
+            source,
+            self.settings,
+            self.scratch,
+            self.progress,
+            heldout=heldout,
+            objective=objective,
+            mesh=self.mesh,
+        )
+
+
+def open_base(work: Work) -> tuple[Template, Tokenizer, Decoder]:
     """What a stage starts from: template, tokenizer, and the model with its adapter attached."""
+    settings, base_dir, mesh = work.settings, work.base_dir, work.mesh
     template = find_template(base_dir, None if settings.template == "auto" else settings.template)
     tokenizer = Tokenizer.load(base_dir)
     require_tokens(template, tokenizer)
@@ -30,22 +70,14 @@ def open_base(settings: SFTSettings, base_dir: Path, mesh: Mesh) -> tuple[Templa
     return template, tokenizer, model
 
 
-def write_tuned(
-    settings: SFTSettings,
-    model: Decoder,
-    template: Template,
-    tokenizer: Tokenizer,
-    base_dir: Path,
-    output: Path,
-    scratch: Path,
-    mesh: Mesh,
-) -> None:
+def write_tuned(work: Work, model: Decoder, template: Template, tokenizer: Tokenizer) -> None:
     """The model directory with its template; an adapter is kept apart and merged."""
-    model = gathered(model, mesh)
-    if not mesh.first:
+    output, scratch = work.output, work.scratch
+    model = gathered(model, work.mesh)
+    if not work.mesh.first:
         return
-    if settings.adapter == "lora":
-        save_and_merge(model, output, str(base_dir))
+    if work.settings.adapter == "lora":
+        save_and_merge(model, output, str(work.base_dir))
         attach_template(template, tokenizer, output / "adapter")
     stop_ids = sorted(template.stop_ids(tokenizer))
     finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))

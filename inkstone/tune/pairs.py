@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inkstone.chat import Message, Preference, Template, encode_chat, without_rounds
+from inkstone.chat import Message, Preference, Template, encode_chat, read_preferences, without_rounds
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Row
+from inkstone.tune.ends import Work, check_roles
 from inkstone.tune.packing import best_fit_decreasing
 
 
@@ -41,6 +42,26 @@ def encode_pair(pair: Preference, template: Template, tokenizer: Tokenizer, leng
         if sum(len(ids) for ids, _ in sides) <= length:
             return EncodedPair(*(_answer_only(side) for side in sides))
     return None
+
+
+def read_pairs(
+    work: Work, template: Template, tokenizer: Tokenizer
+) -> tuple[list[EncodedPair], list[int], list[int], dict[str, int]]:
+    """All pairs that fit, the numbers of those to train on and of those held out, and what became of the rows."""
+    settings = work.settings
+    dataset = read_preferences(work.inputs, settings.on_problem)
+    tests = read_preferences(work.tests, settings.on_problem).preferences if work.tests else []
+    told = [*dataset.preferences, *tests]
+    check_roles([pair.prompt for pair in told], template)
+    found = [encode_pair(pair, template, tokenizer, settings.sequence_length) for pair in told]
+    pairs = [pair for pair in found if pair is not None]
+    every = max(2, round(1 / settings.heldout_fraction)) if settings.heldout_fraction and len(pairs) > 1 else 0
+    held = [number for number in range(len(pairs)) if every and number % every == 0]
+    if work.tests:
+        held = list(range(sum(pair is not None for pair in found[: len(dataset.preferences)]), len(pairs)))
+    training = sorted(set(range(len(pairs))) - set(held))
+    counts = {"pairs": len(training), "too_long_pairs": len(found) - len(pairs), "skipped_rows": len(dataset.skipped)}
+    return pairs, training, held, counts
 
 
 def _answer_only(side: tuple[list[int], list[float]]) -> tuple[list[int], list[float]]:

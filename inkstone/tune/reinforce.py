@@ -3,32 +3,19 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from inkstone.errors import InputError
 from inkstone.generate import Request, SamplingSettings
 from inkstone.model import Decoder
-from inkstone.progress import Progress
-from inkstone.train import Mesh, train
-from inkstone.train.mesh import ALONE
-from inkstone.tune.ends import open_base, write_tuned
+from inkstone.tune.ends import Work, open_base, write_tuned
 from inkstone.tune.grpo import GroupAdvantage
 from inkstone.tune.rewards import Task, find_rewards, read_tasks, reward_of
 from inkstone.tune.rollouts import Rollouts, answer_all
-from inkstone.tune.settings import SFTSettings
 
 
-def reinforce(
-    settings: SFTSettings,
-    inputs: list[Path],
-    base_dir: Path,
-    output: Path,
-    scratch: Path,
-    progress: Progress,
-    mesh: Mesh = ALONE,
-) -> dict[str, object]:
-    """Train the model of `base_dir` on questions with verifiable answers; returns the run's figures."""
-    how = settings.grpo
+def reinforce(work: Work) -> dict[str, object]:
+    """Train on questions with verifiable answers; returns the run's figures."""
+    settings, how = work.settings, work.settings.grpo
     rewards = find_rewards(how.rewards)
     if how.beta and settings.adapter == "none":
         raise InputError('[grpo] beta holds the policy to its base: set adapter = "lora", or beta = 0')
@@ -36,22 +23,22 @@ def reinforce(
         raise InputError(
             "[grpo] beta: embeddings that are trained whole cannot be switched off: set one of both to none"
         )
-    if mesh.shard > 1:
+    if work.mesh.shard > 1:
         raise InputError("answers are generated from whole weights: set shard = 1")
-    template, tokenizer, model = open_base(settings, base_dir, mesh)
-    training, held = split_tasks(read_tasks(inputs), settings.heldout_fraction)
+    template, tokenizer, model = open_base(work)
+    training, held = split_tasks(read_tasks(work.inputs), settings.heldout_fraction)
     source = Rollouts(
         model, tokenizer, template, training, rewards, how, settings.sequence_length, settings.rows_per_step,
-        settings.seed, scratch / "rollouts.jsonl",
+        settings.seed, work.scratch / "rollouts.jsonl",
     )  # fmt: skip
     source.check_lengths([*training, *held])
-    progress.note(f"{len(training)} questions, {how.prompts} in a step, {how.group} answers each")
+    work.progress.note(f"{len(training)} questions, {how.prompts} in a step, {how.group} answers each")
     before = mean_reward(model, source, held)
-    result = train(model, source, settings, scratch, progress, objective=GroupAdvantage(how.beta), mesh=mesh)
+    result = work.train(model, source, GroupAdvantage(how.beta))
     after = mean_reward(model, source, held)
-    write_tuned(settings, model, template, tokenizer, base_dir, output, scratch, mesh)
-    if mesh.first:
-        shutil.copyfile(scratch / "rollouts.jsonl", output / "rollouts.jsonl")
+    write_tuned(work, model, template, tokenizer)
+    if work.mesh.first:
+        shutil.copyfile(work.scratch / "rollouts.jsonl", work.output / "rollouts.jsonl")
     return {**asdict(result), "questions": len(training), "heldout_reward_before": before, "heldout_reward": after}
 
 

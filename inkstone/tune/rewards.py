@@ -98,7 +98,7 @@ def _question(row: Row) -> object:
 
 
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
-    """Rows with a `question` (or a `prompt` of one turn) and what the rewards need. Raises InputError with all bad rows."""
+    """Rows with a `question` (or a `prompt` of one turn), with what rewards need. Raises InputError with bad rows."""
     tasks: list[Task] = []
     problems: list[str] = []
     for path in paths:

@@ -14,7 +14,7 @@ from inkstone.model import load_model, save_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Batch, Mesh
-from inkstone.tune import SFTSettings, reinforce
+from inkstone.tune import SFTSettings, Work, reinforce
 from inkstone.tune.grpo import GroupAdvantage, GrpoSettings
 from inkstone.tune.rewards import Task, find_rewards, reward_of
 from inkstone.tune.rollouts import Rollouts
@@ -58,7 +58,7 @@ def stage(root: Path, base_dir: Path, settings: SFTSettings, progress: Silent | 
         (root / name).mkdir(parents=True, exist_ok=True)
     path = root / "q.jsonl"
     path.write_text("".join(json.dumps({"question": one, "answer": "7"}) + "\n" for one in QUESTIONS))
-    return reinforce(settings, [path], base_dir, root / "output", root / "scratch", progress or Silent())
+    return reinforce(Work(settings, [path], base_dir, root / "output", root / "scratch", progress or Silent()))
 
 
 def with_large_embeddings(source: Path, target: Path) -> Path:

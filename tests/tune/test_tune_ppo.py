@@ -21,7 +21,7 @@ from inkstone.model import ModelSettings, load_model, save_model
 from inkstone.progress import Field, Silent
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import new_model
-from inkstone.tune import SFTSettings, proximal, rank
+from inkstone.tune import SFTSettings, Work, proximal, rank
 from inkstone.tune.ppo import actor_loss, adapted, advantages, critic_loss, token_rewards, whitened
 from inkstone.tune.score import load_score, score_documents
 
@@ -64,7 +64,7 @@ def reward_model(root: Path, base_dir: Path, steps: int = 40) -> dict[str, objec
     for name in ("output", "scratch"):
         (root / name).mkdir(parents=True)
     path = rows(root / "pairs.jsonl", pairs)
-    return rank(settings, [path], base_dir, root / "output", root / "scratch", Silent())
+    return rank(Work(settings, [path], base_dir, root / "output", root / "scratch", Silent()))
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +86,11 @@ def ppo(
     path = rows(root / "q.jsonl", [{"question": one} for one in QUESTIONS])
     talk = {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "明月照我还。"}]}
     ptx = [rows(root / "ptx.jsonl", [talk] * 8)]
-    return proximal(
+    work = Work(
         settings, [path], base_dir, root / "output", root / "scratch", progress or Silent(), judge_dir=judge_dir,
-        ptx_inputs=ptx if how.get("ptx") else [],
+        ptx=ptx if how.get("ptx") else [],
     )  # fmt: skip
+    return proximal(work)
 
 
 def test_advantages_are_the_sums_of_the_paper() -> None:

@@ -14,7 +14,7 @@ from inkstone.model import load_model
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Batch
-from inkstone.tune import SFTSettings, prefer
+from inkstone.tune import SFTSettings, Work, prefer
 from inkstone.tune.pairs import PackedPairs, encode_pair
 from inkstone.tune.preference import LOSSES, Kind, PreferenceSettings, Preferred, Sides, answer_logprobs
 
@@ -122,7 +122,9 @@ def write_pairs(path: Path, count: int = 12) -> Path:
 def stage(root: Path, base_dir: Path, settings: SFTSettings) -> dict[str, object]:
     for name in ("output", "scratch"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    return prefer(settings, [write_pairs(root / "pairs.jsonl")], base_dir, root / "output", root / "scratch", Silent())
+    return prefer(
+        Work(settings, [write_pairs(root / "pairs.jsonl")], base_dir, root / "output", root / "scratch", Silent())
+    )
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
@@ -160,8 +162,12 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(base_dir: Path, tmp_path: 
     for name in ("output", "scratch"):
         (stopped / name).mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        prefer(settings, [write_pairs(stopped / "p.jsonl")], base_dir, stopped / "output", stopped / "scratch", Stops())
-    prefer(settings, [stopped / "p.jsonl"], base_dir, stopped / "output", stopped / "scratch", Silent())
+        prefer(
+            Work(
+                settings, [write_pairs(stopped / "p.jsonl")], base_dir, stopped / "output", stopped / "scratch", Stops()
+            )
+        )
+    prefer(Work(settings, [stopped / "p.jsonl"], base_dir, stopped / "output", stopped / "scratch", Silent()))
     one, other = (load_model(root / "output").state_dict() for root in (tmp_path / "whole", stopped))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -170,6 +176,6 @@ def test_equal_sides_and_pairs_that_are_too_long_are_said(tokenizer: Tokenizer, 
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "a", "chosen": "x", "rejected": "x"}) + "\n")
     with pytest.raises(InputError, match="is the same text as chosen"):
-        prefer(tiny(), [path], base_dir, tmp_path, tmp_path, Silent())
+        prefer(Work(tiny(), [path], base_dir, tmp_path, tmp_path, Silent()))
     long = Preference([Message("user", "水" * 300)], "a", "b")
     assert encode_pair(long, CHATML, tokenizer, 96) is None

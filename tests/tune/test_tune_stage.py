@@ -17,7 +17,7 @@ from inkstone.model import load_model
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.progress import Field, Silent
 from inkstone.tokenizer import Tokenizer
-from inkstone.tune import SFTSettings, sft
+from inkstone.tune import SFTSettings, Work, sft
 
 
 def tiny_settings(**changes: object) -> SFTSettings:
@@ -49,7 +49,7 @@ def stage(
     for name in ("output", "scratch"):
         (root / name).mkdir(parents=True, exist_ok=True)
     inputs = [write_chats(root / "chats.jsonl", chats)]
-    return sft(settings, inputs, base_dir, root / "output", root / "scratch", progress or Silent())
+    return sft(Work(settings, inputs, base_dir, root / "output", root / "scratch", progress or Silent()))
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def test_malformed_rows_are_refused_or_skipped_and_counted(base_dir: Path, tmp_p
         (tmp_path / name).mkdir()
     places = [tmp_path / "good.jsonl", tmp_path / "bad.jsonl"], base_dir, tmp_path / "output", tmp_path / "scratch"
     with pytest.raises(InputError, match=r"bad\.jsonl:1"):
-        sft(tiny_settings(max_steps=1), *places, Silent())
-    result = sft(tiny_settings(max_steps=1, on_problem="skip"), *places, Silent())
+        sft(Work(tiny_settings(max_steps=1), *places, Silent()))
+    result = sft(Work(tiny_settings(max_steps=1, on_problem="skip"), *places, Silent()))
     assert good.exists() and result["skipped_rows"] == 1
 
 

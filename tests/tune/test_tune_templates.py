@@ -11,7 +11,7 @@ from inkstone.generate import SamplingSettings, stream_reply
 from inkstone.model import ModelSettings, open_directory, save_model
 from inkstone.progress import Silent
 from inkstone.train import new_model
-from inkstone.tune import SFTSettings, sft
+from inkstone.tune import SFTSettings, Work, sft
 
 CHAT = [
     Message("user", "你好"),
@@ -37,7 +37,7 @@ def test_a_model_tuned_in_a_published_format_answers_every_round_and_stops(name:
     )  # fmt: skip
     for folder in ("chat", "scratch"):
         (tmp_path / folder).mkdir()
-    sft(settings, [tmp_path / "chats.json"], tmp_path / "base", tmp_path / "chat", tmp_path / "scratch", Silent())
+    sft(Work(settings, [tmp_path / "chats.json"], tmp_path / "base", tmp_path / "chat", tmp_path / "scratch", Silent()))
     opened = open_directory(tmp_path / "chat", chat=True)
     greedy = SamplingSettings(max_new_tokens=40)
     for turn in (1, 3):
