@@ -130,7 +130,7 @@ def test_calls_in_an_answer_come_back_as_tool_calls() -> None:
 
 
 def test_models_and_embeddings(client: openai.OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"chat", "base"}
+    assert {model.id for model in client.models.list()} >= {"chat", "base"}
     one, two = client.embeddings.create(model="base", input=["水", "fire"]).data
     assert math.isclose(sum(x * x for x in one.embedding), 1, rel_tol=1e-4)
     assert one.embedding != two.embedding

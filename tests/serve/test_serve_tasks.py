@@ -6,6 +6,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -194,6 +195,16 @@ def test_another_process_with_the_number_of_a_job_is_not_taken_for_it() -> None:
     process.end(f"{os.getpid()} 12345 of-another-boot", now=True)
 
 
+def test_of_two_servers_with_one_database_one_starts_a_job(tmp_path: Path) -> None:
+    stores = [Store(str(tmp_path / "c.sqlite")) for _ in range(4)]
+    numbers = [stores[0].add("jobs", {"name": "a", "task": {}, "state": "queued"})["id"] for _ in range(6)]
+    with ThreadPoolExecutor(4) as together:
+        for number in numbers:
+            claims = together.map(lambda one, n=number: one.turn(n, ("queued",), {"state": "running"}, 2), stores)
+            assert sum(claims) == (number in numbers[:2]), "once, and not more than two at a time"
+    assert [row["state"] for row in stores[0].rows("jobs")] == ["running"] * 2 + ["queued"] * 4
+
+
 def test_thumbs_become_pairs_and_a_preference_task(anew: Callable[[], Served]) -> None:
     served = anew()
     talk = made(served, "/api/conversations", {})
@@ -218,6 +229,11 @@ def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Se
     assert about["faults"][0].startswith("3: messages") and about["faults"][1].startswith("4: row: is not valid JSON")
     [planned] = made(served, "/api/tasks/plan", {"tasks": [{"model": "chat", "data": row["id"]}]})
     assert planned["takes"]["steps"] >= 1
+    strange = rb'{"messages": [{"role": "\ud800", "content": "x"}, {"role": "assistant", "content": "\ud800"}]}'
+    alone = rb'{"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "\udfff"}]}'
+    row_of_surrogates = uploaded(served, "surrogates.jsonl", chats(1) + strange + b"\n" + alone)
+    assert row_of_surrogates["about"]["faulty"] == 2
+    assert made(served, "/api/datasets", None, "GET")[-1]["id"] == row_of_surrogates["id"]
     code, told = send(served, "/api/datasets?name=none.jsonl", b'{"a": 1}\n')
     assert code == 400 and told["error"]["message"].startswith("none.jsonl is in no known format")
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 204

@@ -5,7 +5,7 @@ import { upload } from "/console/api.js";
 import { Icon } from "/console/icons.js";
 import { t } from "/console/words.js";
 
-export function Feedback({ report }) {
+export function Feedback({ models, report }) {
   const [lines, setLines] = useState(null);
   const [made, setMade] = useState(null);
   useEffect(() => {
@@ -27,7 +27,7 @@ export function Feedback({ report }) {
       <button class="main" disabled=${!rows.length} onClick=${make}>${t("make_set", { count: rows.length })}</button>
       <a class="button plain-button" href="/api/preferences.jsonl" download>${t("download", { count: rows.length })}</a>
     </p>
-    ${made && html`<p role="status">${t("uploaded", { name: made.name, kind: t("kind_preference"), rows: made.about.rows, faulty: made.about.faulty })} <a class="button" href=${`#/tune/new/data-${made.id}/${encodeURIComponent(rated(rows))}`}>${t("train_on_it")}</a></p>`}
+    ${made && html`<p role="status">${t("uploaded", { name: made.name, kind: t("kind_preference"), rows: made.about.rows, faulty: made.about.faulty })} <a class="button" href=${`#/tune/new/data-${made.id}/${encodeURIComponent(rated(rows, models))}`}>${t("train_on_it")}</a></p>`}
     ${rows.map((row) => html`<article class="pair">
       <p class="plain"><strong>${row.messages.at(-1).content}</strong></p>
       <div class="beside">
@@ -38,8 +38,8 @@ export function Feedback({ report }) {
   </section>`;
 }
 
-// The model whose answers people had most to say about.
-function rated(rows) {
-  const counts = Map.groupBy(rows, ({ model }) => model);
-  return [...counts].sort(([, one], [, other]) => other.length - one.length)[0][0];
+// The model of this server whose answers people had most to say about.
+function rated(rows, models) {
+  const counts = models.map((name) => rows.filter(({ model }) => model === name).length);
+  return models[counts.indexOf(Math.max(...counts))] ?? "";
 }

@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { ask } from "/console/api.js";
+import { Radar, axesOf } from "/console/radar.js";
 import { duration, t } from "/console/words.js";
 
 function useAsked(path, report) {
@@ -77,9 +78,15 @@ export function Evaluation({ report }) {
     ${!runs && html`<p>${t("waiting")}</p>`}
     ${runs?.length === 0 && html`<p>${t("no_scores")}</p>`}
     ${runs?.map(({ run, table: [head, ...rows] }) => html`<h3>${run}</h3>
+      <${Shape} run=${run} table=${[head, ...rows]} />
       <div class="wide" tabindex="0" role="region" aria-label=${run}><table>
         <thead><tr>${head.map((name, place) => html`<th scope="col">${place ? name : t("score")}</th>`)}</tr></thead>
         <tbody>${rows.map(([name, ...cells]) => html`<tr><th scope="row" class="plain">${name}</th>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody>
       </table></div>`)}
   </section>`;
+}
+
+function Shape({ run, table }) {
+  const { axes, lines } = axesOf(table);
+  return axes.length < 3 ? null : html`<${Radar} axes=${axes} lines=${lines} label=${t("radar", { run })} />`;
 }

@@ -74,5 +74,6 @@ def _read(path: Path) -> dict[str, Any]:
     except InputError:
         kind, chats = "chat", read_chats([path], on_problem="skip")
         rows, skipped = len(chats.chats), chats.skipped
-    faults = [f"{one.row}: {'; '.join(one.faults)}" for one in skipped[:20]]
-    return {"kind": kind, "rows": rows, "faulty": len(skipped), "faults": faults}
+    faults = "\n".join(f"{one.row}: {'; '.join(one.faults)}" for one in skipped[:20])
+    valid = faults.encode("utf-8", "backslashreplace").decode()  # a fault may quote what is no Unicode
+    return {"kind": kind, "rows": rows, "faulty": len(skipped), "faults": valid.splitlines()}
