@@ -1,7 +1,7 @@
 """The verbs. Each one reads its arguments, calls a room or the pipeline, and shows the result."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
+from inkstone.cli.options import DryRun, Overrides, Quantize, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 
@@ -154,9 +154,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
     dtype: model_commands.Dtype = None,
-    quantize: Annotated[
-        Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
-    ] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -174,7 +172,7 @@ def chat(
 
 @app.command()
 def serve(
-    models: Annotated[list[Path], typer.Argument(help="model directories, or folders of them such as runs/")],
+    models: Annotated[list[Path], typer.Argument(help="model directories, .gguf files, or folders such as runs/")],
     host: Annotated[
         str, typer.Option(help="address to listen on; another than this machine's needs a key")
     ] = "127.0.0.1",
@@ -198,11 +196,13 @@ def serve(
     tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,
     dtype: model_commands.Dtype = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    quantize: Quantize = None,
 ) -> None:
     """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models
     from inkstone.serve.models import ServeSettings
 
-    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, model_commands.DTYPES.get(dtype or ""), device)
+    kind = model_commands.DTYPES.get(dtype or "")
+    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize)
     limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
     serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work)

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import refuse_existing
+from inkstone.cli.options import Quantize, refuse_existing
 
 
 def generate(
@@ -35,9 +35,7 @@ def generate(
         str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
     ] = None,
     dtype: Dtype = None,
-    quantize: Annotated[
-        Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
-    ] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     import torch

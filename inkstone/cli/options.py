@@ -1,7 +1,7 @@
 """What verbs have in common on the command line: a recipe's options, and an output that must not exist yet."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ RecipePath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override a recipe key, e.g. --set pretrain.epochs=2; repeatable"),
+]
+Quantize = Annotated[
+    Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 

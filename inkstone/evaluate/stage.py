@@ -29,6 +29,7 @@ from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.table import table_entry
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
+from inkstone.model.files.weights import GGUF
 from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
 from inkstone.stage import Job, Result, StageKind
@@ -154,7 +155,7 @@ def _read_inputs(
             return None
 
     for directory in models.values():
-        if not (directory / "config.json").is_file():
+        if not (directory / "config.json").is_file() and directory.suffix != GGUF:
             wrong.append(f"{directory} is no model directory (it has no config.json): give one that training wrote.")
         elif tokens_dir and other_tokenizer(tokens_dir, Tokenizer.load(directory)):
             wrong.append(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from inkstone.chat import Template, TemplateChoice, choose_template, require_tokens
+from inkstone.chat.library import own_jinja
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.files.adapter import load_adapter
@@ -86,6 +87,8 @@ def states_template(directory: Path) -> bool:
 
     Baichuan's base and chat models have the same vocabulary: to be compared, both are asked as base models.
     """
+    if directory.is_file():
+        return bool(own_jinja(directory))
     settings = directory / "tokenizer_config.json"
     stated = any((directory / name).is_file() for name in ("chat_template.json", "chat_template.jinja"))
     return stated or (settings.is_file() and b'"chat_template"' in settings.read_bytes())

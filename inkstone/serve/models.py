@@ -14,6 +14,7 @@ from inkstone.chat import choose_template
 from inkstone.errors import InputError
 from inkstone.generate import Engine, SamplingSettings, read_sampling
 from inkstone.model import Opened, open_directory
+from inkstone.model.packed.pack import Kind
 from inkstone.serve.runner import Runner, cache_tokens
 
 _GIB = 2**30
@@ -33,6 +34,8 @@ class ServeSettings:
     """Weights of all open models; None: as many as are asked for."""
     dtype: str | None = None
     device: str = "cpu"
+    quantize: Kind | None = None
+    """How weights are packed as they are read."""
 
 
 @dataclass
@@ -84,12 +87,12 @@ class Library:
 
         settings = self.settings
         dtype = getattr(torch, settings.dtype) if settings.dtype else None
-        opened = open_directory(directory, dtype, settings.device)
+        opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize)
         model = opened.model
         tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
         runner = Runner(lambda: Engine(model, tokens, settings.rows), settings.rows + settings.waiting)
         sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
-        created = int((directory / "config.json").stat().st_mtime)
+        created = int((directory if directory.is_file() else directory / "config.json").stat().st_mtime)
         return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory), created)
 
     async def _make_room(self, name: str, needed: float) -> None:
@@ -114,13 +117,13 @@ class Library:
 
 
 def find_models(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name to directory: of model directories, and of every model in folders such as runs/.
+    """Name to directory: of model directories and .gguf files, and of every model in folders such as runs/.
 
     Raises InputError naming every path that holds none.
     """
     problems, found = [], []
     for path in paths:
-        inside = [path] if (path / "config.json").is_file() else _inside(path)
+        inside = [path] if _is_model(path) else _inside(path)
         found += inside
         if not inside:
             problems.append(
@@ -141,11 +144,15 @@ def _inside(folder: Path, depth: int = 3) -> list[Path]:
         return []
     found = []
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            found += [child] if (child / "config.json").is_file() else _inside(child, depth - 1)
+        if not child.name.startswith("."):
+            found += [child] if _is_model(child) else _inside(child, depth - 1)
     return found
 
 
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
+
+
 def _weights_gib(directory: Path) -> float:
-    files = [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
+    files = [directory] if directory.is_file() else [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
     return sum(file.stat().st_size for file in files) / _GIB

@@ -10,6 +10,7 @@ from tiny_run import Ended, inkstone
 from inkstone.generate import SamplingSettings, generate
 from inkstone.generate import batch as work
 from inkstone.model import open_directory
+from inkstone.serve.models import find_models
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "登鹳雀楼"},
@@ -112,6 +113,8 @@ def test_every_row_at_fault_is_named_and_nothing_is_computed(models: Path, tmp_p
 
 def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
+    pytest.importorskip("fastapi")
+    problems = tmp_path / "problems"
     assert "--type None is none of GGUF's" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
     assert "a directory has --dtype" in inkstone("convert", models / "chat", tmp_path / "m", "--type", "f16").said
     ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f32")
@@ -124,3 +127,6 @@ def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path
         (tmp_path / "out.jsonl").unlink()
     assert said[0] == said[1]
     assert "vocabulary" in inkstone("inspect", tmp_path / "m.gguf").out
+    assert find_models([tmp_path]) == {"m.gguf": (tmp_path / "m.gguf").resolve()}
+    measured = inkstone("evaluate", tmp_path / "m.gguf", "-o", tmp_path / "scores", "--problems", problems, "--shots", "0")
+    assert measured.code == 0, measured.said

@@ -52,10 +52,12 @@ class LocalModel:
     def fingerprint(self) -> str:
         """Of the configuration, the tokenizer and the beginning and end of every file of weights."""
         parts: list[object] = [self.dtype, self.template is not None, self.opened.tokenizer.fingerprint]
-        parts.append(file_sha256(self.directory / "config.json"))
-        folders = [self.directory, *([self.adapter] if self.adapter else [])]
-        for path in (path for folder in folders for path in sorted(folder.iterdir())):
-            if path.suffix in (".safetensors", ".bin"):
+        whole = self.directory.is_file()  # GGUF
+        parts += [] if whole else [file_sha256(self.directory / "config.json")]
+        folders = [*([] if whole else [self.directory]), *([self.adapter] if self.adapter else [])]
+        files = [self.directory] * whole + [path for folder in folders for path in sorted(folder.iterdir())]
+        for path in files:
+            if path.suffix in (".safetensors", ".bin", ".gguf"):
                 with path.open("rb") as stream:
                     first = stream.read(_EDGE)
                     stream.seek(max(0, path.stat().st_size - _EDGE))

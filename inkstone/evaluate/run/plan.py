@@ -182,6 +182,8 @@ def _cut(protocol: Protocol, start: list[int], prompt: list[int], wholes: list[l
 def default_start(tokenizer: Tokenizer, directory: Path) -> list[int]:
     """What the tokenizer's own files put before a text: a post-processor in tokenizer.json, or `add_bos_token`."""
     path, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    if directory.is_file():  # GGUF says it itself
+        return tokenizer.start_ids
     if path.is_file():
         backend = tokenizers.Tokenizer.from_file(str(path))
         plain, marked = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
