@@ -16,9 +16,16 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """What a request may hold. A field that is not known would be ignored, so it is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
 
 MAX_BODY_BYTES = 8 * 2**20
 

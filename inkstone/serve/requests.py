@@ -6,7 +6,9 @@ Names and limits are the OpenAI API's; `top_k`, `min_p`, `repetition_penalty`, `
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from inkstone.serve.guard import Body
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -15,18 +17,14 @@ MAX_BIASES = 1024
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     """What a stream says besides its text."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
     """`text`, `json_object`, or `json_schema` with {"schema": ...}."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: dict[str, Any] | None = None
@@ -39,10 +37,10 @@ class ResponseFormat(BaseModel):
         return (self.json_schema or {}).get("schema", {}) if self.type == "json_schema" else None
 
 
-class Asked(BaseModel):
+class Asked(Body):
     """What both kinds of request share."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     model: str
     n: int = Field(1, ge=1, le=MAX_CHOICES)
@@ -127,10 +125,8 @@ class CompletionRequest(Asked):
         return 16 if self.max_tokens is None else self.max_tokens
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Body):
     """POST /tokenize."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str
     prompt: str | None = None
@@ -146,19 +142,15 @@ class TokenizeRequest(BaseModel):
         return self
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Body):
     """POST /detokenize."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str
     tokens: list[int] = Field(max_length=10**6)
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Body):
     """POST /v1/embeddings."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str
     input: str | list[str] | list[int] | list[list[int]]

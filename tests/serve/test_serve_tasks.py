@@ -119,6 +119,10 @@ def test_a_model_is_tuned_on_an_uploaded_file_measured_before_and_after_and_talk
     served = anew()
     assert done["model"] in [one["id"] for one in made(served, "/v1/models", None, "GET")["data"]]
     assert call(served, "POST", f"/api/tasks/{row['id']}/resume")[0] == 409
+    assert call(served, "DELETE", f"/api/tasks/{row['id']}")[0] == 204
+    assert done["model"] not in [one["id"] for one in made(served, "/v1/models", None, "GET")["data"]]
+    assert call(served, "GET", f"/api/tasks/{row['id']}")[0] == 404
+    assert list((served.jobs.folder / "jobs").iterdir()) == []
 
 
 def test_stop_saves_a_restarted_server_finds_the_job_and_resume_goes_on(anew: Callable[[], Served]) -> None:
@@ -127,6 +131,7 @@ def test_stop_saves_a_restarted_server_finds_the_job_and_resume_goes_on(anew: Ca
     number, second = (begun(served, data=data["id"], **LONG)["id"] for _ in range(2))
     trains(served, number)
     assert state(served, second) == "queued", "one at a time"
+    assert call(served, "DELETE", f"/api/tasks/{number}")[0] == 409
     assert made(served, f"/api/tasks/{second}/stop", None)["state"] == "stopped"
     served = anew()
     assert state(served, number) == "running"

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from inkstone.evaluate import score_rows
-from inkstone.serve.guard import Refused, read_body
+from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.routes import Number
 from inkstone.serve.models import Library
@@ -28,10 +28,8 @@ _HEADERS = {
 }
 
 
-class Sampling(BaseModel):
+class Sampling(Body):
     """How an assistant answers; what is None is the model's own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     temperature: float | None = Field(None, ge=0, le=5)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -39,10 +37,8 @@ class Sampling(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**53)
 
 
-class Assistant(BaseModel):
+class Assistant(Body):
     """Somebody to talk to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=80)
     avatar: str = Field("", max_length=16)
@@ -51,20 +47,16 @@ class Assistant(BaseModel):
     sampling: Sampling = Field(default_factory=Sampling)
 
 
-class Conversation(BaseModel):
+class Conversation(Body):
     """A conversation, or what changes in one: only what is given."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: str = Field("", max_length=200)
     assistant: int | None = Field(None, ge=1, lt=2**31)
     leaf: int | None = Field(None, ge=1, lt=2**31)
 
 
-class Said(BaseModel):
+class Said(Body):
     """A message of a conversation, after the message `parent`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     parent: int | None = Field(None, ge=1, lt=2**31)
     role: Literal["user", "assistant"]
@@ -74,17 +66,14 @@ class Said(BaseModel):
     figures: dict[str, float | str | None] | None = Field(None, max_length=20)
 
 
-class Rating(BaseModel):
+class Rating(Body):
     """A thumb, and perhaps a better answer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     rating: Literal[-1, 0, 1] = 0
     better: str | None = Field(None, max_length=10**6)
 
 
-_MADE: dict[str, type[BaseModel]] = {"assistants": Assistant, "conversations": Conversation}
-_CHANGED: dict[str, type[BaseModel]] = {**_MADE, "messages": Rating}
+_BODIES: dict[str, type[Body]] = {"assistants": Assistant, "conversations": Conversation, "messages": Rating}
 _Table = Literal["assistants", "conversations", "messages"]
 
 
@@ -100,7 +89,7 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
 
     @app.post("/api/{table}")
     async def add(table: Literal["assistants", "conversations"], request: Request) -> dict[str, Any]:
-        given = await read_body(request, _MADE[table])
+        given = await read_body(request, _BODIES[table])
         return await asyncio.to_thread(store.add, table, given.model_dump())
 
     @app.get("/api/conversations/{number}")
@@ -119,7 +108,7 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
 
     @app.patch("/api/{table}/{number}")
     async def change(table: _Table, number: Number, request: Request) -> dict[str, Any]:
-        given = await read_body(request, _CHANGED[table])
+        given = await read_body(request, _BODIES[table])
         return await asyncio.to_thread(store.change, table, number, given.model_dump(exclude_unset=True))
 
     @app.get("/api/preferences.jsonl")

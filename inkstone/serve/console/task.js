@@ -47,6 +47,15 @@ export function Task({ number, report }) {
     }
     again((count) => count + 1);
   };
+  const remove = async () => {
+    if (!confirm(t("remove_task_sure", { name: task.name }))) return;
+    try {
+      await ask(path, "DELETE");
+      location.hash = "#/tune";
+    } catch (error) {
+      report(error.message);
+    }
+  };
   const talk = (beside) => () => {
     localStorage.setItem("model", beside ? task.task.model : task.model);
     localStorage.setItem("beside", beside ? task.model : "");
@@ -68,6 +77,7 @@ export function Task({ number, report }) {
       ${["stopped", "failed"].includes(task.state) && html`<button class="main" onClick=${act("resume")}>${t("resume")}</button>`}
       ${task.model && html`<button class="main" onClick=${talk(true)}>${t("compare")}</button><button onClick=${talk(false)}>${t("talk")}</button>`}
       <a class="button plain-button" href=${`#/tune/new/task-${task.id}`}>${t("clone")}</a>
+      ${!open && html`<button class="quiet" onClick=${remove}>${t("remove")}</button>`}
     </p>
     <${Result} result=${task.result} />
     <${Chart} lines=${[{ name: t("loss"), points: line("loss") }, { name: t("heldout"), points: line("heldout_loss"), dots: true }]} label=${t("loss_curve")} across=${t("steps")} />

@@ -10,6 +10,7 @@ told by that directory, not by an exit code, which only the parent of a process 
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -41,8 +42,7 @@ class Jobs:
 
     def begin(self) -> None:
         """When a server starts: models of finished jobs are offered, what runs or waits is watched."""
-        rows = self.store.rows("jobs")
-        for row in rows:
+        for row in (rows := self.store.rows("jobs")):
             self._offer(row)
         if any(row["state"] not in ENDED for row in rows):
             self._wake()
@@ -83,6 +83,16 @@ class Jobs:
                 raise Refused(409, f"task {number} is {row['state']}: there is nothing to stop")
             process.end(row["process"], now=not asked)
         return self.store.row("jobs", number)
+
+    def remove(self, number: int) -> None:
+        """Forget a job that has ended, with its files and its model."""
+        row = self.store.row("jobs", number)
+        if row["state"] not in ENDED:
+            raise Refused(409, f"task {number} is {row['state']}: stop it first")
+        self.store.remove("jobs", number)
+        known, gone = self.library.directories, self.run_dir(row) / STAGE
+        self.library.directories = {name: place for name, place in known.items() if place != gone}
+        shutil.rmtree(self.run_dir(row).parent, ignore_errors=True)
 
     def _wake(self) -> None:
         with self._lock:

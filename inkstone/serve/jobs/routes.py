@@ -34,8 +34,9 @@ def mount_jobs(app: FastAPI, jobs: Jobs) -> None:
         return await datasets.receive(name, request.stream())
 
     @app.delete("/api/datasets/{number}")
-    def remove(number: Number) -> Response:
-        datasets.remove(number)
+    @app.delete("/api/tasks/{number}")
+    def remove(number: Number, request: Request) -> Response:
+        (jobs if request.url.path.startswith("/api/tasks/") else datasets).remove(number)
         return Response(status_code=204)
 
     @app.post("/api/tasks/plan")

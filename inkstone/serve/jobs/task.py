@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from inkstone.chat import CHATML, encode_to_fit, find_template, read_chats, read_preferences, require_tokens
 from inkstone.errors import InputError
 from inkstone.model.files.directory import read_config
 from inkstone.plan import Device, estimate, find_device, known_devices
+from inkstone.serve.guard import Body
 from inkstone.serve.jobs.queue import STAGE, toml
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats, SFTSettings
@@ -27,10 +28,8 @@ _SAMPLE, _FEW = 300, 50
 """Rows that tell how long rows are; fewer than this in all, and none are held out."""
 
 
-class Task(BaseModel):
+class Task(Body):
     """One model tuned in one way on one data set; numbers name data sets."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(max_length=400)
     data: int = Field(ge=1, lt=2**31)
@@ -41,10 +40,8 @@ class Task(BaseModel):
     sequence_length: int | None = Field(None, ge=16, le=2**20)
 
 
-class Tasks(BaseModel):
+class Tasks(Body):
     """Several, to be planned or started together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tasks: list[Task] = Field(min_length=1, max_length=64)
 
