@@ -114,7 +114,11 @@ def test_every_row_at_fault_is_named_and_nothing_is_computed(models: Path, tmp_p
 def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     pytest.importorskip("fastapi")
+    row = {"id": "a", "lang": "zh", "question": "1+1?", "solution": "2", "answer": "2"}
     problems = tmp_path / "problems"
+    problems.mkdir()
+    for name in ("dev", "test"):
+        (problems / f"{name}.jsonl").write_text(json.dumps({**row, "id": name}) + "\n")
     assert "--type None is none of GGUF's" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
     assert "a directory has --dtype" in inkstone("convert", models / "chat", tmp_path / "m", "--type", "f16").said
     ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f32")
@@ -128,5 +132,7 @@ def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path
     assert said[0] == said[1]
     assert "vocabulary" in inkstone("inspect", tmp_path / "m.gguf").out
     assert find_models([tmp_path]) == {"m.gguf": (tmp_path / "m.gguf").resolve()}
-    measured = inkstone("evaluate", tmp_path / "m.gguf", "-o", tmp_path / "scores", "--problems", problems, "--shots", "0")
+    measured = inkstone(
+        "evaluate", tmp_path / "m.gguf", "-o", tmp_path / "scores", "--problems", problems, "--shots", "0"
+    )
     assert measured.code == 0, measured.said

@@ -86,6 +86,8 @@ def test_no_recipe_measures_a_model_beyond_the_lengths_it_saw() -> None:
 def test_the_parameters_a_recipe_promises_are_those_of_its_model() -> None:
     for path in RECIPES:
         recipe = read_recipe(path)
+        if "model" not in tomllib.loads(path.read_text(encoding="utf-8")):
+            continue  # goes on from a model that exists
         assert recipe.tokenizer
         millions = recipe.model.decoder_config(recipe.tokenizer.vocab_size).num_parameters() / 1e6
         assert f"# {millions:.1f} M parameters" in path.read_text(encoding="utf-8")
