@@ -89,11 +89,13 @@ def ours(folder: Path, kind: str, threads: int) -> Run:
 
     from inkstone.generate import SamplingSettings, generate
     from inkstone.model import load_model
-    from inkstone.model.packed.pack import pack_model
+    from inkstone.model.packed.pack import pack_model, prepack_model
 
     model = load_model(folder / "model", torch.bfloat16)
     if kind:
         pack_model(model, kind)  # type: ignore[arg-type]
+    else:
+        prepack_model(model)  # as chat, serve and generate do
     return lambda batch, length, new: generate(
         model, prompts(batch, length), SamplingSettings(max_new_tokens=new), set(), batch
     )

@@ -49,6 +49,7 @@ def converse(
         chat=True,
         adapter=adapter,
         quantize=quantize,
+        prepack=True,
     )
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)

@@ -58,7 +58,12 @@ def generate(
     wanted = read_json_object(schema) if schema else None
     kind = DTYPES.get(dtype or "")
     opened = open_directory(
-        model, getattr(torch, kind) if kind else None, template=template, adapter=adapter, quantize=quantize
+        model,
+        getattr(torch, kind) if kind else None,
+        template=template,
+        adapter=adapter,
+        quantize=quantize,
+        prepack=True,
     )
     given = {key: value for key, value in chosen.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})

@@ -87,7 +87,7 @@ class Library:
 
         settings = self.settings
         dtype = getattr(torch, settings.dtype) if settings.dtype else None
-        opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize)
+        opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize, prepack=True)
         model = opened.model
         tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
         runner = Runner(lambda: Engine(model, tokens, settings.rows), settings.rows + settings.waiting)

@@ -20,7 +20,7 @@ from inkstone.model.packed.compressed_tensors import write_int, write_packed
 from inkstone.model.packed.gptq import write_gptq
 from inkstone.model.packed.grouped import Grouped, round_to_nearest
 from inkstone.model.packed.nf4 import dynamic_levels, quantise_nf4
-from inkstone.model.packed.pack import pack_model, packed_maps, unpack_model
+from inkstone.model.packed.pack import pack_model, packed_maps, prepack_model, unpack_model
 
 WRITERS = {"gptq": write_gptq, "awq": write_awq, "pack-quantized": write_packed, "int-quantized": write_int}
 SETTINGS = {
@@ -164,3 +164,26 @@ def test_a_damaged_quantised_directory_is_one_clear_sentence(
     with pytest.raises(InputError, match=sentence.replace("(", r"\(").replace(")", r"\)")):
         load_model(directory)
     json.loads((directory / "config.json").read_text())
+
+
+def test_prepacked_weights_are_the_same_numbers_and_no_gradient_is_promised() -> None:
+    model, plain = (tiny_model(num_experts=0).to(torch.bfloat16) for _ in range(2))
+    prepack_model(model)
+    assert packed_maps(model) == 14
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens(2, 9)), plain(tokens(2, 9)), atol=0.15, rtol=0.05)
+    unpack_model(model)
+    ours, theirs = model.state_dict(), plain.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 70])
+def test_int8_products_are_those_of_the_dequantised_weight(rows: int) -> None:
+    draw = torch.Generator().manual_seed(3)
+    packed = round_to_nearest(torch.randn(48, 64, generator=draw), 8, 64)
+    x = torch.randn(rows, 64, generator=draw).bfloat16()
+    found = packed.product(x)
+    assert found is not None and found.shape == (rows, 48)
+    exact = x.float() @ packed.dequantise(torch.float32).T
+    torch.testing.assert_close(found.float(), exact, atol=0.12, rtol=0.02)
+    assert packed.product(x.float()) is None, "torch's kernel is slower than a product in float32"

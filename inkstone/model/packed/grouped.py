@@ -11,12 +11,12 @@ are kept in the order of their groups and the input is put into that order.
 import torch
 from torch import Tensor, nn
 
-FEW_ROWS = 32
-"""Up to as many rows of input the int4 kernel beats dequantising and a bf16 product (docs/quantize.md)."""
+FEW_ROWS = {4: 32, 8: 8}
+"""By bits: up to as many rows of input torch's kernel beats dequantising and a bf16 product (docs/quantize.md)."""
 
 
 class Grouped(nn.Module):
-    """A weight [N, K]; `codes` uint8, two 4-bit columns per byte, the first in the low half."""
+    """A weight [N, K]; `codes` are two 4-bit columns per byte, the first in the low half, or int8, 128 less."""
 
     def __init__(
         self,
@@ -34,6 +34,8 @@ class Grouped(nn.Module):
         if bits == 4:
             codes = nn.functional.pad(codes, (0, codes.shape[1] % 2))
             codes = codes[:, ::2] | codes[:, 1::2] << 4
+        else:
+            codes = (codes ^ 128).view(torch.int8)  # as torch's kernel wants them
         self.codes: Tensor
         self.scales: Tensor
         self.zeros: Tensor
@@ -43,6 +45,7 @@ class Grouped(nn.Module):
         self.register_buffer("zeros", _narrow(zeros_NG).contiguous(), persistent=False)
         self.register_buffer("order", order_K, persistent=False)
         self._kernel: tuple[Tensor, Tensor] | None = None
+        self._signed = bits == 8 and group == self.shape[1] and order_K is None and bool((zeros_NG == 128).all())
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +54,7 @@ class Grouped(nn.Module):
     def unpacked(self) -> Tensor:
         """Codes [N, K], uint8."""
         if self.bits == 8:
-            return self.codes
+            return self.codes.view(torch.uint8) ^ 128
         return torch.stack((self.codes & 15, self.codes >> 4), dim=-1).flatten(1)[:, : self.shape[1]]
 
     def dequantise(self, dtype: torch.dtype) -> Tensor:
@@ -74,9 +77,15 @@ class Grouped(nn.Module):
         return Grouped(self.unpacked()[rows], self.scales[rows], self.zeros[rows], self.bits, self.group, self.order)
 
     def product(self, x: Tensor) -> Tensor | None:
-        """x W^T by torch's int4 kernel for a CPU, for few rows of bfloat16; None where it does not apply."""
+        """x W^T without the dequantised weight, for bfloat16 on a CPU; None where that does not apply."""
         count = x.numel() // self.shape[1]
-        if count > FEW_ROWS or not self._has_kernel(x):
+        if self._signed and x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            scales = self.scales[:, 0].to(x.dtype)
+            if count > FEW_ROWS[8]:
+                return nn.functional.linear(x, self.codes.to(x.dtype)) * scales
+            few: Tensor = torch.ops.aten._weight_int8pack_mm(x.reshape(count, -1), self.codes, scales)
+            return few.view(*x.shape[:-1], self.shape[0])
+        if count > FEW_ROWS[4] or not self._has_kernel(x):
             return None
         if self._kernel is None:
             packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(self.unpacked().int(), 1)

@@ -17,7 +17,30 @@ from torch import Tensor, nn
 from inkstone.model.packed.grouped import Grouped
 from inkstone.model.packed.nf4 import Nf4
 
-PackedWeight = Nf4 | Grouped
+
+class Prepacked(nn.Module):
+    """A plain weight [N, K] in the order that oneDNN multiplies in: the same numbers, read faster for few rows."""
+
+    def __init__(self, weight_NK: Tensor) -> None:
+        super().__init__()
+        self.shape = (weight_NK.shape[0], weight_NK.shape[1])
+        self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 1)
+
+    def dequantise(self, dtype: torch.dtype) -> Tensor:
+        weight: Tensor = self.blocked.to_dense()
+        return weight.to(dtype)
+
+    def take(self, rows: slice | Tensor) -> "Prepacked":
+        return Prepacked(self.dequantise(torch.bfloat16)[rows].contiguous())
+
+    def product(self, x: Tensor) -> Tensor | None:
+        if x.dtype != torch.bfloat16:
+            return None
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.blocked, None, "none", [], "")
+        return out
+
+
+PackedWeight = Nf4 | Grouped | Prepacked
 """A weight [N, K] with `shape`, `dequantise(dtype)`, `take(rows)` and `product(x)`."""
 
 

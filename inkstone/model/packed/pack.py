@@ -15,7 +15,7 @@ from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder, Linear
 from inkstone.model.decoder.experts import Experts, matmul_runs
 from inkstone.model.packed.grouped import round_to_nearest
-from inkstone.model.packed.linear import PackedExperts, PackedLinear, PackedWeight, packed_runs
+from inkstone.model.packed.linear import PackedExperts, PackedLinear, PackedWeight, Prepacked, packed_runs
 from inkstone.model.packed.nf4 import quantise_nf4
 
 Kind = Literal["int8", "int4", "nf4"]
@@ -33,6 +33,15 @@ def pack_model(model: Decoder, kind: Kind) -> None:
                 for part in ("gate_up_proj", "down_proj"):
                     weights = getattr(module, part).detach()
                     put_experts(module, part, [[pack_weight(weight, kind)] for weight in weights])
+
+
+def prepack_model(model: Decoder) -> None:
+    """Put the bfloat16 weights of a CPU's blocks into oneDNN's order; no number changes, and no gradient will flow."""
+    for block in model.model.layers:
+        for name, module in list(block.named_modules()):
+            if isinstance(module, Linear) and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu":
+                bias = None if module.bias is None else module.bias.detach()
+                replace_module(block, name, PackedLinear(Prepacked(module.weight.detach().contiguous()), bias))
 
 
 def pack_weight(weight_NK: Tensor, kind: Kind) -> PackedWeight:
