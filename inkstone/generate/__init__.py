@@ -9,7 +9,7 @@ from inkstone.generate.dialogue import build_prompt, read_sampling, stream_reply
 from inkstone.generate.engine import Engine, generate, generate_each, stream
 from inkstone.generate.request import Constraint, Delta, Request, TokenScore
 from inkstone.generate.sampler import SamplingSettings
-from inkstone.generate.score import Scored, next_token_logprobs, score
+from inkstone.generate.score import Scored, score
 from inkstone.generate.text import Shown, TextStream, text_deltas
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "build_prompt",
     "generate",
     "generate_each",
-    "next_token_logprobs",
     "read_sampling",
     "score",
     "stream",

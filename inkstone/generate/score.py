@@ -53,22 +53,6 @@ def score(model: Decoder, requests: Sequence[tuple[list[int], list[int]]], batch
     return [results[index] for index in range(len(requests))]
 
 
-@torch.inference_mode()
-def next_token_logprobs(model: Decoder, contexts: Sequence[list[int]], batch: int = 64) -> Tensor:
-    """log p(next token | context) for each context: [N, V] float32, V being the tokenizer's ids.
-
-    Raises InputError when a context is empty or exceeds the model's positions.
-    """
-    limit, vocab = model.config.position_limit, model.known_ids or model.config.vocab_size
-    for index, context in enumerate(contexts):
-        if not context or (limit is not None and len(context) > limit):
-            raise InputError(f"context {index} has {len(context)} tokens; the model takes 1 to {limit or 'any number'}")
-    table_NV = torch.empty(len(contexts), vocab, device=model.device)
-    for index, hidden_TD in _hidden_ends(model, contexts, [1] * len(contexts), batch):
-        table_NV[index] = model.lm_head(hidden_TD[-1])[:vocab].float().log_softmax(-1)
-    return table_NV
-
-
 def _hidden_ends(
     model: Decoder, sequences: Sequence[list[int]], counts: Sequence[int], batch: int
 ) -> Iterator[tuple[int, Tensor]]:

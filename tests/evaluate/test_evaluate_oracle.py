@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from inkstone.evaluate.items import Item
 from inkstone.evaluate.quiz import ask_choices, letter_sketch, text_sketch
 from inkstone.evaluate.requests import Sketch, plan
-from inkstone.generate import next_token_logprobs, score
+from inkstone.generate import score
 from inkstone.model import Decoder, load_model
 
 ORACLE = Path(__file__).parents[2].parent / "shared" / "data" / "eval" / "oracle"
@@ -119,14 +119,3 @@ def test_letter_and_text_scores_equal_transformers_on_whole_sequences(model: Dec
                 table = reference(whole).logits[0].log_softmax(-1)
             before = range(len(request.context) - 1, whole.shape[1] - 1)
             assert logprob == pytest.approx(sum(float(table[at, whole[0, at + 1]]) for at in before), abs=1e-3)
-
-
-@needs_oracle
-def test_one_look_at_the_next_token_equals_summing_one_token_continuations(
-    model: Decoder, encoder: PlainEncoder
-) -> None:
-    contexts = [encoder.encode_batch([text])[0] for text in ("答案：", "Answer:", "The answer is the letter")]
-    table = next_token_logprobs(model, contexts)
-    scored = score(model, [(context, [token]) for context in contexts for token in (7, 300, 3999)])
-    expected = [float(table[row, token]) for row in range(3) for token in (7, 300, 3999)]
-    assert [one.logprob for one in scored] == pytest.approx(expected, abs=1e-4)

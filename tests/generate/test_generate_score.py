@@ -5,7 +5,7 @@ import torch
 from generate_samples import SHAPE, prompts, tiny_model
 
 from inkstone.errors import InputError
-from inkstone.generate import Scored, next_token_logprobs, score
+from inkstone.generate import Scored, score
 from inkstone.model import Decoder
 
 Request = tuple[list[int], list[int]]
@@ -84,19 +84,3 @@ def test_empty_sides_are_refused_by_number(request_: Request, model: Decoder) ->
 
 def test_no_requests_give_no_scores(model: Decoder) -> None:
     assert score(model, []) == []
-    assert next_token_logprobs(model, []).shape == (0, SHAPE.vocab_size)
-
-
-@pytest.mark.parametrize("batch", [1, 3, 64])
-def test_next_token_table_equals_a_plain_forward_of_each_context(batch: int, model: Decoder) -> None:
-    contexts = prompts([1, 9, 20, 4, 48, 9], seed=6)
-    contexts += [contexts[2][:7], contexts[2]]
-    with torch.no_grad():
-        expected = torch.stack([model(torch.tensor([context]))[0, -1].log_softmax(-1) for context in contexts])
-    torch.testing.assert_close(next_token_logprobs(model, contexts, batch=batch), expected, atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("length", [0, SHAPE.max_positions + 1])
-def test_next_token_of_an_empty_or_too_long_context_is_refused_by_number(length: int, model: Decoder) -> None:
-    with pytest.raises(InputError, match=f"context 1 has {length} tokens; the model takes 1 to 48"):
-        next_token_logprobs(model, prompts([5, length]))

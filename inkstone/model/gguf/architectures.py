@@ -4,7 +4,7 @@ A table of pieces serves both directions, as for a family. The architectures `ll
 queries and keys in neighbouring pairs (`paired_rows`), `chatglm` and `bloom` keep their families' fused projections.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +190,7 @@ def layout(config: DecoderConfig, arch: str) -> list[Piece]:
     for ours, theirs in outer.items():
         norm_bias = config.norm == "layer" and "norm" in ours
         pieces += [Piece(f"{ours}.{kind}", f"{theirs}.{kind}") for kind in _kinds(norm_bias)]
-    attention = _FUSED.get(arch, _apart)
+    attention = _fused if arch in ("bloom", "chatglm") else _apart
     for layer in range(config.num_layers):
         ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
         for norm, name in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")):
@@ -234,9 +234,6 @@ def _fused(config: DecoderConfig, arch: str, ours: str, theirs: str) -> list[Pie
         for kind in _kinds(config.qkv_bias)
         for part, at in rows.items()
     ]
-
-
-_FUSED: dict[str, Callable[[DecoderConfig, str, str, str], list[Piece]]] = {"bloom": _fused, "chatglm": _fused}
 
 
 def _mlp(config: DecoderConfig, arch: str, ours: str, theirs: str) -> list[Piece]:

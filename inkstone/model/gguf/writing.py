@@ -118,16 +118,8 @@ def _kind(name: str, shape: tuple[int, ...], wanted: str) -> str:
 
 
 def _add(writer: Any, name: str, value: object) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(name, value)
-    elif isinstance(value, int):
-        writer.add_uint32(name, value)
-    elif isinstance(value, float):
-        writer.add_float32(name, value)
-    elif isinstance(value, str):
-        writer.add_string(name, value)
-    else:
-        writer.add_array(name, value)
+    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    adders.get(type(value), writer.add_array)(name, value)
 
 
 def _package() -> Any:
