@@ -42,10 +42,11 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
 def _read_rows(files: list[Path], tuning: SFTSettings, section: str) -> None:
     """Read what the stage's method will read."""
     try:
-        if tuning.method == "grpo":
+        if tuning.method in ("grpo", "ppo"):
             read_tasks(files)
         else:
-            (read_preferences if tuning.method == "preference" else read_chats)(files, tuning.on_problem)
+            pairs = tuning.method in ("preference", "reward")
+            (read_preferences if pairs else read_chats)(files, tuning.on_problem)
     except MalformedRows as error:
         hint = f"correct what is malformed, or leave it out with --set {section}.on_problem=skip"
         raise InputError([*error.problems, hint]) from error

@@ -90,3 +90,10 @@ compile = "off"
     assert "test.jsonl" in inkstone("run", recipe).said
     refused = inkstone("run", recipe, "--dry-run", "--set", "tune.prefer.method=grpo")
     assert refused.code == 2 and "heldout has no part" in refused.err
+    for method, bad in (("reward", "c.jsonl"), ("ppo", "test.jsonl")):
+        told = ["--dry-run", f"--set=tune.prefer.method={method}", "--set=tune.prefer.heldout=[]"]
+        told += ['--set=tune.prefer.ppo.rewards=["ends"]', "--set=tune.talk.heldout=[]"]
+        assert inkstone("run", recipe, *told).code == 0, f"pairs are what {method} reads"
+        (tmp_path / "c.jsonl").write_text('{"question": ""}\n', encoding="utf-8")
+        wrong = inkstone("run", recipe, *told, f'--set=tune.prefer.inputs=["{tmp_path}/{bad}"]')
+        assert wrong.code == 2 and bad in wrong.said
