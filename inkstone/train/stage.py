@@ -101,6 +101,12 @@ def new_model(shape: ModelSettings, vocab_size: int, seed: int, mesh: Mesh = ALO
     return model
 
 
+def save_for(tokenizer: Tokenizer, model: Decoder, output: Path, stop_ids: list[int]) -> None:
+    """Write the model with the ids of its tokenizer."""
+    begin, end, fill = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+    save_model(model, output, bos_id=begin, eos_id=end, pad_id=fill, stop_ids=stop_ids)
+
+
 def finish(
     model: Decoder,
     tokenizer: Tokenizer,
@@ -110,14 +116,7 @@ def finish(
     extra: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the model directory and move the metrics beside it; `extra` adds files, e.g. a chat template."""
-    save_model(
-        model,
-        output,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-        stop_ids=stop_ids,
-    )
+    save_for(tokenizer, model, output, stop_ids)
     tokenizer.save(output)
     if extra:
         extra(output)

@@ -6,9 +6,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from inkstone.errors import InputError
-from inkstone.model import Decoder
+from inkstone.model import Decoder, load_model
 from inkstone.model.decoder.lora import LINEARS, LoraShape, attach_lora, merge_lora
-from inkstone.model.files.adapter import save_adapter
+from inkstone.model.files.adapter import load_adapter, save_adapter
+from inkstone.model.packed.pack import Kind, pack_model, packed_maps
 
 
 class LoraSettings(BaseModel):
@@ -22,6 +23,9 @@ class LoraSettings(BaseModel):
     targets: list[str] = Field(list(LINEARS), description="linear maps with an adapter, of every block", min_length=1)
     rslora: bool = Field(False, description="alpha / sqrt(rank) instead: for large ranks")
     dora: bool = Field(False, description="the length of each row of a weight is learned apart")
+    quantize: Kind | None = Field(
+        None, description="pack the frozen base while the adapter trains; nf4 is QLoRA (Dettmers et al. 2023)"
+    )
     embeddings: bool = Field(False, description="embedding and head are trained whole, e.g. after new tokens")
 
     def shape(self, tied: bool) -> LoraShape:
@@ -31,13 +35,25 @@ class LoraSettings(BaseModel):
 
 
 def attach(model: Decoder, settings: LoraSettings, seed: int, shard: int) -> None:
-    """Freeze the model and give it the adapter. Raises InputError for sharded weights and unknown targets."""
+    """Freeze the model, pack it if asked (QLoRA), and give it the adapter.
+
+    Raises InputError for sharded weights and unknown targets.
+    """
     if shard > 1:
         raise InputError("an adapter trains on whole weights: set shard = 1")
+    if settings.quantize:
+        pack_model(model, settings.quantize)
     attach_lora(model, settings.shape(model.config.tie_embeddings), torch.Generator().manual_seed(seed))
 
 
-def save_and_merge(model: Decoder, output: Path, base: str) -> None:
-    """Keep the adapter alone in `output/adapter`, as PEFT reads it, and make the model a plain one."""
-    save_adapter(model, output / "adapter", base)
+def save_and_merge(model: Decoder, output: Path, base: Path) -> Decoder:
+    """Keep the adapter alone in `output/adapter`, as PEFT reads it; returns a plain model with it in its weights.
+
+    An adapter that was trained over packed weights goes into the base as it is stored.
+    """
+    save_adapter(model, output / "adapter", str(base))
+    if packed_maps(model):
+        model = load_model(base, torch.float32)
+        load_adapter(model, output / "adapter")
     merge_lora(model)
+    return model

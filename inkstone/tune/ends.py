@@ -41,16 +41,8 @@ class Work:
         self, model: Decoder, source: Source, objective: Objective | None = None, heldout: Rows | None = None
     ) -> TrainResult:
         """The one loop, on this work's settings and places."""
-        return train(
-            model,
-            source,
-            self.settings,
-            self.scratch,
-            self.progress,
-            heldout=heldout,
-            objective=objective,
-            mesh=self.mesh,
-        )
+        places = (self.settings, self.scratch, self.progress)
+        return train(model, source, *places, heldout=heldout, objective=objective, mesh=self.mesh)
 
 
 def open_base(work: Work) -> tuple[Template, Tokenizer, Decoder]:
@@ -77,7 +69,7 @@ def write_tuned(work: Work, model: Decoder, template: Template, tokenizer: Token
     if not work.mesh.first:
         return
     if work.settings.adapter == "lora":
-        save_and_merge(model, output, str(work.base_dir))
+        model = save_and_merge(model, output, work.base_dir)
         attach_template(template, tokenizer, output / "adapter")
     stop_ids = sorted(template.stop_ids(tokenizer))
     finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))

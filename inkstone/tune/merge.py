@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inkstone.errors import InputError
-from inkstone.model import load_model, save_model
+from inkstone.model import load_model
 from inkstone.model.decoder.lora import merge_lora
 from inkstone.model.files.adapter import load_adapter
 from inkstone.model.files.directory import carry_files, read_config, read_stop_ids
@@ -26,6 +26,7 @@ from inkstone.model.files.stored import Checkpoint
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_weights
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
+from inkstone.train.stage import save_for
 
 _COMPARED = 128
 
@@ -56,14 +57,7 @@ def merge_adapter(base: Path, adapter: Path, output: Path, dtype: torch.dtype | 
     after = model(tokens).float()
     tokenizer = Tokenizer.load(base)
     stop_ids = sorted(set(tokenizer.end_ids) | read_stop_ids(base))
-    save_model(
-        model,
-        output,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
-        stop_ids=stop_ids,
-    )
+    save_for(tokenizer, model, output, stop_ids)
     carry_files(base, output)
     carry_files(adapter, output)  # an adapter that was trained with another template brings it
     return {

@@ -223,6 +223,21 @@ def test_what_is_missing_is_said_before_anything_starts(base_dir: Path, tmp_path
         ppo(tmp_path, base_dir, ppo={"rewards": ["ends"], "max_new_tokens": 60})
 
 
+def test_the_recipe_of_qlora_runs_on_a_tiny_base(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shape = ModelSettings(hidden_size=64, num_layers=1, num_heads=2, max_positions=2048)
+    save_model(new_model(shape, tokenizer.vocab_size, 1), base, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+    tokenizer.save(base)
+    talk = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "明月照我还。"}]
+    chats = rows(tmp_path / "chats.jsonl", [{"messages": talk}] * 60)
+    recipe = Path(__file__).parents[2] / "recipes" / "baichuan-qlora.toml"
+    here = [f"--set=sft.base={base}", f'--set=sft.inputs=["{chats}"]', f"--set=runs_dir={tmp_path}/runs"]
+    few = [f"--set=sft.{key}" for key in ("max_steps=2", "batch_tokens=4096", "template=chatml", "compile=off")]
+    ended = inkstone("run", recipe, *here, *few)
+    assert ended.code == 0, ended.said
+    assert (tmp_path / "runs/baichuan-qlora/sft/adapter/adapter_model.safetensors").is_file()
+
+
 def test_the_recipe_of_huozi_2_runs_from_tuning_to_ppo(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """The recipe as it is in the repository, with a tiny base and few steps."""
     base = tmp_path / "base"

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_tune_grpo import with_large_embeddings
 
 from inkstone.chat import CHATML, Message, encode_chat, load_template, save_template
 from inkstone.chat.template import Piece, Turn
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, generate
 from inkstone.model import load_model
+from inkstone.model.decoder.lora import merge_lora
+from inkstone.model.files.adapter import load_adapter
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.progress import Field, Silent
 from inkstone.tokenizer import Tokenizer
@@ -203,3 +206,32 @@ def test_roles_that_a_template_has_no_place_for_are_counted_before_training(base
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="there is no such template; known are auto, alpaca, baichuan"):
         tiny_settings(template="vicuna")
+
+
+class StopsAfter(Silent):
+    def __init__(self, steps: int) -> None:
+        self.wanted, self.steps = steps, 0
+
+    def should_stop(self) -> bool:
+        return self.steps >= self.wanted
+
+    def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
+        self.steps = int(done)
+
+
+def test_qlora_trains_over_packed_weights_and_merges_into_the_base_as_it_is(base_dir: Path, tmp_path: Path) -> None:
+    base = with_large_embeddings(base_dir, tmp_path / "base")
+    settings = tiny_settings(adapter="lora", lora={"quantize": "nf4", "rank": 8}, max_steps=30)
+    stage(tmp_path / "whole", base, settings)
+    rows = (tmp_path / "whole" / "output" / "metrics.jsonl").read_text().splitlines()
+    losses = [row["loss"] for row in map(json.loads, rows) if "loss" in row]
+    assert losses[-1] < 0.8 * losses[0]
+    merged, expected = load_model(tmp_path / "whole" / "output"), load_model(base, torch.float32)
+    load_adapter(expected, tmp_path / "whole" / "output" / "adapter")
+    merge_lora(expected)
+    assert all(torch.equal(weight, merged.get_parameter(name)) for name, weight in expected.named_parameters())
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "stopped", base, settings, progress=StopsAfter(7))
+    stage(tmp_path / "stopped", base, settings)
+    again = load_model(tmp_path / "stopped" / "output")
+    assert all(torch.equal(weight, again.get_parameter(name)) for name, weight in merged.named_parameters())

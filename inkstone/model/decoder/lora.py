@@ -7,6 +7,7 @@
 Scales and updates are those of PEFT, whose directories `files/adapter.py` reads and writes.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,9 +51,9 @@ class LoraLinear(nn.Module):
     def __init__(self, base: Linear | PackedLinear, shape: LoraShape) -> None:
         super().__init__()
         self.base, self.shape, self.enabled = base, shape, True
-        rows, columns = base.weight.shape
-        self.lora_A = nn.Parameter(torch.zeros(shape.rank, columns, device=base.weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(rows, shape.rank, device=base.weight.device))
+        device = next(itertools.chain(base.buffers(), base.parameters())).device  # packed weights are buffers
+        self.lora_A = nn.Parameter(torch.zeros(shape.rank, base.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, shape.rank, device=device))
         if shape.dora:
             self.magnitude = nn.Parameter(torch.linalg.vector_norm(base.weight.detach().float(), dim=1))
 
