@@ -238,6 +238,21 @@ def test_the_recipe_of_qlora_runs_on_a_tiny_base(tokenizer: Tokenizer, tmp_path:
     assert (tmp_path / "runs/baichuan-qlora/sft/adapter/adapter_model.safetensors").is_file()
 
 
+def test_the_recipe_of_grpo_runs_on_a_tiny_base(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shape = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, max_positions=1024)
+    save_model(new_model(shape, tokenizer.vocab_size, 1), base, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+    tokenizer.save(base)
+    asked = rows(tmp_path / "q.jsonl", [{"question": one, "answer": "#### 7"} for one in QUESTIONS])
+    recipe = Path(__file__).parents[2] / "recipes" / "grpo-math.toml"
+    here = [f"--set=sft.base={base}", f'--set=sft.inputs=["{asked}"]', f"--set=runs_dir={tmp_path}/runs"]
+    few = ("max_steps=2", "template=chatml", "compile=off", "grpo.prompts=2", "grpo.group=2", "grpo.max_new_tokens=4")
+    ended = inkstone("run", recipe, *here, *(f"--set=sft.{key}" for key in few))
+    assert ended.code == 0, ended.said
+    result = json.loads((tmp_path / "runs" / "grpo-math" / "sft" / "stage.json").read_text())["result"]
+    assert result["steps"] == 2 and 0 <= result["heldout_reward"] <= 2
+
+
 def test_the_recipe_of_huozi_2_runs_from_tuning_to_ppo(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """The recipe as it is in the repository, with a tiny base and few steps."""
     base = tmp_path / "base"
