@@ -1,14 +1,17 @@
 """GGUF both ways: every family comes back with its bits, llama.cpp computes our logits, damage is one sentence."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from checkpoint_samples import CONFIGS, tensors_of, write
 from llama_cpp_oracle import opened
+from tiny_tokenizers import byte_level
 
 from inkstone.chat import CHATML, attach_template
 from inkstone.errors import InputError
@@ -22,6 +25,7 @@ from inkstone.model.packed.pack import packed_maps
 from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
 from inkstone.tokenizer.bpe.train import train
+from inkstone.tokenizer.foreign.gguf import _WORDS
 
 gguf = pytest.importorskip("gguf")
 
@@ -162,9 +166,25 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(
     assert not (tmp_path / "m.gguf").exists()
 
 
-def test_a_vocabulary_that_llama_cpp_would_cut_otherwise_is_refused(tmp_path: Path) -> None:
-    from tiny_tokenizers import byte_level
+@pytest.mark.parametrize("words", ["llama-bpe", "bloom"])
+def test_a_byte_level_vocabulary_goes_under_the_name_of_its_words(words: str, tmp_path: Path) -> None:
+    spec = byte_level().spec()
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": _WORDS[words]}
+    spec["model"]["ignore_merges"] = words == "llama-bpe"
+    backend = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    ours = Tokenizer(backend, bos="<s>", eos="</s>", pad="</s>")
+    write_gguf(directory(tmp_path / "m", "llama", ours), tmp_path / "m.gguf", "f32", Silent())
+    texts = (*TEXTS, "user's 12345, c.d!")
+    ids = [ours.encode(text) for text in texts]
+    back = Tokenizer.load(tmp_path / "m.gguf")
+    assert [back.encode(text) for text in texts] == ids
+    pytest.importorskip("llama_cpp")
+    with opened(tmp_path / "m.gguf") as theirs:
+        found = [theirs.tokenize(text.encode(), add_bos=False, special=False) for text in texts]
+    assert found == ids
 
+
+def test_a_vocabulary_that_llama_cpp_would_cut_otherwise_is_refused(tmp_path: Path) -> None:
     source = directory(tmp_path / "m", "llama", byte_level())
     with pytest.raises(InputError, match="no name for the way this vocabulary cuts text"):
         write_gguf(source, tmp_path / "m.gguf", "f16", Silent())

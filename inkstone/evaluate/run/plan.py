@@ -18,6 +18,7 @@ from inkstone.evaluate.protocols.protocol import Ask, Protocol
 from inkstone.generate.score import common_prefix
 from inkstone.generate.score_shared import Choices
 from inkstone.tokenizer import Tokenizer
+from inkstone.tokenizer.foreign.gguf import read_metadata
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,12 @@ def _cut(protocol: Protocol, start: list[int], prompt: list[int], wholes: list[l
 def default_start(tokenizer: Tokenizer, directory: Path) -> list[int]:
     """What the tokenizer's own files put before a text: a post-processor in tokenizer.json, or `add_bos_token`."""
     path, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    if directory.is_file():  # GGUF says it itself
-        return tokenizer.start_ids
+    if (
+        directory.is_file()
+    ):  # GGUF; where it does not say, SentencePiece vocabularies begin a text there and others do not
+        keys = read_metadata(directory)
+        adds = keys.get("tokenizer.ggml.add_bos_token", keys.get("tokenizer.ggml.model") == "llama")
+        return tokenizer.start_ids if adds else []
     if path.is_file():
         backend = tokenizers.Tokenizer.from_file(str(path))
         plain, marked = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))

@@ -146,7 +146,7 @@ def architecture_of(config: DecoderConfig) -> str:
     if scaling and not (scaling.kind == "linear" or (scaling.kind == "llama3" and _llama3_as_published(scaling))):
         problem = f"llama.cpp does not compute this rope_scaling ({scaling.kind}) as the model was made"
     if problem:
-        raise InputError(f"no GGUF of this model: {problem}. inkstone convert TARGET_DIRECTORY keeps it whole")
+        raise InputError(f"no GGUF of this model: {problem}. inkstone convert MODEL DIRECTORY keeps it whole")
     return arch
 
 

@@ -116,8 +116,7 @@ def _fits_the_file(parameters: int, file: GgufFile) -> None:
 
 
 def _family(arch: str) -> Family:
-    name = {"llama": "llama", "baichuan": "baichuan", "bloom": "bloom", "chatglm": "chatglm"}.get(arch, "qwen2")
-    return replace(FAMILIES[name], name=f"{arch} (GGUF)", ignored=(r"^rope_freqs\.weight$",))
+    return replace(FAMILIES[arch], name=f"{arch} (GGUF)", ignored=(r"^rope_freqs\.weight$",))
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:

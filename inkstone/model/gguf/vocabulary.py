@@ -63,7 +63,7 @@ def _byte_level(spec: Keys, directory: Path) -> Keys:
     if words is None:
         raise InputError(
             f"{directory}: llama.cpp has no name for the way this vocabulary cuts text into words, and would make "
-            "other ids of it: no GGUF of this model; inkstone convert TARGET_DIRECTORY keeps it whole"
+            "other ids of it: no GGUF of this model; inkstone convert MODEL DIRECTORY keeps it whole"
         )
     added = {token["id"]: token for token in spec["added_tokens"]}
     numbers = {**spec["model"]["vocab"], **{token["content"]: at for at, token in added.items()}}

@@ -7,6 +7,7 @@ alone; `_WORDS` knows the names whose ids are tested, and any other is refused, 
 import mmap
 import struct
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,12 @@ def words_name(spec: Spec) -> str | None:
     steps = found.get("pretokenizers", [found])
     if spec["normalizer"] is not None or spec["model"].get("type") != "BPE":
         return None
-    plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
-    for name, ours in _WORDS.items():
-        if plain == [{key: value for key, value in step.items() if key != "trim_offsets"} for step in ours]:
-            return name
-    return None
+    return next((name for name, ours in _WORDS.items() if _cuts(steps) == _cuts(ours)), None)
+
+
+def _cuts(steps: list[Spec]) -> list[Spec]:
+    """What decides the words: offsets do not."""
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
 
 
 def read_gguf(path: Path) -> tuple[Spec, dict[str, str | None]]:
@@ -100,12 +102,20 @@ def _without_padding(metadata: dict[str, Any], path: Path) -> list[str]:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Every key of the file's head. Raises InputError where it is no GGUF file, or ends early."""
+    state = path.stat()
+    return dict(_keys(path, state.st_mtime_ns, state.st_size)[0])
+
+
+@lru_cache(maxsize=1)
+def _keys(path: Path, changed: int, size: int) -> tuple[dict[str, Any], int]:
+    """The keys and where they end. Kept, for a model's opening asks several times and a vocabulary takes a second."""
     with (
         path.open("rb") as stream,
         reading(path, "a GGUF file"),
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        return _Reader(data).metadata()
+        reader = _Reader(data)
+        return reader.metadata(), reader.at
 
 
 def end_ids(path: Path) -> set[int]:
@@ -132,9 +142,9 @@ def read_head(path: Path) -> tuple[dict[str, Any], list[StoredTensor]]:
         reading(path, "a GGUF file"),
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        reader = _Reader(data)
-        metadata = reader.metadata()
-        return metadata, reader.tensors(int(metadata.get("general.alignment", 32)))
+        state, reader = path.stat(), _Reader(data)
+        metadata, reader.at = _keys(path, state.st_mtime_ns, state.st_size)
+        return dict(metadata), reader.tensors(int(metadata.get("general.alignment", 32)))
 
 
 class _Reader:
