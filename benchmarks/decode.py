@@ -135,8 +135,7 @@ def llama_cpp(folder: Path, kind: str, threads: int) -> Run:
     )
 
     def run(batch: int, length: int, new: int) -> None:
-        if batch > 1:
-            raise NotImplementedError("one sequence at a time through this interface")
+        assert batch == 1, "one sequence at a time through this interface"
         model.reset()
         model.eval(prompts(1, length)[0])
         for _ in range(new - 1):

@@ -16,6 +16,7 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
+from inkstone.errors import InputError
 from inkstone.evaluate.run.local import LocalModel
 from inkstone.evaluate.run.model import Writing
 from inkstone.generate.score_shared import Choices, score_choices
@@ -48,9 +49,7 @@ class InkstoneLM(TemplateLM):
         return [*start, *self.local.opened.tokenizer.encode(string)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        raise NotImplementedError(
-            "conversations are asked by inkstone evaluate, with control tokens: see docs/evaluate.md"
-        )
+        raise InputError("conversations are asked by inkstone evaluate, with control tokens: see docs/evaluate.md")
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any

@@ -177,9 +177,9 @@ def _go_back(
     why_not: str,
 ) -> TrainState:
     """Weights, moments and state of the last checkpoint, past the rows since. Raises InkstoneError if there is none."""
-    if state.rollbacks >= ROLLBACKS:
-        raise out_of_patience(state, why_not)
-    found, _ = load_checkpoint(scratch / "checkpoints", model, optimizer, mesh)
+    found = None
+    if state.rollbacks < ROLLBACKS:
+        found, _ = load_checkpoint(scratch / "checkpoints", model, optimizer, mesh)
     if found is None:
         raise out_of_patience(state, why_not)
     if found.source:

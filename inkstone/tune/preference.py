@@ -90,11 +90,8 @@ LOSSES: dict[Kind, Callable[[Sides, PreferenceSettings], Tensor]] = {
 }
 
 
-class Preferred:
-    """The objective of pairs; its unit is a pair. Figures are sums: margins and rewards, and how many are right."""
-
-    def __init__(self, how: PreferenceSettings) -> None:
-        self.how = how
+class PerPair:
+    """What objectives of pairs share: the unit is a pair, and figures are told per pair."""
 
     def units(self, batch: Batch) -> float:
         return float((batch.columns["side"] > 0).sum())
@@ -102,6 +99,13 @@ class Preferred:
     def report(self, figures: Mapping[str, list[float]]) -> dict[str, float]:
         pairs = figures["pairs"][0] or 1.0
         return {name: values[0] / pairs for name, values in figures.items() if name != "pairs"}
+
+
+class Preferred(PerPair):
+    """The objective of pairs. Figures are sums: margins and rewards, and how many are right."""
+
+    def __init__(self, how: PreferenceSettings) -> None:
+        self.how = how
 
     def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
         sides = sides_of(batch, *answer_logprobs(policy, batch))

@@ -8,7 +8,7 @@ The loss is -log sigmoid(score of the better answer - score of the worse one) (S
 as in Ouyang et al. 2022). A number for the whole answer is read where it ends.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from inkstone.storage import reading
 from inkstone.train import Batch, Outcome, Row
 from inkstone.train.objective import Figures
 from inkstone.tune.packing import best_fit_decreasing
+from inkstone.tune.preference import PerPair
 
 SCORE_FILE = "score.safetensors"
 _AT_ONCE = 8  # rows of a forward that only scores
@@ -62,15 +63,8 @@ def document_scores(model: Decoder, batch: Batch) -> Tensor:
     return scores_at(model, hidden_ND[batch.starts[1:].long() - 1])
 
 
-class Ranked:
-    """The objective of a reward model; its unit is a pair."""
-
-    def units(self, batch: Batch) -> float:
-        return float((batch.columns["side"] > 0).sum())
-
-    def report(self, figures: Mapping[str, list[float]]) -> dict[str, float]:
-        pairs = figures["pairs"][0] or 1.0
-        return {name: values[0] / pairs for name, values in figures.items() if name != "pairs"}
+class Ranked(PerPair):
+    """The objective of a reward model."""
 
     def __call__(self, policy: Decoder, batch: Batch, last: Figures) -> Outcome:
         scores, side = document_scores(policy, batch), batch.columns["side"]

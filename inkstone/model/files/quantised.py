@@ -61,10 +61,10 @@ class QuantisedCheckpoint(Checkpoint):
         for name in [name for name in self._stored if name.endswith(marker)]:
             module = name.removesuffix(marker)
             try:
-                with reading(f"{directory}: {module}", f"what {self.layout.name} stores"):
+                with reading("it", f"what {self.layout.name} stores"):
                     self._adopt(module)
             except InputError as error:
-                problems.append(str(error) if module in str(error) else f"{directory}: {module}: {error}")
+                problems.append(f"{directory}: {module}: {error}")
         if problems:
             raise InputError(problems)
 
@@ -73,7 +73,7 @@ class QuantisedCheckpoint(Checkpoint):
         missing = [part for part in self.layout.needed if part not in parts]
         if missing:
             raise InputError(f"{', '.join(missing)} is missing beside {self.layout.needed[0]}")
-        if self.layout is BNB_NF4:
+        if self.layout.shape is None:
             shape = state_shape(super().tensor(parts[self.layout.needed[0]]))
         else:
             shapes = {part: self._stored[name].shape for part, name in parts.items()}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from inkstone.errors import InputError
-from inkstone.model.packed.layout import Layout, Parts, Settings, Shapes
+from inkstone.model.packed.layout import Layout, Parts, Settings
 from inkstone.model.packed.nf4 import NESTED_BLOCK, Nf4
 
 _STATE = "weight.quant_state.bitsandbytes__nf4"
@@ -16,10 +16,6 @@ _STATE = "weight.quant_state.bitsandbytes__nf4"
 def _state(text: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(bytes(text.tolist()))
     return found
-
-
-def _shape(shapes: Shapes, settings: Settings) -> tuple[int, int]:
-    raise NotImplementedError("the shape stands in the state")
 
 
 def state_shape(text: Tensor) -> tuple[int, int]:
@@ -49,6 +45,6 @@ BNB_NF4 = Layout(
     "bitsandbytes",
     (_STATE, "weight", "weight.absmax", "weight.quant_map"),
     ("weight.nested_absmax", "weight.nested_quant_map"),
-    _shape,
+    None,
     _read,
 )

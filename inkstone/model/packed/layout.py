@@ -24,8 +24,8 @@ class Layout:
     name: str
     needed: tuple[str, ...]
     optional: tuple[str, ...]
-    shape: Callable[[Shapes, Settings], tuple[int, int]]
-    """(N, K) from the shapes of the parts (and what small parts say)."""
+    shape: Callable[[Shapes, Settings], tuple[int, int]] | None
+    """(N, K) from the shapes of the parts; None where the first needed part says it."""
     read: Callable[[Parts, tuple[int, int], Settings], PackedWeight]
     write: Callable[[Grouped], dict[str, Tensor]] | None = None
 

@@ -137,8 +137,11 @@ def _mount_models(app: FastAPI, library: Library) -> None:
         """The tables of the runs that these models are in."""
         runs = dict.fromkeys(place.parent for place in library.directories.values())
         files = [(run.name, file) for run in runs if (file := run / "evaluate" / "scores.json").is_file()]
-        with reading(Path("scores.json"), "scores of a run", "run its evaluation again"):
-            return [{"run": name, "table": score_rows(read_json_object(file))} for name, file in files]
+        tables = []
+        for name, file in files:
+            with reading(file, "scores of a run", "run its evaluation again"):
+                tables.append({"run": name, "table": score_rows(read_json_object(file))})
+        return tables
 
 
 def _mount_pages(app: FastAPI) -> None:
