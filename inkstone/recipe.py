@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -32,6 +32,9 @@ class Recipe(BaseModel):
 
     name: str = Field(pattern=r"^\w[\w.-]*$", description="the run's directory is runs_dir/name")
     runs_dir: str = Field("runs", description="where run directories are")
+    trackers: list[Literal["tensorboard", "wandb"]] | None = Field(
+        None, description="what draws the figures as they come; default: TensorBoard, where it is installed"
+    )
     primer: PrimerSettings | None = None
     corpus: CorpusSettings | None = None
     tokenizer: TokenizerSettings | None = None

@@ -7,11 +7,10 @@ import typer
 from inkstone.cli.table import Cell, show_table
 from inkstone.errors import InputError
 from inkstone.model import DecoderConfig
-from inkstone.model.files.directory import read_config
+from inkstone.pipeline.forecast import shape_of, tokens_of
 from inkstone.plan import Device, Estimate, estimate, find_device, nearest_fit
 from inkstone.plan.estimate import fewest_devices
-from inkstone.recipe import Recipe, read_recipe
-from inkstone.tokenizer import Tokenizer, open_shards
+from inkstone.recipe import read_recipe
 from inkstone.train import PRETRAIN, TrainSettings
 
 
@@ -28,32 +27,8 @@ def show_plan(path: Path, overrides: list[str], gpu: str, count: int) -> None:
     for name, settings in stages.items():
         if count % settings.shard:
             raise InputError(f"[{name}] shard = {settings.shard} does not divide --count {count}")
-        config = _config(recipe, name)
-        _show(name, config, settings, device, count, _tokens(recipe, name, settings))
-
-
-def _config(recipe: Recipe, stage: str) -> DecoderConfig:
-    """The shape that a stage trains: of the directory it starts from, or of [model] with the recipe's vocabulary."""
-    made = recipe.run_dir / stage
-    tuning = recipe.tunings().get(stage)
-    base = tuning.base if tuning else recipe.pretrain.base if recipe.pretrain else None
-    if (made / "config.json").is_file():
-        return read_config(made)
-    if tuning and (base == PRETRAIN.name or base in recipe.tunings()):
-        return _config(recipe, str(base))
-    if base:
-        return read_config(Path(base))
-    tokenizer = recipe.run_dir / "tokenizer"
-    asked = recipe.tokenizer.vocab_size if recipe.tokenizer else 0
-    return recipe.model.decoder_config(Tokenizer.load(tokenizer).vocab_size if tokenizer.is_dir() else asked)
-
-
-def _tokens(recipe: Recipe, stage: str, settings: TrainSettings) -> int | None:
-    """Tokens that a stage will see; None where the data is not encoded yet and no number of steps is set."""
-    if stage == PRETRAIN.name and (recipe.run_dir / "tokens" / "manifest.json").is_file():
-        known = int(open_shards(recipe.run_dir / "tokens", "train").lengths.sum())
-        return settings.steps(max(1, known // settings.sequence_length)) * settings.batch_tokens
-    return settings.max_steps * settings.batch_tokens if settings.max_steps else None
+        config = shape_of(recipe, name)
+        _show(name, config, settings, device, count, tokens_of(recipe, name, settings))
 
 
 def _show(

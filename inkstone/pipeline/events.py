@@ -37,20 +37,27 @@ class EventLog:
         if self.observer:
             self.observer(event)
 
+    def note(self, message: str) -> None:
+        """A sentence that is no stage's own."""
+        self.write("", "note", note=message, fields={})
+
 
 class StageEvents:
-    """The progress of one stage, as events."""
+    """The progress of one stage, as events; `watch` hears of its steps and of the fields of its notes."""
 
     def __init__(self, log: EventLog, stage: str, should_stop: Callable[[], bool] | None) -> None:
         self.log, self.stage, self.asked, self.last = log, stage, should_stop, 0.0
+        self.watch: Callable[[float | None, str, Mapping[str, Field]], None] = lambda done, unit, fields: None
 
     def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
         keep = time.monotonic() - self.last >= 1 or done == total
         self.last = time.monotonic() if keep else self.last
         self.log.write(self.stage, "progress", keep, done=done, total=total, unit=unit, fields=fields)
+        self.watch(done, unit, fields)
 
     def note(self, message: str, **fields: Field) -> None:
         self.log.write(self.stage, "note", note=message, fields=fields)
+        self.watch(None, "", fields)
 
     def metrics(self, row: Mapping[str, Field]) -> None:
         self.log.write(self.stage, "metrics", row=dict(row))

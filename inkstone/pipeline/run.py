@@ -15,13 +15,15 @@ from inkstone.errors import InkstoneError, InputError
 from inkstone.pipeline.check import check_inputs
 from inkstone.pipeline.events import EventLog, Observer, StageEvents
 from inkstone.pipeline.execute import execute, locked, scratch_of, tidy
+from inkstone.pipeline.forecast import forecast
 from inkstone.pipeline.plan import Planned, make_plan
 from inkstone.pipeline.stages import Stage, build_stages, job
+from inkstone.pipeline.trackers import tracked
 from inkstone.progress import Silent
 from inkstone.recipe import Recipe
 from inkstone.report import render_report
 from inkstone.storage import Digests
-from inkstone.train import Mesh, join_mesh
+from inkstone.train import Mesh, TrainSettings, join_mesh
 from inkstone.train.mesh import announce
 
 _NOTHING_MORE = "nothing more"
@@ -48,12 +50,14 @@ def run(
         with locked(recipe.run_dir):
             waiting = _plan(recipe, stages)
             if waiting:
-                log = EventLog(recipe.run_dir / "events.jsonl", observer)
-                log.write("", "plan", stages=[stage.name for stage in stages], waiting=[p.stage.name for p in waiting])
-            for planned in waiting:
-                together = planned.stage.kind.every_rank
-                _lead(recipe, planned, log, should_stop, mesh, [one.stage.name for one in waiting])
-                together = False
+                log = EventLog(recipe.run_dir / "events.jsonl")
+                with tracked(recipe, observer, log.note) as log.observer:
+                    names = [planned.stage.name for planned in waiting]
+                    log.write("", "plan", stages=[stage.name for stage in stages], waiting=names)
+                    for planned in waiting:
+                        together = planned.stage.kind.every_rank
+                        _lead(recipe, planned, log, should_stop, mesh, names)
+                        together = False
             if waiting or not (recipe.run_dir / "report.html").is_file():
                 render_report(recipe.run_dir)
     finally:
@@ -104,8 +108,11 @@ def _lead(
     log.write(stage.name, "start", reason=planned.reason)
     if stage.kind.every_rank:
         announce(json.dumps({"stage": stage.name, "scratch": str(scratch)}), mesh)
+    events, settings = StageEvents(log, stage.name, should_stop), next(iter(stage.settings.values()))
+    if isinstance(settings, TrainSettings):
+        events.watch = forecast(recipe, stage.name, settings, events.note) or events.watch
     try:
-        result = execute(recipe, planned, scratch, StageEvents(log, stage.name, should_stop))
+        result = execute(recipe, planned, scratch, events)
     except BaseException as error:
         with suppress(InkstoneError, OSError):  # a full disk must not hide why the stage failed
             log.write(stage.name, "failed", error=str(error) or type(error).__name__)

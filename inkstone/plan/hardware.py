@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,10 +30,23 @@ class Device:
 
 
 @cache
+def _table() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
+
+
 def known_devices() -> dict[str, Device]:
     """Every accelerator of the table by its short name."""
-    table = tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
-    return {name: Device(name, float(row["bf16_tflops"]), float(row["memory_gib"])) for name, row in table.items()}
+    return {name: Device(name, float(row["bf16_tflops"]), float(row["memory_gib"])) for name, row in _table().items()}
+
+
+@cache
+def this_device(wanted: str = "auto") -> Device | None:
+    """What a run with this `device` setting runs on here; None for a GPU that the table does not know."""
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return this_cpu()
+    name = torch.cuda.get_device_name()
+    short = next((short for short, row in _table().items() if any(part in name for part in row["names"])), None)
+    return known_devices()[short] if short else None
 
 
 def find_device(name: str) -> Device:

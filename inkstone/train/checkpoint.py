@@ -1,17 +1,20 @@
 """Training checkpoints: what trains, its moments and the loop's state, enough to continue to the same last bit.
 
-    save_checkpoint(folder, state, model, optimizer, mesh)    # folder/step-00000100/, atomic; the newest two are kept
+    saves = Saves(folder, mesh, beside=True)
+    saves.save(state, model, optimizer)                       # folder/step-00000100/, atomic; the newest two are kept
     state = load_checkpoint(folder, model, optimizer, mesh)   # the newest whole one, or None
 
-Every rank writes the parts of tensors that it holds, through PyTorch's distributed checkpoint in its safetensors form,
-which writes no pickle; what is no tensor is JSON. Any number of ranks reads what any other number wrote. The directory
-appears when all ranks have written, its manifest last: each rank hashes its own file.
+With `beside` the training waits for a copy in the CPU's memory only, and a thread writes it. Every rank writes the
+parts of tensors that it holds, through PyTorch's distributed checkpoint in its safetensors form, which writes no
+pickle; what is no tensor is JSON. Any number of ranks reads what any other number wrote. The directory appears when all
+ranks have written, its manifest last: each rank hashes its own file.
 """
 
 import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +24,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from inkstone.errors import InkstoneError
 from inkstone.storage import atomic_directory, file_sha256, settle, verify_manifest, write_manifest
-from inkstone.train.mesh import Mesh, wait_for_all
+from inkstone.train.mesh import Mesh, aside, wait_for_all
 from inkstone.train.source import SourceState
 
 _KEEP = 2
@@ -59,40 +63,60 @@ class TrainState:
         return self.step * rows_per_step if self.rows_drawn is None else self.rows_drawn
 
 
-def save_checkpoint(
-    folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh
-) -> None:
-    """Write `folder/step-N` and drop all but the newest two; every rank calls it."""
-    place = folder / f"step-{state.step:08d}"
-    if not mesh.first:
-        wait_for_all(mesh)  # until the draft is there
-        _write_part(place.with_name(f".{place.name}.draft"), model, optimizer, mesh)
-        wait_for_all(mesh)  # until it has its name
-        return
-    with atomic_directory(place) as draft:
-        wait_for_all(mesh)
-        _write_part(draft, model, optimizer, mesh)
-        (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-        notes = sorted(draft.glob("*.sha256"))
-        digests = {note.stem: note.read_text(encoding="utf-8") for note in notes}
-        for note in notes:
-            note.unlink()
-        write_manifest(draft, {"step": state.step}, digests)
-    kept = _complete(folder)[-_KEEP:]
-    for old in folder.glob("step-*"):
-        if old not in kept:
-            shutil.rmtree(old)
-    wait_for_all(mesh)
+class Saves:
+    """The checkpoints of one run, written one after the other; every rank makes one and calls it in the same steps."""
 
+    def __init__(self, folder: Path, mesh: Mesh, beside: bool) -> None:
+        self.folder, self.mesh, self.group = folder, mesh, aside(mesh)
+        self.writer = ThreadPoolExecutor(1) if beside else None
+        self.pending: Future[None] | None = None
 
-def _write_part(draft: Path, model: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh) -> None:
-    """This rank's file, and beside it a note with its checksum for the first rank."""
-    writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
-    with _alone_is_fine():
-        dcp.save(_tensors(model, optimizer), storage_writer=writer, no_dist=mesh.size == 1)
-    for mine in draft.glob(f"shard-{mesh.rank + 1:05d}-*.safetensors"):
-        (draft / f"{mine.name}.sha256").write_text(file_sha256(mine), encoding="utf-8")
-    wait_for_all(mesh)
+    def save(self, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write `folder/step-N` and drop all but the newest two. Raises what befell the save before."""
+        self.wait()
+        tensors, told = _tensors(model, optimizer), json.dumps(asdict(state))
+        if self.writer is None:
+            return self._write(state.step, told, tensors)
+        copies = DefaultStager(StagingOptions(False, False, False, False)).stage(tensors)
+        assert isinstance(copies, dict)  # a future only where staging is asked to run beside, too
+        self.pending = self.writer.submit(self._write, state.step, told, copies)
+
+    def wait(self) -> None:
+        """Return when the last save is on disk. Raises what befell it."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+    def _write(self, step: int, told: str, tensors: dict[str, Tensor]) -> None:
+        place = self.folder / f"step-{step:08d}"
+        if not self.mesh.first:
+            wait_for_all(self.mesh, self.group)  # until the draft is there
+            self._write_part(place.with_name(f".{place.name}.draft"), tensors)
+            wait_for_all(self.mesh, self.group)  # until it has its name
+            return
+        with atomic_directory(place) as draft:
+            wait_for_all(self.mesh, self.group)
+            self._write_part(draft, tensors)
+            (draft / "state.json").write_text(told, encoding="utf-8")
+            notes = sorted(draft.glob("*.sha256"))
+            digests = {note.stem: note.read_text(encoding="utf-8") for note in notes}
+            for note in notes:
+                note.unlink()
+            write_manifest(draft, {"step": step}, digests)
+        kept = _complete(self.folder)[-_KEEP:]
+        for old in self.folder.glob("step-*"):
+            if old not in kept:
+                shutil.rmtree(old)
+        wait_for_all(self.mesh, self.group)
+
+    def _write_part(self, draft: Path, tensors: dict[str, Tensor]) -> None:
+        """This rank's file, and beside it a note with its checksum for the first rank."""
+        writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
+        with _alone_is_fine():
+            dcp.save(tensors, storage_writer=writer, process_group=self.group, no_dist=self.mesh.size == 1)
+        for mine in draft.glob(f"shard-{self.mesh.rank + 1:05d}-*.safetensors"):
+            (draft / f"{mine.name}.sha256").write_text(file_sha256(mine), encoding="utf-8")
+        wait_for_all(self.mesh, self.group)
 
 
 @contextmanager

@@ -20,13 +20,13 @@ from inkstone.model import Decoder
 from inkstone.progress import Progress
 from inkstone.train.arithmetic import Arithmetic, choose_arithmetic
 from inkstone.train.batches import Batch, Rows, next_rows
-from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from inkstone.train.checkpoint import Saves, TrainState, load_checkpoint
 from inkstone.train.guard import PATIENCE, ROLLBACKS, fault, out_of_patience, set_back
 from inkstone.train.interrupt import StopRequest
 from inkstone.train.mesh import ALONE, Mesh, sum_gradients, sum_numbers
 from inkstone.train.meter import Metrics, Report, TrainResult, finite
 from inkstone.train.objective import Figures, NextToken, Objective
-from inkstone.train.optimizer import build_optimizer, learning_rate, move_moments
+from inkstone.train.optimizer import build_optimizer, learning_rate, settle
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import Source
 
@@ -67,12 +67,14 @@ def train(
         source.restore(state.source)
     arithmetic = _arithmetic(settings, state, steps, progress)
     model.to(arithmetic.device)
-    move_moments(optimizer)
+    settle(optimizer, arithmetic.torch_dtype)
     model.compute_dtype = arithmetic.torch_dtype
     model.model.recompute = settings.recompute
     if arithmetic.compile:
         _compile(model)
     metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh, progress)
+    # On a CPU a writer would take the memory and the cores of the training itself.
+    saves = Saves(scratch / "checkpoints", mesh, beside=model.device.type != "cpu")
     model.train()
     report = Report(steps, state, model.config.flops_per_token(settings.sequence_length))
     with StopRequest() as stop:
@@ -89,6 +91,7 @@ def train(
             if why_not:
                 progress.note(f"step {state.step}: update not made, {why_not}", rows_behind=state.rows_drawn)
             if state.skipped_in_a_row >= PATIENCE:
+                saves.wait()
                 state = report.state = _go_back(scratch, model, optimizer, source, settings, mesh, state, why_not)
                 progress.note(f"{PATIENCE} updates in a row were not made: back to step {state.step}, over their rows")
                 metrics = Metrics(scratch / "metrics.jsonl", state.step, mesh, progress)
@@ -106,9 +109,11 @@ def train(
             if due or last or stops:
                 state.loss, state.heldout_loss = finite(report.loss), report.heldout_loss
                 state.source = source.state()
-                save_checkpoint(scratch / "checkpoints", state, model, optimizer, mesh)
+                saves.save(state, model, optimizer)
             if stops:
+                saves.wait()
                 raise KeyboardInterrupt(f"stopped after step {state.step} of {steps}; the same command continues there")
+    saves.wait()
     model.eval()
     return report.result(arithmetic.reason)
 
@@ -217,9 +222,9 @@ def _arithmetic(settings: TrainSettings, state: TrainState, steps: int, progress
     before = Arithmetic(**state.arithmetic) if state.arithmetic else None  # type: ignore[arg-type]
     arithmetic = choose_arithmetic(settings, steps * settings.batch_tokens, before)
     if before:
-        progress.note(f"continuing after step {state.step} of {steps}", arithmetic=arithmetic.reason)
+        progress.note(f"continuing after step {state.step} of {steps}", **asdict(arithmetic))
     else:
-        progress.note(f"arithmetic: {arithmetic.reason}")
+        progress.note(f"arithmetic: {arithmetic.reason}", **asdict(arithmetic))
     state.arithmetic = asdict(arithmetic)
     return arithmetic
 

@@ -89,10 +89,15 @@ def sum_numbers(numbers: list[float], mesh: Mesh) -> list[float]:
     return [float(x) for x in total]
 
 
-def wait_for_all(mesh: Mesh) -> None:
-    """Return when every rank has come here."""
+def wait_for_all(mesh: Mesh, group: dist.ProcessGroup | None = None) -> None:
+    """Return when every rank has come here; `group` is `aside`'s, or the one of all."""
     if mesh.size > 1:
-        dist.barrier()
+        dist.barrier(group)
+
+
+def aside(mesh: Mesh) -> dist.ProcessGroup | None:
+    """A group for what ranks tell each other while they train, on the CPU; None alone. Every rank calls it."""
+    return dist.new_group(backend="gloo") if mesh.size > 1 else None
 
 
 _PATIENCE = timedelta(days=30)

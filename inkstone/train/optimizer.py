@@ -19,6 +19,8 @@ class Muon(torch.optim.Optimizer):
     """torch.optim.Muon's update, bit for bit, also for stacks of matrices [E, O, D]: the weights of experts."""
 
     momentum, steps = 0.95, 5
+    dtype = torch.bfloat16
+    """Of the iteration's products; float32 where a CPU multiplies that faster (`settle`)."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -33,7 +35,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(matrix.grad)
                 mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - self.momentum)
-                update = orthogonalised(matrix.grad.lerp(mean, self.momentum), self.steps)
+                update = orthogonalised(matrix.grad.lerp(mean, self.momentum).to(self.dtype), self.steps)
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape[-2:])))
 
@@ -42,7 +44,7 @@ def orthogonalised(update: Tensor, steps: int) -> Tensor:
     """The nearest orthogonal matrix, roughly, of each matrix [..., O, D]: bfloat16, singular values 0.5 to 1.5."""
     a, b, c = _QUINTIC
     tall = update.shape[-2] > update.shape[-1]
-    x = update.bfloat16().mT if tall else update.bfloat16()
+    x = update.mT if tall else update
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
     for _ in range(steps):
@@ -89,21 +91,32 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
     return MuonAdamW(inner, adamw, settings) if inner else adamw
 
 
-def move_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Bring the moments to where their weights are: a checkpoint is read before the model moves to its device.
+def settle(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:
+    """Bring the moments to where their weights are, and Muon's products to the run's dtype.
 
-    A fused AdamW wants its step counts there too.
+    A checkpoint is read before the model moves to its device; a fused AdamW wants its step counts there too.
     """
+    if isinstance(optimizer, MuonAdamW):
+        optimizer.muon.dtype = dtype
     for weight, moments in optimizer.state.items():
         moments.update({key: moment.to(weight.device) for key, moment in moments.items()})
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """Rate of `step` (from 0) of `steps`: linear warm-up, then decay to `min_learning_rate_ratio` of the peak."""
+    """Rate of `step` (from 0) of `steps`: linear warm-up, then decay to `min_learning_rate_ratio` of the peak.
+
+    Until it decays, "wsd" (warm-up, stable, decay; Hu et al. 2024, arXiv 2404.06395) does not depend on `steps`.
+    """
     warmup = min(settings.warmup_steps, steps // 2)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - 1 - warmup)
-    shape = (1 + math.cos(math.pi * done)) / 2 if settings.schedule == "cosine" else 1 - done
+    match settings.schedule:
+        case "cosine":
+            shape = (1 + math.cos(math.pi * done)) / 2
+        case "linear":
+            shape = 1 - done
+        case "wsd":  # 1 - sqrt, which Hagele et al. (2024, arXiv 2405.18392) found best
+            shape = 1 - math.sqrt(max(0.0, 1 - (1 - done) / settings.decay_share))
     floor = settings.min_learning_rate_ratio
     return settings.learning_rate * (floor + (1 - floor) * shape)

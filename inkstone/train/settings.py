@@ -24,7 +24,10 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule")
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="of the peak, reached at the last step")
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")
-    schedule: Literal["cosine", "linear"] = Field("cosine", description="shape of the decay after the warm-up")
+    schedule: Literal["cosine", "linear", "wsd"] = Field(
+        "cosine", description="shape of the decay after the warm-up; wsd: stable, then down over `decay_share`"
+    )
+    decay_share: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps over which the rate falls")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices inside the blocks, at the same rate; fewer steps to the same loss"
     )

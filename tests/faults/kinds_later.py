@@ -42,7 +42,7 @@ from inkstone.storage import verify_manifest, write_manifest
 from inkstone.tokenizer import TokenizerSettings
 from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.token_shards import ShardWriter, open_shards
-from inkstone.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from inkstone.train.checkpoint import Saves, TrainState, load_checkpoint
 from inkstone.train.mesh import Mesh
 
 Call = Callable[[], object]
@@ -170,7 +170,7 @@ def checkpoints(folder: Path, draw: random.Random) -> Call:
     model = _tiny()
     optimizer = torch.optim.AdamW(model.parameters())
     mesh = Mesh()
-    save_checkpoint(folder / "c", TrainState(step=3), model, optimizer, mesh)
+    Saves(folder / "c", mesh, beside=False).save(TrainState(step=3), model, optimizer)
     saved = folder / "c" / "step-00000003"
     _damage(saved, draw, "manifest.json", "state.json", next(saved.glob("*.safetensors")).name)
 

@@ -3,18 +3,18 @@
 The recipe is an ordinary one: it can be copied from the page and run in a terminal.
 """
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 
 from inkstone.chat import CHATML, encode_to_fit, find_template, read_chats, read_preferences, require_tokens
 from inkstone.errors import InputError
 from inkstone.model.files.directory import read_config
-from inkstone.plan import Device, estimate, find_device, known_devices
+from inkstone.plan import estimate
+from inkstone.plan.hardware import this_device
 from inkstone.serve.guard import Body
 from inkstone.serve.jobs.queue import STAGE, toml
 from inkstone.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Pat
     recipe = f"[tune.{STAGE}]\n" + "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
     # The base's own opinion of the pairs is one more forward.
     tokens = steps * settings.batch_tokens * (4 / 3 if kind == "preference" else 1)
-    device = _device()
+    device = this_device()
     made = estimate(config, settings, device, 1, round(tokens)) if device else None
     return recipe, {
         **{name: values[name] for name in ("method", "learning_rate", "sequence_length", "batch_tokens")},
@@ -106,12 +106,3 @@ def _rows_of(path: Path, kind: str, base: Path, template: str, length: int) -> f
     told = (every := read_chats([path], on_problem="skip").chats)[:: 1 + len(every) // _SAMPLE]
     chats = [EncodedChat(*fit[:2]) for chat in told if (fit := encode_to_fit(chat, form, tokenizer, length))]
     return PackedChats(chats, length, 1, tokenizer.fill_id).rows_per_epoch / len(told)
-
-
-@cache
-def _device() -> Device | None:
-    """What tasks will run on; None for a GPU that the table does not know."""
-    if not torch.cuda.is_available():
-        return find_device("cpu")
-    words = torch.cuda.get_device_name().lower().split()
-    return next((device for known, device in known_devices().items() if known in words), None)
