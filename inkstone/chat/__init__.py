@@ -1,11 +1,19 @@
 """Conversations: messages, templates that turn them into ids and loss weights, and the file formats they come in."""
 
-from inkstone.chat.datasets import ChatDataset, MalformedRows, PreferenceDataset, Problem, read_chats, read_preferences
+from inkstone.chat.datasets import (
+    ChatDataset,
+    MalformedRows,
+    PreferenceDataset,
+    Problem,
+    read_chats,
+    read_preferences,
+    read_verdicts,
+)
 from inkstone.chat.export import attach_template, load_template, save_template
 from inkstone.chat.fit import encode_to_fit, prompt_to_fit, training_sequences, without_rounds
 from inkstone.chat.jinja import to_jinja
 from inkstone.chat.library import CHATML, TEMPLATES, TemplateChoice, choose_template, find_template, template_named
-from inkstone.chat.messages import Message, Preference, Role, Segment
+from inkstone.chat.messages import Message, Preference, Role, Segment, Verdict
 from inkstone.chat.template import Sampling, Template, encode_chat, encode_segments, require_tokens
 
 __all__ = [
@@ -22,6 +30,7 @@ __all__ = [
     "Segment",
     "Template",
     "TemplateChoice",
+    "Verdict",
     "attach_template",
     "choose_template",
     "encode_chat",
@@ -32,6 +41,7 @@ __all__ = [
     "prompt_to_fit",
     "read_chats",
     "read_preferences",
+    "read_verdicts",
     "require_tokens",
     "save_template",
     "template_named",

@@ -14,14 +14,17 @@ from typing import Literal, TypeVar
 from inkstone.chat.formats import (
     EXPECTED_CHAT,
     EXPECTED_PREFERENCE,
+    EXPECTED_VERDICT,
     Fault,
     Layout,
     detect_chat,
     detect_preference,
+    detect_verdict,
     read_chat,
     read_preference,
+    read_verdict,
 )
-from inkstone.chat.messages import Message, Preference
+from inkstone.chat.messages import Message, Preference, Verdict
 from inkstone.chat.rows import Row, UnreadableFile, read_rows
 from inkstone.errors import InputError
 
@@ -63,6 +66,14 @@ class PreferenceDataset:
     skipped: list[Problem]
 
 
+@dataclass(frozen=True)
+class VerdictDataset:
+    """The conversations of all files with a verdict on their last answer, in order, and the rows left out."""
+
+    verdicts: list[Verdict]
+    skipped: list[Problem]
+
+
 def read_chats(paths: Sequence[Path], on_problem: OnProblem = "refuse") -> ChatDataset:
     """Conversations that end with an assistant turn, from Alpaca, ShareGPT or OpenAI rows.
 
@@ -74,6 +85,11 @@ def read_chats(paths: Sequence[Path], on_problem: OnProblem = "refuse") -> ChatD
 def read_preferences(paths: Sequence[Path], on_problem: OnProblem = "refuse") -> PreferenceDataset:
     """Prompts with a chosen and a rejected answer. Raises InputError like `read_chats`."""
     return PreferenceDataset(*_read(paths, on_problem, detect_preference, read_preference, EXPECTED_PREFERENCE))
+
+
+def read_verdicts(paths: Sequence[Path], on_problem: OnProblem = "refuse") -> VerdictDataset:
+    """Conversations whose last answer is said to be good or bad. Raises InputError like `read_chats`."""
+    return VerdictDataset(*_read(paths, on_problem, detect_verdict, read_verdict, EXPECTED_VERDICT))
 
 
 def _read(

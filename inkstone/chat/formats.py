@@ -5,17 +5,20 @@ A layout is detected once per file from the fields of its rows: a list of turns 
 """
 
 import json
+import re
 from dataclasses import dataclass
 
-from inkstone.chat.messages import Message, Preference, Role
+from inkstone.chat.messages import Message, Preference, Role, Verdict
 from inkstone.chat.rows import Row
 
 Fault = tuple[str, str]
 Labelled = tuple[str, Message]
 
 _TURN_FIELDS = ("messages", "conversations", "conversation")
-_PROMPT_FIELDS = ("instruction", "prompt", "question", "query")
-_ANSWER_FIELDS = ("output", "response", "answer", "completion")
+_MOSS = "chat"
+"""Fudan's MOSS: an object of turns, each with marked texts of the person, the model and its tools."""
+_PROMPT_FIELDS = ("instruction", "prompt", "question", "query", "content")
+_ANSWER_FIELDS = ("output", "response", "answer", "completion", "summary")
 _REJECTED_FIELDS = ("rejected", "reject")
 _VERDICT_FIELDS = ("label", "kto_tag")
 _ROLE_NAMES: dict[str, Role] = {
@@ -41,6 +44,9 @@ EXPECTED_PREFERENCE = (
 )
 
 
+EXPECTED_VERDICT = f"{' or '.join(_VERDICT_FIELDS)} (true or false) beside a conversation"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which fields hold the conversation: a list of `turns`, or a `prompt` with its `answer`."""
@@ -55,6 +61,8 @@ def detect_chat(row: Row) -> Layout | None:
     for field in _TURN_FIELDS:
         if field in row:
             return Layout(field)
+    if isinstance(row.get(_MOSS), dict):
+        return Layout(_MOSS)
     prompt = next((field for field in _PROMPT_FIELDS if field in row), None)
     answer = next((field for field in _ANSWER_FIELDS if field in row), None)
     return Layout(None, prompt, answer) if prompt and answer else None
@@ -93,6 +101,28 @@ def read_chat(row: Row, layout: Layout) -> tuple[list[Message], list[Fault]]:
     return [message for _, message in turns], faults
 
 
+def detect_verdict(row: Row) -> Layout | None:
+    """The layout of a conversation with a verdict (TRL's `label`, LLaMA-Factory's `kto_tag`), or None."""
+    return detect_chat(_one_list(row)) if any(field in row for field in _VERDICT_FIELDS) else None
+
+
+def read_verdict(row: Row, layout: Layout) -> tuple[Verdict, list[Fault]]:
+    """The conversation of a row and whether its last answer is good; it is usable when there are no faults."""
+    field = next((field for field in _VERDICT_FIELDS if field in row), _VERDICT_FIELDS[0])
+    chat, faults = read_chat({key: value for key, value in _one_list(row).items() if key != field}, layout)
+    if not isinstance(row.get(field), bool):
+        faults.append((field, "must be true or false"))
+    return Verdict(chat, row.get(field) is True), faults
+
+
+def _one_list(row: Row) -> Row:
+    """TRL's `prompt` and `completion` as lists of turns are one conversation."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return {**row, "messages": [*prompt, *completion]}
+    return row
+
+
 def read_prompt(row: Row, goes_on: bool = False) -> tuple[list[Message], list[Fault]]:
     """OpenAI messages to be answered: they end before the assistant's turn, or in it where it `goes_on`."""
     faults: list[Fault] = []
@@ -128,7 +158,8 @@ def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
 def _conversation(row: Row, layout: Layout, faults: list[Fault]) -> list[Labelled]:
     """System and turns as they stand in the row; for an instruction also its history, but not its answer."""
     if layout.turns:
-        turns = _turns(row.get(layout.turns), layout.turns, faults)
+        value = row.get(layout.turns)
+        turns = _turns(_moss_turns(value) if layout.turns == _MOSS else value, layout.turns, faults)
     else:
         turns = _history(row.get("history"), faults)
         request = [row.get(field) for field in (layout.prompt, "input")]
@@ -145,8 +176,8 @@ def _with_system(row: Row, turns: list[Labelled], faults: list[Fault]) -> list[L
     if turns and turns[0][1].role == "system":
         (label, message), *turns = turns
         system = message.content
-    elif row.get("system"):
-        system = _text(row["system"], "system", faults)
+    elif field := next((field for field in ("system", "meta_instruction") if row.get(field)), None):
+        system = _text(row[field], field, faults)
     tools = row.get("tools")
     described = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False) if tools else ""
     if described.strip() not in ("", "[]"):
@@ -176,6 +207,26 @@ def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
             continue  # like an empty system field
         turns.append((label, Message(role, _content(turn, label, faults), _loss_weight(turn, label, faults))))
     return turns if readable else []  # the order of half a conversation says nothing
+
+
+def _moss_turns(value: object) -> object:
+    """MOSS's turns as others write them; a call of tools and its results stand before the answer, thoughts do not."""
+    turns: list[Row] = []
+    for turn in value.values() if isinstance(value, dict) else ():
+        said = turn if isinstance(turn, dict) else {}
+        human, call, results, answer = (
+            _unmarked(said.get(name)) for name in ("Human", "Commands", "Tool Responses", "MOSS")
+        )
+        turns.append({"role": "user", "content": human})
+        if call not in (None, "None"):
+            turns += [{"role": "assistant", "content": call}, {"role": "tool", "content": results}]
+        turns.append({"role": "assistant", "content": answer})
+    return turns
+
+
+def _unmarked(text: object) -> object:
+    """Without MOSS's marks: <|Human|>: ... <eoh>."""
+    return re.sub(r"^\s*<\|[\w ]+\|>:\s*|\s*<eo[a-z]>\s*$", "", text) if isinstance(text, str) else text
 
 
 def _content(turn: Row, label: str, faults: list[Fault]) -> str:

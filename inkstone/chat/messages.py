@@ -50,3 +50,11 @@ class Preference:
     chosen: str
     rejected: str
     lang: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A conversation whose last turn is an answer that somebody found good or bad."""
+
+    chat: list[Message]
+    good: bool

@@ -14,6 +14,7 @@ from inkstone.cli.merge_commands import merge_app
 from inkstone.cli.options import DryRun, Overrides, Quantize, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
+from inkstone.cli.tune_commands import tune_app
 
 app = typer.Typer(
     cls=Ending,
@@ -31,6 +32,7 @@ app.command()(model_commands.inspect)
 app.command()(quantize_commands.quantize)
 app.command()(generate_command.generate)
 app.add_typer(template_app, name="template")
+app.add_typer(tune_app, name="tune")
 app.add_typer(merge_app, name="merge")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -67,14 +69,6 @@ def run(
 def pretrain(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a recipe up to its pretrained base model."""
     run(recipe, overrides, dry_run, until="pretrain")
-
-
-@app.command()
-def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run a recipe up to its tuned chat model."""
-    from inkstone.cli.run import last_tuning
-
-    run(recipe, overrides, dry_run, until=last_tuning(recipe, overrides or []))
 
 
 @app.command()

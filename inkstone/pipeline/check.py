@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from inkstone.chat import MalformedRows, read_chats, read_preferences
+from inkstone.chat import MalformedRows, read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
@@ -45,8 +45,8 @@ def _read_rows(files: list[Path], tuning: SFTSettings, section: str) -> None:
         if tuning.method in ("grpo", "ppo"):
             read_tasks(files)
         else:
-            pairs = tuning.method in ("preference", "reward")
-            (read_preferences if pairs else read_chats)(files, tuning.on_problem)
+            readers = {"preference": read_preferences, "reward": read_preferences, "kto": read_verdicts}
+            readers.get(tuning.method, read_chats)(files, tuning.on_problem)
     except MalformedRows as error:
         hint = f"correct what is malformed, or leave it out with --set {section}.on_problem=skip"
         raise InputError([*error.problems, hint]) from error

@@ -56,7 +56,7 @@ def forecast(recipe: Recipe, stage: str, settings: TrainSettings, note: Callable
     None where there is no plan: on hardware that nobody measured, for rollouts, and in stages that train an adapter.
     """
     tuning = recipe.tunings().get(stage)
-    planned = tuning is None or (tuning.method in ("sft", "preference", "reward") and tuning.adapter == "none")
+    planned = tuning is None or (tuning.method in ("sft", "preference", "kto", "reward") and tuning.adapter == "none")
     device = this_device(settings.device) if planned else None
     if device is None:
         return None

@@ -64,7 +64,7 @@ def job(recipe: Recipe, stage: Stage, output: Path, scratch: Path, progress: Pro
         sections=recipe.sections(),
         run_dir=run,
         earlier=stage.earlier,
-        resolve=lambda patterns: _resolve(patterns, run),
+        resolve=lambda patterns: resolve(patterns, run),
         output=output,
         scratch=scratch,
         progress=progress,
@@ -96,7 +96,7 @@ def _split(patterns: list[str], where: str, problems: list[str]) -> tuple[list[P
     return external, any(pattern.startswith("primer:") for pattern in patterns)
 
 
-def _resolve(patterns: list[str], run_dir: Path) -> list[Path | str]:
+def resolve(patterns: list[str], run_dir: Path) -> list[Path | str]:
     """Paths of patterns, when everything they need exists: "primer:PART" lies in the run; URLs as they are."""
     paths: list[Path | str] = []
     for pattern in patterns:

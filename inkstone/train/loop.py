@@ -138,6 +138,8 @@ def _step(
             "and sharded weights need equal ones: make batch_tokens a multiple of processes x micro_batch_tokens"
         )
     last = {name: torch.tensor(values) for name, values in state.figures.items()}
+    # Dropout and noise are a function of seed, step and rank: a resumed run draws what an uninterrupted one does.
+    torch.manual_seed(hash((settings.seed, state.step, mesh.rank)))
     losses, figures = [], []
     for batch in batches:
         loss, told = model.compute(_parts, objective, batch.to(model.device), last)

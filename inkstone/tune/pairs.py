@@ -1,7 +1,8 @@
 """Preference pairs as training rows: the chosen and the rejected answer of a pair lie side by side in one row.
 
 So one forward sees both, whatever the micro-batch, and packing keeps rows full. Columns of a document say which side it
-is (`side`: 1 chosen, -1 rejected, 0 padding) and what the reference model thinks of it (`reference`).
+is (`side`: 1 chosen, -1 rejected, 0 padding), what the reference model thinks of it (`reference`) and, for KTO, whether
+the pair's first answer is good (`label`: 1 or -1).
 """
 
 from collections.abc import Sequence
@@ -86,11 +87,13 @@ class PackedPairs:
         seed: int,
         pad_id: int,
         reference: NDArray[np.float32] | None = None,
+        labels: Sequence[float] | None = None,
     ) -> None:
         if not pairs:
             raise InputError("no preference pair is left to train on: give more, or a longer sequence_length")
         self.pairs, self.sequence_length, self.seed, self.pad_id = pairs, sequence_length, seed, pad_id
         self.reference = np.zeros((len(pairs), 2), np.float32) if reference is None else reference
+        self.labels = [0.0] * len(pairs) if labels is None else labels
         self.bins = best_fit_decreasing([pair.length for pair in pairs], sequence_length)
         self.rows_per_epoch = len(self.bins)
 
@@ -106,7 +109,7 @@ class PackedPairs:
         length = self.sequence_length
         tokens, positions = np.full(length, self.pad_id, np.int64), np.arange(length)
         ids, weights = np.full(length, 2 * len(members), np.int64), np.zeros(length, np.float32)
-        sides, reference = [], []
+        sides, reference, labels = [], [], []
         filled = 0
         for place, number in enumerate(members):
             pair = self.pairs[number]
@@ -118,7 +121,9 @@ class PackedPairs:
                 filled += len(answer_ids)
             sides += [1.0, -1.0]
             reference += self.reference[number].tolist()
+            labels += [self.labels[number]] * 2
+        told = {"side": sides, "reference": reference, "label": labels}
         if filled < length:
-            sides, reference = [*sides, 0.0], [*reference, 0.0]
-        columns = {"side": np.array(sides, np.float32), "reference": np.array(reference, np.float32)}
+            told = {name: [*values, 0.0] for name, values in told.items()}
+        columns = {name: np.array(values, np.float32) for name, values in told.items()}
         return Row(tokens, positions, ids, weights, columns)

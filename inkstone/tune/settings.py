@@ -8,6 +8,7 @@ from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
 from inkstone.tune.adapter import LoraSettings
 from inkstone.tune.grpo import GrpoSettings
+from inkstone.tune.kto import KtoSettings
 from inkstone.tune.ppo import PpoSettings
 from inkstone.tune.preference import PreferenceSettings
 
@@ -17,12 +18,13 @@ class SFTSettings(TrainSettings):
     answer."""
 
     inputs: list[str] = Field(description='files or globs of rows; "primer:chats" is the embedded set of conversations')
-    method: Literal["sft", "preference", "grpo", "reward", "ppo"] = Field(
+    method: Literal["sft", "preference", "kto", "grpo", "reward", "ppo"] = Field(
         "sft",
-        description="conversations; preference pairs (DPO ...); questions with verifiable answers; pairs, for a reward "
-        "model; questions that a reward model or rules judge",
+        description="conversations; preference pairs (DPO ...); answers that are good or bad; questions with answers "
+        "that a rule checks; pairs, for a reward model; questions that a reward model or rules judge",
     )
     preference: PreferenceSettings = Field(PreferenceSettings(), description="the loss of pairs")
+    kto: KtoSettings = Field(KtoSettings(), description="the loss of verdicts")
     grpo: GrpoSettings = Field(GrpoSettings(), description="answers and their rewards")
     ppo: PpoSettings = Field(PpoSettings(), description="answers, their reward and how far a step may go")
     adapter: Literal["none", "lora"] = Field(
@@ -46,6 +48,9 @@ class SFTSettings(TrainSettings):
         lt=1,
         description="chance that a merge is passed over in training texts, drawn anew in every epoch (Huozi 3.5: 0.1)",
     )
+    neftune_alpha: float = Field(
+        0.0, ge=0, description="sft: noise on embeddings, +-alpha / sqrt(length x width) of each document (5 is usual)"
+    )
     heldout_fraction: float = Field(0.02, ge=0, lt=1, description="conversations kept out for the held-out loss")
     heldout: list[str] = Field([], description="files of rows to test on instead, before the training too")
 
@@ -60,4 +65,6 @@ class SFTSettings(TrainSettings):
     def _heldout_is_used(self) -> "SFTSettings":
         if self.heldout and self.method not in ("sft", "preference"):
             raise ValueError(f'heldout has no part in method = "{self.method}": set heldout_fraction')
+        if self.neftune_alpha and self.method != "sft":
+            raise ValueError(f'neftune_alpha has no part in method = "{self.method}": leave it out')
         return self

@@ -11,11 +11,13 @@ from inkstone.train import InOrder, heldout_loss, join_mesh
 from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.tune.conversations import packed_chats
 from inkstone.tune.ends import Work, open_base, write_tuned
+from inkstone.tune.noise import NoisyEmbeddings
 from inkstone.tune.prefer import prefer
 from inkstone.tune.proximal import proximal
 from inkstone.tune.rank import rank
 from inkstone.tune.reinforce import reinforce
 from inkstone.tune.settings import SFTSettings
+from inkstone.tune.verdicts import kto
 
 
 def sft(work: Work) -> dict[str, object]:
@@ -32,7 +34,8 @@ def sft(work: Work) -> dict[str, object]:
     if work.tests and heldout:
         model.to(choose_arithmetic(settings, 0).device)
         before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
-    result = work.train(model, InOrder(rows), heldout=heldout)
+    objective = NoisyEmbeddings(settings.neftune_alpha) if settings.neftune_alpha else None
+    result = work.train(model, InOrder(rows), objective, heldout)
     write_tuned(work, model, template, tokenizer)
     return {**asdict(result), **before, **counts}
 
@@ -46,8 +49,8 @@ def _run(job: Job) -> Result:
         tests=job.paths(settings.heldout), ptx=job.paths(settings.ppo.ptx),
         judge_dir=None if not name else job.run_dir / name if name in job.earlier else Path(name),
     )  # fmt: skip
-    method = {"sft": sft, "preference": prefer, "grpo": reinforce, "reward": rank, "ppo": proximal}[settings.method]
-    return method(work)
+    methods = {"sft": sft, "preference": prefer, "kto": kto, "grpo": reinforce, "reward": rank, "ppo": proximal}
+    return methods[settings.method](work)
 
 
 def _models(settings: SFTSettings) -> list[str]:

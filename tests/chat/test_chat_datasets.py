@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from inkstone.chat import Message, Preference, read_chats, read_preferences
+from inkstone.chat import Message, Preference, Verdict, read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -102,6 +102,28 @@ def faults_of(path: Path) -> list[str]:
                 ]
             },
             [CHAT[0], Message("assistant", "二。", 0.5)],
+        ),
+        ({"content": "一加一？", "summary": "二。"}, CHAT),
+        (
+            {
+                "meta_instruction": "算。",
+                "chat": {
+                    "turn_1": {
+                        "Human": "<|Human|>: 一加一？<eoh>\n",
+                        "Inner Thoughts": "<|Inner Thoughts|>: None<eot>\n",
+                        "Commands": '<|Commands|>: Calculate("1+1")<eoc>\n',
+                        "Tool Responses": "<|Results|>:\n2\n<eor>\n",
+                        "MOSS": "<|MOSS|>: 二。<eom>\n",
+                    }
+                },
+            },
+            [
+                Message("system", "算。"),
+                CHAT[0],
+                Message("assistant", 'Calculate("1+1")'),
+                Message("tool", "2"),
+                CHAT[1],
+            ],
         ),
     ],
 )
@@ -285,6 +307,7 @@ REAL_CHATS = [
     ("oasst1_zh_sft", 560, 0),
     ("kdconv_multiturn_zh", 900, 0),
     ("moss_multiturn", 620, 0),
+    ("moss_with_plugins_raw", 100, 0),
     ("llamafactory_glaive_toolcall_zh_demo", 300, 0),
     ("llamafactory_v1_sft_demo", 500, 0),
 ]
@@ -334,3 +357,28 @@ def test_a_row_nested_too_deeply_is_a_fault_of_that_row(tmp_path: Path) -> None:
 def test_preference_pairs_spelled_reject_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"prompt": "一加一？", "chosen": "二。", "reject": "三。"}])
     assert read_preferences([path]).preferences == [Preference([CHAT[0]], "二。", "三。")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "一加一？", "completion": "二。", "label": False},
+        {"prompt": [ASK], "completion": [SAY], "label": False},
+        {"messages": [ASK, SAY], "kto_tag": False},
+        {"instruction": "一加一？", "output": "二。", "kto_tag": False},
+    ],
+)
+def test_each_format_gives_the_same_verdict(row: dict[str, object], tmp_path: Path) -> None:
+    assert read_verdicts([write(tmp_path / "rows.jsonl", [row])]).verdicts == [Verdict(CHAT, False)]
+
+
+def test_a_verdict_that_is_neither_true_nor_false_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (True, 1, None)]
+    with pytest.raises(InputError) as raised:
+        read_verdicts([write(tmp_path / "rows.jsonl", rows)])
+    assert [problem.partition("jsonl:")[2] for problem in raised.value.problems[:2]] == [
+        "2 label: must be true or false",
+        "3 label: must be true or false",
+    ]
+    with pytest.raises(InputError, match="label or kto_tag"):
+        read_verdicts([write(tmp_path / "chats.jsonl", [{"prompt": "a", "completion": "b"}])])

@@ -52,7 +52,7 @@ def test_every_line_of_the_message_names_the_recipe(tmp_path: Path) -> None:
 def test_an_unknown_section_is_named_with_the_closest_known_one(tmp_path: Path) -> None:
     assert problems(tmp_path, GOOD + "[evalute]\n") == ["evalute: there is no such key; did you mean evaluate?"]
     (found,) = problems(tmp_path, GOOD + "[zzz]\n")
-    assert found.startswith("zzz: there is no such key; known: name, runs_dir, primer, corpus")
+    assert found.startswith("zzz: there is no such key; known: name, runs_dir, trackers, primer, corpus")
 
 
 def test_an_unknown_key_far_from_any_other_lists_what_is_known(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""`inkstone tune RECIPE` and `inkstone tune preview RECIPE`: training, and its rows as the model will see them."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inkstone.cli.help import DefaultVerb
+from inkstone.cli.options import DryRun, Overrides, RecipePath
+
+
+class _RecipeOrVerb(DefaultVerb):
+    default = "run"
+    argument = "RECIPE"
+
+
+tune_app = typer.Typer(
+    cls=_RecipeOrVerb,
+    no_args_is_help=True,
+    help="Run a recipe up to its tuned model (inkstone tune RECIPE), or look at its rows first.",
+)
+
+
+@tune_app.command("run")
+def tune(recipe: RecipePath, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run a recipe up to its tuned chat model."""
+    from inkstone.cli.run import last_tuning, run_recipe
+
+    overrides = overrides or []
+    run_recipe(recipe, overrides, dry_run=dry_run, until=last_tuning(recipe, overrides))
+
+
+@tune_app.command("preview")
+def preview(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="tuning stage; default: the recipe's first")] = None,
+    rows: Annotated[int, typer.Option(min=0, max=1000, help="rows to show")] = 2,
+) -> None:
+    """Rows as the model will see them: what is learned is green, control tokens too; lengths, cuts and every fault.
+
+    Nothing is trained or written. The base must be there, or the run's tokenizer.
+    """
+    from rich.console import Console
+
+    from inkstone.cli.table import Cell, show_table
+    from inkstone.cli.visible import visible
+    from inkstone.errors import InputError
+    from inkstone.pipeline.stages import resolve
+    from inkstone.recipe import read_recipe
+    from inkstone.tokenizer import Tokenizer
+    from inkstone.tune.preview import as_the_model_sees
+
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    read = read_recipe(recipe, overrides or [])
+    stages = read.tunings()
+    name = stage or next(iter(stages), "")
+    if name not in stages:
+        raise InputError(f'{recipe} has no tuning stage "{name}"; it has: {", ".join(stages) or "none"}')
+    settings = stages[name]
+    folder = next(
+        (path for path in (read.run_dir / settings.base, Path(settings.base)) if (path / "tokenizer.json").is_file()),
+        read.run_dir / "tokenizer",
+    )
+    files = [path for path in resolve(settings.inputs, read.run_dir) if isinstance(path, Path)]
+    seen = as_the_model_sees(settings, files, folder)
+    tokenizer = Tokenizer.load(folder)
+    for title, ids, weights in seen.rows[:rows]:
+        console.rule(title, align="left")
+        for learned, group in groupby(zip(ids, weights, strict=True), key=lambda pair: pair[1] > 0):
+            text = tokenizer.decode([token for token, _ in group], skip_control=False)
+            console.print(visible(text), end="", markup=False, style="bold green" if learned else "")
+        console.print()
+    for fault in seen.faults:
+        console.print(visible(fault), markup=False, style="red")
+    lengths = sorted(len(ids) for _, ids, _ in seen.rows)
+    table: list[list[Cell]] = [[key.replace("_", " "), f"{value:,}"] for key, value in seen.counts.items()]
+    table += [["tokens in a row: " + part, f"{_at(lengths, share):,}"] for part, share in _QUANTILES]
+    show_table([f"{name}: {settings.method}", ""], table, left=1)
+
+
+_QUANTILES = (("median", 0.5), ("95 %", 0.95), ("longest", 1.0))
+
+
+def _at(lengths: Sequence[int], share: float) -> int:
+    return lengths[min(len(lengths) - 1, int(share * len(lengths)))] if lengths else 0
