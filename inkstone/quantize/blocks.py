@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inkstone.model.decoder.decoder import Block, Linear
 from inkstone.model.decoder.experts import Experts, matmul_runs
 from inkstone.model.packed.grouped import Grouped, round_to_nearest
+from inkstone.quantize.awq import Folded, clipped, scale_block
 from inkstone.quantize.gptq import Hessian, gptq
 from inkstone.quantize.settings import Quantization
 
@@ -20,9 +21,12 @@ Packed = dict[str, list[Grouped]]
 _SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 
-def quantise_block(block: Block, run: Callable[[], object], how: Quantization, note: Callable[[str], None]) -> Packed:
-    """Every linear map of the block, packed; `run` sends the calibration through it."""
-    hessians = _gather(block, run) if how.method == "gptq" else {}
+def quantise_block(
+    block: Block, run: Callable[[], object], how: Quantization, note: Callable[[str], None]
+) -> tuple[Packed, Folded]:
+    """Every linear map of the block, packed, and what else changed; `run` sends the calibration through it."""
+    hessians = _gather(block, run) if how.calibrated else {}
+    folded = scale_block(block.float(), hessians, how) if how.method == "awq" else {}
     packed: Packed = {}
     for name, weights in _weights(block).items():
         module, _, last = name.removesuffix(".weight").rpartition(".")
@@ -34,18 +38,24 @@ def quantise_block(block: Block, run: Callable[[], object], how: Quantization, n
             hessian = mine[number] if mine else None
             # Fewer tokens than a sixteenth of the columns say too little about which columns matter.
             if hessian is None or hessian.tokens * 16 < weight.shape[1]:
-                if how.method == "gptq":
+                if how.calibrated:
                     seen = hessian.tokens if hessian else 0
                     note(f"{name}: expert {number} saw only {seen} tokens of the calibration: rounded to nearest")
                 packed[name].append(round_to_nearest(weight, how.bits, group, how.symmetric))
-            else:
+            elif how.method == "gptq":
                 packed[name].append(gptq(weight, hessian, how.bits, group, how.symmetric, how.act_order, how.damp))
-    return packed
+            elif last in ("q_proj", "k_proj"):  # their product is what counts, and it is not what clipping looks at
+                packed[name].append(round_to_nearest(weight, how.bits, group, how.symmetric))
+            else:
+                packed[name].append(clipped(weight, hessian, how, group))
+    return packed, folded
 
 
-def put_weights(block: Block, packed: Packed) -> None:
+def put_weights(block: Block, packed: Packed, folded: Folded) -> None:
     """The rounded weights in the block's own parameters, so that what follows is calibrated for them."""
     parameters = dict(block.named_parameters())
+    for name, changed in folded.items():
+        parameters[name].data = changed
     for name, weights in packed.items():
         target = parameters[name]
         plain = [weight.dequantise(target.dtype) for weight in weights]

@@ -16,19 +16,29 @@ _BLOCK = 128
 
 
 class Hessian:
-    """The mean of 2 x x^T over inputs, in float32."""
+    """The mean of 2 x x^T over inputs, in float32, and how loud each column is."""
 
     def __init__(self, columns: int) -> None:
-        self.sum = torch.zeros(columns, columns)
+        self.sum, self.magnitude = torch.zeros(columns, columns), torch.zeros(columns)
         self.tokens = 0
 
     def add(self, x_MK: Tensor) -> None:
         flat = x_MK.reshape(-1, self.sum.shape[0]).float()
         self.sum.addmm_(flat.T, flat)
+        self.magnitude += flat.abs().sum(0)
         self.tokens += len(flat)
 
     def mean(self) -> Tensor:
         return self.sum * (2 / max(1, self.tokens))
+
+    def loudness(self) -> Tensor:
+        """The mean magnitude [K]."""
+        return self.magnitude / max(1, self.tokens)
+
+    def scale(self, scale_K: Tensor) -> None:
+        """As if the inputs had been divided by `scale_K`."""
+        self.sum.div_(scale_K[:, None] * scale_K)
+        self.magnitude.div_(scale_K)
 
 
 @torch.no_grad()

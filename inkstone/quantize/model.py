@@ -23,13 +23,15 @@ from inkstone.model.files.directory import carry_files, load_model
 from inkstone.model.files.weights import Weights, open_weights, read_values
 from inkstone.model.packed.grouped import Grouped
 from inkstone.progress import Progress, Silent
+from inkstone.quantize.awq import Folded
 from inkstone.quantize.blocks import Packed, put_weights, quantise_block
 from inkstone.quantize.settings import Quantization
-from inkstone.quantize.writing import write_quantised
+from inkstone.quantize.writing import write_nf4_model, write_quantised
 from inkstone.storage import atomic_directory, atomic_file, file_sha256, fingerprint
 from inkstone.tokenizer import Tokenizer
 
 _ROWS = 8  # calibration rows computed together
+_FOLDED = "folded|"
 
 
 def quantize_model(
@@ -42,24 +44,31 @@ def quantize_model(
     weights = open_weights(source)
     if hasattr(weights.checkpoint, "layout"):
         raise InputError(f"{source} is quantized already: quantize the original weights")
-    rows_BT = _calibration(source, calibration, how) if how.method == "gptq" else None
+    values, _ = read_values(source)
+    if how.method == "nf4":
+        with atomic_directory(target) as draft:
+            carry_files(source, draft)
+            write_nf4_model(draft, weights, values)
+        return
+    rows_BT = _calibration(source, calibration, how) if how.calibrated else None
     model = load_model(source)
     work = target.with_name(f"{target.name}.partial")
     _begin(work, source, weights, how, calibration)
-    packed: dict[str, list[Grouped]] = {}
-    for layer, block in enumerate(_flow(model, rows_BT, work, how, progress)):
+    packed: Packed = {}
+    changed: Folded = {}
+    for layer, (block, folded) in enumerate(_flow(model, rows_BT, work, how, progress)):
         packed |= {f"model.layers.{layer}.{name}": stored for name, stored in block.items()}
-    values, _ = read_values(source)
+        changed |= {f"model.layers.{layer}.{name}": tensor for name, tensor in folded.items()}
     with atomic_directory(target) as draft:
         carry_files(source, draft)
-        write_quantised(draft, weights, packed, how, values)
+        write_quantised(draft, weights, packed, changed, how, values)
     shutil.rmtree(work)
 
 
 def _calibration(source: Path, path: Path | None, how: Quantization) -> Tensor:
     """Rows of token ids [B, T]. Raises InputError where the text is too short."""
     if path is None:
-        raise InputError("--method gptq needs --calibration FILE: text like what the model will read")
+        raise InputError(f"--method {how.method} needs --calibration FILE: text like what the model will read")
     tokenizer = Tokenizer.load(source)
     try:
         text = path.read_text(encoding="utf-8")
@@ -93,22 +102,22 @@ def _begin(work: Path, source: Path, weights: Weights, how: Quantization, calibr
 @torch.no_grad()
 def _flow(
     model: Decoder, rows_BT: Tensor | None, work: Path, how: Quantization, progress: Progress
-) -> Iterator[Packed]:
+) -> Iterator[tuple[Packed, Folded]]:
     layers, states = model.model.layers, [] if rows_BT is None else _embed(model, rows_BT)
     for layer in range(len(layers)):
         block = layers[layer]
         assert isinstance(block, Block)
         path = work / f"layer-{layer:05d}.safetensors"
         if path.is_file():
-            packed = _read(path)
+            packed, folded = _read(path)
         else:
-            packed = quantise_block(block, partial(_through, model, block, states), how, progress.note)
-            _write(path, packed)
+            packed, folded = quantise_block(block, partial(_through, model, block, states), how, progress.note)
+            _write(path, packed, folded)
         if rows_BT is not None:
-            put_weights(block, packed)
+            put_weights(block, packed, folded)
             states = _through(model, block, states)
         progress.advance(layer + 1, len(layers), "blocks")
-        yield packed
+        yield packed, folded
 
 
 def _embed(model: Decoder, rows_BT: Tensor) -> list[Tensor]:
@@ -127,8 +136,8 @@ def _through(model: Decoder, block: Block, states: list[Tensor]) -> list[Tensor]
     return out
 
 
-def _write(path: Path, packed: Packed) -> None:
-    tensors: dict[str, Tensor] = {}
+def _write(path: Path, packed: Packed, folded: Folded) -> None:
+    tensors = {f"{_FOLDED}{name}": tensor for name, tensor in folded.items()}
     for name, experts in packed.items():
         for number, one in enumerate(experts):
             parts = {"codes": one.unpacked(), "scales": one.scales, "zeros": one.zeros, "order": one.order}
@@ -139,9 +148,13 @@ def _write(path: Path, packed: Packed) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
 
 
-def _read(path: Path) -> Packed:
+def _read(path: Path) -> tuple[Packed, Folded]:
     parts: dict[str, dict[str, Tensor]] = {}
+    folded: Folded = {}
     for key, tensor in load_file(path).items():
+        if key.startswith(_FOLDED):
+            folded[key.removeprefix(_FOLDED)] = tensor
+            continue
         whole, _, part = key.rpartition("|")
         parts.setdefault(whole, {})[part] = tensor
     packed: Packed = {}
@@ -150,4 +163,4 @@ def _read(path: Path) -> Packed:
         one = parts[key]
         made = Grouped(one["codes"], one["scales"], one["zeros"], int(bits), int(group), one.get("order"))
         packed.setdefault(name, []).append(made)
-    return packed
+    return packed, folded

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from inkstone.errors import InputError
 
-Method = Literal["gptq", "rtn"]
-LayoutName = Literal["gptq", "awq", "compressed-tensors"]
+Method = Literal["gptq", "awq", "rtn", "nf4"]
+LayoutName = Literal["gptq", "awq", "compressed-tensors", "bitsandbytes"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Quantization:
     """Calibration: so many rows of so many tokens."""
 
     @property
+    def calibrated(self) -> bool:
+        """Whether text must be read."""
+        return self.method in ("gptq", "awq")
+
+    @property
     def symmetric(self) -> bool:
         """AWQ's layout is the one whose readers want zeros."""
         return self.layout != "awq"
@@ -38,6 +43,10 @@ class Quantization:
     def problems(self) -> list[str]:
         """What cannot be, one sentence each."""
         found = []
+        if self.method == "nf4" and (self.bits, self.layout, self.group_size) != (4, "bitsandbytes", 64):
+            found.append("--method nf4 is bitsandbytes' form: 4 bits by blocks of 64, in --layout bitsandbytes")
+        if self.layout == "bitsandbytes" and self.method != "nf4":
+            found.append("--layout bitsandbytes is for --method nf4 alone")
         if self.bits not in (4, 8):
             found.append(f"--bits {self.bits} is not written: choose 4 or 8")
         if self.group_size == 0 or self.group_size < -1:

@@ -36,6 +36,8 @@ class Work:
     """PPO: a reward model's directory."""
     ptx: Sequence[Path] = ()
     """PPO: conversations that are learned on beside the answers."""
+    others: Sequence[Path] = ()
+    """A merge: the models to join with the base, and last what all come from, if it is needed."""
 
     def train(
         self, model: Decoder, source: Source, objective: Objective | None = None, heldout: Rows | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from inkstone.errors import InputError
@@ -31,11 +32,31 @@ from inkstone.train.stage import save_for
 _COMPARED = 128
 
 
+Method = Literal["linear", "slerp", "ties", "dare"]
+
+
+class MergeSettings(BaseModel):
+    """`[tune.NAME.merge]` of a stage that joins its base with other models, stages or directories."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: list[str] = Field([], description="earlier stages or model directories, joined with the base")
+    method: Method = Field("linear", description="how weights are joined")
+    weights: list[float] = Field([], description="what each model counts, the base first; default: alike")
+    origin: str = Field("", description="ties and dare: the model that all of them come from")
+    density: float = Field(0.5, gt=0, le=1, description="ties and dare: share of each difference kept")
+
+    def how(self, seed: int) -> "Merge":
+        """Raises InputError for weights that are not one for each model."""
+        text = ",".join(map(str, self.weights)) or None
+        return Merge(self.method, parse_weights(text, len(self.models) + 1), self.density, seed)
+
+
 @dataclass(frozen=True)
 class Merge:
     """How models are joined. `density` is the share of each difference that ties and dare keep."""
 
-    method: Literal["linear", "slerp", "ties", "dare"]
+    method: Method
     weights: tuple[float, ...]
     density: float = 0.5
     seed: int = 1

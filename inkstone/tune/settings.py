@@ -9,6 +9,7 @@ from inkstone.train import TrainSettings
 from inkstone.tune.adapter import LoraSettings
 from inkstone.tune.grpo import GrpoSettings
 from inkstone.tune.kto import KtoSettings
+from inkstone.tune.merge import MergeSettings
 from inkstone.tune.ppo import PpoSettings
 from inkstone.tune.preference import PreferenceSettings
 
@@ -17,15 +18,19 @@ class SFTSettings(TrainSettings):
     """Tuning on conversations, of which the assistant's tokens are learned, or on pairs of a better and a worse
     answer."""
 
-    inputs: list[str] = Field(description='files or globs of rows; "primer:chats" is the embedded set of conversations')
-    method: Literal["sft", "preference", "kto", "grpo", "reward", "ppo"] = Field(
+    inputs: list[str] = Field(
+        [], description='files or globs of rows; "primer:chats" is the embedded set of conversations; merge has none'
+    )
+    method: Literal["sft", "preference", "kto", "grpo", "reward", "ppo", "merge"] = Field(
         "sft",
         description="conversations; preference pairs (DPO ...); answers that are good or bad; questions with answers "
-        "that a rule checks; pairs, for a reward model; questions that a reward model or rules judge",
+        "that a rule checks; pairs, for a reward model; questions that a reward model or rules judge; no rows, for a "
+        "merge of models",
     )
     preference: PreferenceSettings = Field(PreferenceSettings(), description="the loss of pairs")
     kto: KtoSettings = Field(KtoSettings(), description="the loss of verdicts")
     grpo: GrpoSettings = Field(GrpoSettings(), description="answers and their rewards")
+    merge: MergeSettings = Field(MergeSettings(), description="what is joined with the base, and how")
     ppo: PpoSettings = Field(PpoSettings(), description="answers, their reward and how far a step may go")
     adapter: Literal["none", "lora"] = Field(
         "none", description="lora: train a low-rank adapter; it is kept beside the merged model"
@@ -62,7 +67,11 @@ class SFTSettings(TrainSettings):
         return name
 
     @model_validator(mode="after")
-    def _heldout_is_used(self) -> "SFTSettings":
+    def _fits_together(self) -> "SFTSettings":
+        if (self.method == "merge") != (not self.inputs):
+            raise ValueError("inputs is missing" if not self.inputs else "a merge has no inputs: it learns nothing")
+        if (self.method == "merge") != bool(self.merge.models):
+            raise ValueError('method = "merge" and merge.models, the models to join with the base, go together')
         if self.heldout and self.method not in ("sft", "preference"):
             raise ValueError(f'heldout has no part in method = "{self.method}": set heldout_fraction')
         if self.neftune_alpha and self.method != "sft":

@@ -11,6 +11,7 @@ from inkstone.train import InOrder, heldout_loss, join_mesh
 from inkstone.train.arithmetic import choose_arithmetic
 from inkstone.tune.conversations import packed_chats
 from inkstone.tune.ends import Work, open_base, write_tuned
+from inkstone.tune.merge import merge_models
 from inkstone.tune.noise import NoisyEmbeddings
 from inkstone.tune.prefer import prefer
 from inkstone.tune.proximal import proximal
@@ -40,23 +41,51 @@ def sft(work: Work) -> dict[str, object]:
     return {**asdict(result), **before, **counts}
 
 
+def join(work: Work) -> dict[str, object]:
+    """Join models into one; nothing is learned."""
+    how, others = work.settings.merge.how(work.settings.seed), list(work.others)
+    origin = others.pop() if work.settings.merge.origin else None
+    if work.mesh.first:
+        merge_models([work.base_dir, *others], work.output, how, origin, work.progress)
+    return {"models": len(others) + 1, "merge": how.method}
+
+
+_METHODS = {
+    "sft": sft,
+    "preference": prefer,
+    "kto": kto,
+    "grpo": reinforce,
+    "reward": rank,
+    "ppo": proximal,
+    "merge": join,
+}
+
+
 def _run(job: Job) -> Result:
     settings = job.of(SFTSettings)
-    base = job.run_dir / settings.base if settings.base in job.earlier else Path(settings.base)
-    name = settings.ppo.reward_model
+
+    def place(name: str) -> Path:
+        return job.run_dir / name if name in job.earlier else Path(name)
+
+    judge, joined = settings.ppo.reward_model, settings.merge
+    places = (place(settings.base), job.output, job.scratch, job.progress, join_mesh(settings.shard))
     work = Work(
-        settings, job.paths(settings.inputs), base, job.output, job.scratch, job.progress, join_mesh(settings.shard),
-        tests=job.paths(settings.heldout), ptx=job.paths(settings.ppo.ptx),
-        judge_dir=None if not name else job.run_dir / name if name in job.earlier else Path(name),
-    )  # fmt: skip
-    methods = {"sft": sft, "preference": prefer, "kto": kto, "grpo": reinforce, "reward": rank, "ppo": proximal}
-    return methods[settings.method](work)
+        settings,
+        job.paths(settings.inputs),
+        *places,
+        tests=job.paths(settings.heldout),
+        judge_dir=place(judge) if judge else None,
+        ptx=job.paths(settings.ppo.ptx),
+        others=[place(name) for name in (*joined.models, joined.origin) if name],
+    )
+    return _METHODS[settings.method](work)
 
 
 def _models(settings: SFTSettings) -> list[str]:
     """Stages or directories that the stage starts from."""
     judge = [settings.ppo.reward_model] if settings.method == "ppo" and settings.ppo.reward_model else []
-    return [settings.base, *judge]
+    joined = [name for name in (*settings.merge.models, settings.merge.origin) if name]
+    return [settings.base, *judge, *joined]
 
 
 SFT = StageKind(

@@ -1,6 +1,7 @@
 """GPTQ and rounding: what is written opens as what was computed, and GPTQ loses less than rounding."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from inkstone.model import load_model, save_model
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder, initialise
 from inkstone.model.packed.grouped import round_to_nearest
-from inkstone.model.packed.pack import packed_maps
+from inkstone.model.packed.pack import pack_model, packed_maps
 from inkstone.progress import Silent
 from inkstone.quantize import Quantization, quantize_model
 from inkstone.quantize import model as quantizing
+from inkstone.quantize.awq import _best_scale, clipped, scale_block
+from inkstone.quantize.blocks import _gather
 from inkstone.quantize.gptq import Hessian, gptq
 
 SHAPES = {
@@ -64,6 +67,53 @@ def test_what_is_written_opens_packed_and_near_the_original(
         difference = (packed(rows) - plain(rows)).norm() / plain(rows).norm()
     assert 0 < float(difference) < 0.2
     assert not (tmp_path / "target.partial").exists()
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("layout", ["awq", "gptq"])
+def test_awq_opens_packed_and_near_the_original(tmp_path: Path, rows: torch.Tensor, family: str, layout: str) -> None:
+    source = directory(tmp_path / "source", family)
+    quantize_model(source, tmp_path / "target", Quantization("awq", layout=layout, **SMALL))  # type: ignore[arg-type]
+    plain, packed = load_model(source), load_model(tmp_path / "target")
+    with torch.no_grad():
+        difference = (packed(rows) - plain(rows)).norm() / plain(rows).norm()
+    assert packed_maps(packed) and 0 < float(difference) < 0.2
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_scales_change_weights_and_not_what_the_block_computes(tmp_path: Path, family: str) -> None:
+    model = load_model(directory(tmp_path / "source", family)).float()
+    block = model.model.layers[0]
+    draws = torch.Generator().manual_seed(3)
+    loud = torch.ones(64)
+    loud[[3, 17]] = 30.0
+    block.input_layernorm.weight.data.mul_(loud)
+    block.post_attention_layernorm.weight.data.mul_(loud)
+    states = [torch.randn(2, 16, 64, generator=draws)]
+    run = partial(quantizing._through, model, block, states)
+    with torch.no_grad():
+        before, old = run()[0], block.self_attn.q_proj.weight.clone()
+        folded = scale_block(block, _gather(block, run), Quantization("awq", group_size=32))
+        after = run()[0]
+    torch.testing.assert_close(after, before, atol=2e-4, rtol=1e-3)
+    grown = (block.self_attn.q_proj.weight.detach() / old)[0]
+    assert min(grown[3], grown[17]) > 1.5 * float(grown.median())
+    assert ("mlp.gate.weight" in folded) == (family == "mixtral") and "input_layernorm.weight" in folded
+
+
+def test_awq_loses_less_than_rounding_where_some_columns_are_loud() -> None:
+    draws = torch.Generator().manual_seed(0)
+    loud = torch.ones(64)
+    loud[::16] = 40.0
+    x, weight = torch.randn(2000, 64, generator=draws) * loud, torch.randn(32, 64, generator=draws)
+    hessian, how = Hessian(64), Quantization("awq", group_size=32)
+    hessian.add(x)
+    rounded = round_to_nearest(weight, 4, 32).dequantise(torch.float32)
+    scale = _best_scale([weight], [hessian], how)
+    scaled = round_to_nearest(weight * scale, 4, 32).dequantise(torch.float32) / scale
+    drawn_in = clipped(weight, hessian, how, 32).dequantise(torch.float32)
+    lost = [float((x @ (one - weight).T).square().mean()) for one in (rounded, scaled, drawn_in)]
+    assert lost[1] < 0.7 * lost[0] and lost[2] <= lost[0]
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -116,9 +166,26 @@ def test_w8a8_and_rounding_need_no_text(tmp_path: Path) -> None:
     assert packed_maps(load_model(tmp_path / "w8a8")) == 14
 
 
+@pytest.mark.parametrize("family", SHAPES)
+def test_nf4_is_written_as_packing_on_the_fly_computes_it(tmp_path: Path, family: str) -> None:
+    source = directory(tmp_path / "source", family)
+    quantize_model(source, tmp_path / "nf4", Quantization("nf4", group_size=64, layout="bitsandbytes"))
+    stored, on_the_fly = load_model(tmp_path / "nf4"), load_model(source)
+    pack_model(on_the_fly, "nf4")
+    assert packed_maps(stored) == packed_maps(on_the_fly) > 0
+    ids = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(stored(ids), on_the_fly(ids), atol=2e-3, rtol=2e-2)
+    settings = json.loads((tmp_path / "nf4" / "config.json").read_text())["quantization_config"]
+    assert settings["bnb_4bit_quant_type"] == "nf4" and settings["load_in_4bit"] is True
+
+
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
+        (Quantization("nf4"), "--method nf4 is bitsandbytes' form"),
+        (Quantization("rtn", layout="bitsandbytes"), "is for --method nf4 alone"),
+        (Quantization("awq"), "--method awq needs --calibration FILE"),
         (Quantization(bits=3), "--bits 3 is not written"),
         (Quantization("rtn", group_size=48), "which groups of 48 do not divide: choose --group-size 64"),
         (Quantization("gptq"), "needs --calibration FILE"),

@@ -118,7 +118,7 @@ def test_a_recipe_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> N
             '[sft]\ninputs = ["c.jsonl"]\n',
             ['[sft] base = "pretrain" needs a [pretrain] section; or set base to a model directory'],
         ),
-        ("[sft]\n", ["[sft] inputs is missing"]),
+        ("[sft]\n", ["[sft]: inputs is missing"]),
         (
             "[evaluate]\n",
             ["[evaluate] needs a [pretrain] or [sft] section; for a model directory use inkstone evaluate"],

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from inkstone.errors import InputError
@@ -39,6 +40,28 @@ def _read(parts: Parts, shape: tuple[int, int], settings: Settings) -> Nf4:
         offset = float(state.get("nested_offset", 0.0))
         nested = (parts["weight.nested_quant_map"].float(), parts["weight.nested_absmax"].float(), offset)
     return Nf4(parts["weight"], absmax, shape, nested, parts["weight.quant_map"].float(), block)
+
+
+def write_nf4(packed: Nf4, dtype: str) -> dict[str, Tensor]:
+    """The parts of a doubly quantised weight; `dtype` is what it had and what products shall have."""
+    assert packed.nested_levels is not None and packed.nested_absmax is not None
+    state = {
+        "quant_type": "nf4",
+        "blocksize": packed.block,
+        "dtype": dtype,
+        "shape": list(packed.shape),
+        "nested_blocksize": NESTED_BLOCK,
+        "nested_dtype": "float32",
+        "nested_offset": packed.offset,
+    }
+    return {
+        "weight": packed.codes[:, None],
+        "weight.absmax": packed.absmax,
+        "weight.quant_map": packed.levels,
+        "weight.nested_absmax": packed.nested_absmax,
+        "weight.nested_quant_map": packed.nested_levels,
+        _STATE: torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }
 
 
 BNB_NF4 = Layout(
