@@ -35,6 +35,7 @@ def converse(
     dtype: str | None = None,
     adapter: Path | None = None,
     quantize: Literal["int8", "int4", "nf4"] | None = None,
+    lookup: int = 0,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -65,7 +66,7 @@ def converse(
         elif text == "/help":
             _aside().print(f"[dim]{_COMMANDS}[/]")
         elif text:
-            history = _answer(console, opened, [*history, Message("user", text)], sampling, show_prompt)
+            history = _answer(console, opened, [*history, Message("user", text)], sampling, show_prompt, lookup)
     if talking:
         console.print()
 
@@ -102,7 +103,12 @@ def _how(sampling: SamplingSettings) -> str:
 
 
 def _answer(
-    console: Console, opened: Opened, history: list[Message], sampling: SamplingSettings, show_prompt: bool
+    console: Console,
+    opened: Opened,
+    history: list[Message],
+    sampling: SamplingSettings,
+    show_prompt: bool,
+    lookup: int,
 ) -> list[Message]:
     """Print the reply as it comes and return the history with it; Ctrl-C cuts the reply short and keeps what was said.
 
@@ -114,7 +120,7 @@ def _answer(
         if show_prompt:
             ids = build_prompt(opened, history, sampling)
             aside.print(f"[dim]{escape(visible(opened.tokenizer.decode(ids)))}⟨{len(ids)} tokens⟩[/]")
-        for delta in stream_reply(opened, history, sampling):
+        for delta in stream_reply(opened, history, sampling, lookup):
             reply += delta
             console.print(visible(delta) if console.is_terminal else delta, end="", markup=False)
     except InputError as error:

@@ -11,7 +11,7 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import DryRun, Overrides, Quantize, RecipePath, refuse_existing
+from inkstone.cli.options import DryRun, Lookup, Overrides, Quantize, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app
@@ -149,6 +149,7 @@ def chat(
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
     dtype: model_commands.Dtype = None,
     quantize: Quantize = None,
+    lookup: Lookup = 0,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -161,7 +162,8 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    converse(model, system, asked, template, show_prompt, model_commands.DTYPES.get(dtype or ""), adapter, quantize)
+    kind = model_commands.DTYPES.get(dtype or "")
+    converse(model, system, asked, template, show_prompt, kind, adapter, quantize, lookup)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import Quantize, refuse_existing
+from inkstone.cli.options import Lookup, Quantize, refuse_existing
 
 
 def generate(
@@ -36,6 +36,7 @@ def generate(
     ] = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
+    lookup: Lookup = 0,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     import torch
@@ -69,5 +70,6 @@ def generate(
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})
     whose = json.dumps([str(path) if path else None for path in (model, adapter)] + [template, kind, quantize])
     with show_progress("generate") as progress:
-        answer_file(opened, prompts, output, BatchWork(sampling, whose, n, stop or [], wanted, rows), progress)
+        work = BatchWork(sampling, whose, n, stop or [], wanted, rows, lookup)
+        answer_file(opened, prompts, output, work, progress)
     typer.echo(output)

@@ -17,6 +17,10 @@ Overrides = Annotated[
 Quantize = Annotated[
     Literal["int8", "int4", "nf4"] | None, typer.Option(help="pack the weights by rounding as they are read")
 ]
+Lookup = Annotated[
+    int,
+    typer.Option(min=0, max=16, help="tokens guessed from what the text has said before; greedy answers stay equal"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 
 

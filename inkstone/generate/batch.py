@@ -42,6 +42,8 @@ class BatchWork:
     schema: dict[str, Any] | None = None
     rows: int = 32
     """Requests that are decoded together."""
+    lookup: int = 0
+    """Tokens guessed for greedy requests."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _answers(
     """(place of the prompt, sample, answer) as each is complete."""
     sizes = sorted((len(prompts[place].ids) for place, _ in todo), reverse=True)[: work.rows]
     blocks = sum(-(-(size + work.sampling.max_new_tokens) // BLOCK) for size in sizes)
-    engine = Engine(opened.model, blocks * BLOCK, work.rows)
+    engine = Engine(opened.model, blocks * BLOCK, work.rows, lookup=work.lookup)
     left = iter(todo)
     running: dict[int, tuple[int, int, TextStream, list[str], list[int]]] = {}
     while True:

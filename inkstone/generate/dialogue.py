@@ -51,8 +51,10 @@ def build_prompt(opened: Opened, history: Sequence[Message], sampling: SamplingS
     return prompt
 
 
-def stream_reply(opened: Opened, history: Sequence[Message], sampling: SamplingSettings) -> Iterator[str]:
+def stream_reply(
+    opened: Opened, history: Sequence[Message], sampling: SamplingSettings, lookup: int = 0
+) -> Iterator[str]:
     """The reply's text, piece by piece, without white space before it. Raises InputError like `build_prompt`."""
     prompt = build_prompt(opened, history, sampling)
     shown = Shown(replacements=opened.template.replacements if opened.template else (), from_first_word=True)
-    yield from text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids), shown)
+    yield from text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids, lookup), shown)

@@ -7,8 +7,9 @@
 
 A step gives every running request one token, and fills what is left of its budget with pieces of prompts, so a long
 prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request waits until
-the pool has blocks for its prompt and its longest answer, so one that runs is never pushed out. `generate` and `stream`
-are helpers for a list of prompts and for one.
+the pool has blocks for its prompt and its longest answer, so one that runs is never pushed out. With `lookup` a greedy
+request may get several tokens in a step: guesses (`lookup.py`) that the same forward finds right. `generate` and
+`stream` are helpers for a list of prompts and for one.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.generate.blocks import Blocks, blocks_for, hidden_of
+from inkstone.generate.lookup import Lookup
 from inkstone.generate.request import Delta, Request, TokenScore, score_tokens
 from inkstone.generate.sampler import Choice, SamplingSettings, sample
 from inkstone.model import BLOCK, BlockPool, Decoder, Span
@@ -44,6 +46,7 @@ class _Sequence:
     """Of the last block that is known (`Blocks.learn`)."""
     said: Counter[int] = field(default_factory=Counter)
     scored: list[TokenScore] = field(default_factory=list)
+    lookup: Lookup | None = None
 
     @property
     def missing(self) -> int:
@@ -67,10 +70,10 @@ class _Sequence:
 
 
 class Engine:
-    """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step."""
+    """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step, `lookup` tokens guessed."""
 
-    def __init__(self, model: Decoder, tokens: int, rows: int = 32, step_tokens: int = 1024) -> None:
-        self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
+    def __init__(self, model: Decoder, tokens: int, rows: int = 32, step_tokens: int = 1024, lookup: int = 0) -> None:
+        self.model, self.rows, self.step_tokens, self.lookup = model, rows, max(step_tokens, rows + 1), lookup
         self.blocks = Blocks(blocks_for(tokens))
         self.pool = BlockPool(model.config.num_layers, self.blocks.count, model.device)
         self.waiting: deque[_Sequence] = deque()
@@ -89,7 +92,7 @@ class Engine:
         """What the engine holds now and has done since it began."""
         held = self.blocks.count - self.blocks.free
         now = {"running": len(self.running), "waiting": len(self.waiting), "blocks": self.blocks.count, "held": held}
-        return now | {name: self.counts[name] for name in ("prompt_tokens", "shared_tokens", "new_tokens", "cancelled")}
+        return now | {name: self.counts[name] for name in _COUNTED}
 
     def submit(self, request: Request) -> int:
         """The request's number. Raises InputError for a prompt that the model or the pool can never take."""
@@ -118,7 +121,9 @@ class Engine:
             seen_V = torch.zeros(vocab, dtype=torch.bool).index_fill(0, torch.tensor(request.prompt), True)
             seen_V = seen_V[: self.model.known_ids].to(self.model.device)
         draw = random.Random(request.sampling.seed % 2**64)
-        self.waiting.append(_Sequence(number, request, list(request.prompt), limit, draw, seen_V))
+        tokens = list(request.prompt)
+        lookup = Lookup(tokens) if self.lookup and not self._whole and _is_plain(request) else None
+        self.waiting.append(_Sequence(number, request, tokens, limit, draw, seen_V, lookup=lookup))
         return number
 
     def cancel(self, number: int) -> None:
@@ -135,8 +140,9 @@ class Engine:
         chosen = self._schedule()
         if not chosen:
             return []
+        guesses = {one: self._guess(one) if count == one.missing else [] for one, count in chosen.items()}
         try:
-            logits_RV = self._forward(chosen)
+            logits_RV = self._forward(chosen, guesses)
         except BaseException:
             # Others count already on what was to be computed: nothing of it is known, all of it comes again.
             self.waiting.extendleft(reversed(chosen))
@@ -147,7 +153,7 @@ class Engine:
         for one, count in chosen.items():
             one.cached += count
         ready = [one for one in chosen if not one.missing]
-        return self._deltas(ready, logits_RV) if ready else []
+        return self._deltas(ready, guesses, logits_RV) if ready else []
 
     def _schedule(self) -> dict[_Sequence, int]:
         """Who computes how many tokens in this step: those that decode, then prompts, those that still wait at last."""
@@ -161,13 +167,22 @@ class Engine:
         for one in itertools.chain(decoding_first, iter(self._admitted, None)):
             chosen[one] = count = min(one.missing, budget)
             # What this step fills is known from now on: who is admitted next in this step may share it.
-            for number in range(one.cached // BLOCK, (one.cached + count) // BLOCK):
-                tokens = one.tokens[number * BLOCK : (number + 1) * BLOCK]
-                one.serial = self.blocks.learn(one.blocks[number], one.serial, tokens)
+            self._learn(one, count)
             budget -= count
             if not budget:
                 break
         return chosen
+
+    def _learn(self, one: _Sequence, count: int) -> None:
+        """The blocks that `count` more tokens fill keep what they hold for others."""
+        for number in range(one.cached // BLOCK, (one.cached + count) // BLOCK):
+            tokens = one.tokens[number * BLOCK : (number + 1) * BLOCK]
+            one.serial = self.blocks.learn(one.blocks[number], one.serial, tokens)
+
+    def _guess(self, one: _Sequence) -> list[int]:
+        """Tokens that may follow the next one's place; there are blocks for them."""
+        room = min(self.lookup, one.limit - len(one.tokens) - 1)
+        return one.lookup.guess(room) if one.lookup and room > 0 else []
 
     def _admitted(self) -> _Sequence | None:
         """The first that waits, now running, if there are a row and blocks for it."""
@@ -191,16 +206,17 @@ class Engine:
         self.running.remove(one)
         self.blocks.release(one.blocks)
 
-    def _forward(self, chosen: dict[_Sequence, int]) -> Tensor:
-        """Logits [R, V] after the last token of those that are complete."""
-        spans = [Span(one.blocks, one.cached, count) for one, count in chosen.items()]
-        tokens = [one.tokens[one.cached : one.cached + count] for one, count in chosen.items()]
+    def _forward(self, chosen: dict[_Sequence, int], guesses: dict[_Sequence, list[int]]) -> Tensor:
+        """Logits [R, V] after the last token of those that are complete, and after each of its guesses."""
+        tokens = [one.tokens[one.cached : one.cached + count] + guesses[one] for one, count in chosen.items()]
+        spans = [Span(one.blocks, one.cached, len(new)) for one, new in zip(chosen, tokens, strict=True)]
         hidden_ND = hidden_of(self.model, self.pool, tokens, spans)
-        ends = list(zip(itertools.accumulate(chosen.values()), chosen.items(), strict=True))
+        ends = list(zip(itertools.accumulate(map(len, tokens)), chosen.items(), strict=True))
         for end, (one, count) in ends:
             if one.asks_for_prompt:
                 self._score_prompt(one, hidden_ND[end - count : end])
-        last = [end - 1 for end, (one, count) in ends if count == one.missing]
+        complete = [(end, len(guesses[one])) for end, (one, count) in ends if count == one.missing]
+        last = [place for end, guessed in complete for place in range(end - 1 - guessed, end)]
         logits_RV: Tensor = self.model.lm_head(hidden_ND[last])[:, : self.model.known_ids]
         return logits_RV
 
@@ -212,9 +228,12 @@ class Engine:
             logits_NV = self.model.lm_head(hidden_ND[piece])[:, : self.model.known_ids]
             one.scored += score_tokens(logits_NV, follow[piece], one.request.prompt_logprobs or 0)
 
-    def _deltas(self, ready: list[_Sequence], logits_RV: Tensor) -> list[Delta]:
-        """The next token of each; who stops there or is long enough leaves."""
+    def _deltas(self, ready: list[_Sequence], guesses: dict[_Sequence, list[int]], logits_RV: Tensor) -> list[Delta]:
+        """The next token of each, and more where guesses were right; who stops there or is long enough leaves."""
         choices = [one.choice(logits_RV.shape[1]) for one in ready]
+        best = logits_RV.argmax(-1).tolist() if any(guesses.values()) else []
+        starts = list(itertools.accumulate((1 + len(guesses[one]) for one in ready), initial=0))
+        logits_RV = logits_RV[starts[:-1]] if best else logits_RV
         ids = sample(logits_RV, choices).tolist()
         asked = [row for row, one in enumerate(ready) if one.request.logprobs]
         most = max((ready[row].request.logprobs for row in asked), default=0)
@@ -232,9 +251,25 @@ class Engine:
                 seen = scored.get(row)
                 top = seen.top[: one.request.logprobs] if seen else ()
                 deltas.append(Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt))
+            for place, guess in enumerate(guesses[one]):
+                self.counts["guessed_tokens"] += 1
+                if deltas[-1].finish or guess != deltas[-1].token:
+                    break
+                self._learn(one, 1)  # its keys and values are there
+                one.cached += 1
+                self.counts["guessed_right"] += 1
+                deltas.append(self._plain_delta(one, best[starts[row] + place + 1]))
             if deltas[-1].finish:
                 self._end(one)
         return deltas
+
+    def _plain_delta(self, one: _Sequence, token: int) -> Delta:
+        """The best token of a greedy request that asks for nothing else."""
+        if token in one.request.stop_ids:
+            return Delta(one.id, None, finish="stop")
+        one.tokens.append(token)
+        self._remember(one, token)
+        return Delta(one.id, token, finish="length" if len(one.tokens) == one.limit else None)
 
     def _remember(self, one: _Sequence, token: int) -> None:
         """What the next choice wants to know of this one."""
@@ -247,6 +282,15 @@ class Engine:
             one.request.constraint.accept(token)
 
 
+def _is_plain(request: Request) -> bool:
+    """Whether its next token is the best one, whatever came before: what guesses can be held against."""
+    how = request.sampling
+    plain = SamplingSettings(seed=how.seed, max_new_tokens=how.max_new_tokens, temperature=how.temperature)
+    greedy = how.temperature == 0 and how.model_copy(update={"top_p": 1.0, "top_k": 0, "min_p": 0.0}) == plain
+    return greedy and not request.logprobs and request.prompt_logprobs is None and request.constraint is None
+
+
+_COUNTED = ("prompt_tokens", "shared_tokens", "new_tokens", "cancelled", "guessed_tokens", "guessed_right")
 _SCORED_TOGETHER = 128
 """Positions of a prompt whose logits are there at once."""
 
@@ -275,16 +319,18 @@ def generate_each(
             yield delta.id, answers[delta.id]
 
 
-def stream(model: Decoder, prompt: list[int], sampling: SamplingSettings, stop_ids: Collection[int]) -> Iterator[int]:
+def stream(
+    model: Decoder, prompt: list[int], sampling: SamplingSettings, stop_ids: Collection[int], lookup: int = 0
+) -> Iterator[int]:
     """The tokens of one request as they are decoded."""
-    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1)
+    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1, lookup)
     return (delta.token for delta in deltas if delta.token is not None)
 
 
-def _run(model: Decoder, requests: list[Request], rows: int) -> Iterator[Delta]:
+def _run(model: Decoder, requests: list[Request], rows: int, lookup: int = 0) -> Iterator[Delta]:
     """All deltas, from an engine that is as large as the `rows` longest requests need."""
     blocks = sorted((blocks_for(_limit(model, request)) for request in requests), reverse=True)
-    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows)
+    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows, lookup=lookup)
     for request in requests:
         engine.submit(request)
     while engine.busy:

@@ -48,7 +48,7 @@ COMMANDS = {
         "--show-prompt",
         "--quantize",
     ],
-    "generate": ["--prompts", "--output", "--n", "--temperature", "--stop", "--schema", "--quantize", "--adapter"],
+    "generate": ["--lookup", "--prompts", "--output", "--n", "--temperature", "--stop", "--schema", "--quantize", "--adapter"],
     "convert": ["--dtype", "--family", "--shard-size"],
     "quantize": ["--method", "--bits", "--group-size", "--layout", "--calibration", "--act-order"],
     "inspect": ["--model", "--json"],
