@@ -257,7 +257,7 @@ def _references(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.corpus:
         found += [("[corpus] inputs", one) for one in recipe.corpus.inputs]
     for name, tuning in recipe.tunings().items():
-        found += [(f"[{name}] inputs", one) for one in [*tuning.inputs, *tuning.heldout]]
+        found += [(f"[{name}] inputs", one) for one in [*tuning.inputs, *tuning.heldout, *tuning.texts]]
     if recipe.evaluate:
         names = ("quiz", "problems", "prompts")
         found += [(f"[evaluate] {name}", str(getattr(recipe.evaluate, name))) for name in names]

@@ -14,6 +14,7 @@ from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
 from inkstone.tune import SFT, SFTSettings
+from inkstone.tune.conversations import read_texts
 from inkstone.tune.rewards import read_tasks
 
 
@@ -31,6 +32,7 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
         files = [path for pattern in _outside([*tuning.inputs, *tuning.heldout]) for path in match_paths(pattern)]
         if files and name in stages:
             attempt(name, partial(_read_rows, files, tuning, name if name == SFT.name else f"tune.{name}"))
+            attempt(name, partial(read_texts, [path for one in _outside(tuning.texts) for path in match_paths(one)]))
     if recipe.evaluate and EVALUATE.name in stages:
         asked = recipe.evaluate
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):

@@ -1,7 +1,12 @@
 """Conversations as what a tuning stage trains on: encoded, cut to fit, split, packed."""
 
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+
+import numpy as np
 
 from inkstone.chat import (
     Message,
@@ -12,6 +17,8 @@ from inkstone.chat import (
     training_sequences,
     without_rounds,
 )
+from inkstone.chat.rows import UnreadableFile, read_rows
+from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune.ends import check_roles
 from inkstone.tune.packing import EncodedChat, PackedChats, Redraw
@@ -24,14 +31,25 @@ def packed_chats(
     settings: SFTSettings,
     tokenizer: Tokenizer,
     tests: Sequence[Path] = (),
+    texts: Sequence[Path] = (),
 ) -> tuple[PackedChats, PackedChats | None, dict[str, float]]:
     """Rows to train on, held-out rows if there are any (of `tests`, if given), what became of the conversations."""
-    dataset = read_chats(inputs, on_problem=settings.on_problem)
-    check_roles(dataset.chats, template)
-    encoded, counts = _encode(dataset.chats, template, settings, tokenizer)
-    training, held = _split(encoded, 0 if tests else settings.heldout_fraction)
+    training: list[EncodedChat] = []
+    held: list[EncodedChat] = []
+    counts: Counter[str] = Counter()
+    for group, weight in _by_weight(inputs, settings.weights):
+        dataset = read_chats(group, settings.on_problem)
+        check_roles(dataset.chats, template)
+        encoded, told = _encode(dataset.chats, template, settings, tokenizer)
+        learned, kept = _split(encoded, 0 if tests else settings.heldout_fraction)
+        training += _repeated(learned, weight, random.Random(f"{settings.seed} {group[0].name}"))
+        held += kept
+        counts.update({**told, "skipped_rows": len(dataset.skipped)})
     if tests:
         held, _ = _split(_encode(read_chats(tests, settings.on_problem).chats, template, settings, tokenizer)[0], 0)
+    counts["conversations"] = len(training)
+    plain = _texts(texts, settings, tokenizer)
+    training += plain
     redraw = _redraw(training, tokenizer, settings.bpe_dropout)
     rows = PackedChats(training, settings.sequence_length, settings.seed, tokenizer.fill_id, redraw)
     heldout = PackedChats(held, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
@@ -39,13 +57,57 @@ def packed_chats(
         rows,
         heldout,
         {
-            "conversations": len(training),
-            "skipped_rows": len(dataset.skipped),
             "fill": round(rows.fill, 4),
             "supervised_share": round(_supervised_share(training), 4),
             **counts,
+            **({"pieces_of_text": len(plain)} if texts else {}),
         },
     )
+
+
+def _by_weight(inputs: Sequence[Path], weights: Mapping[str, float]) -> list[tuple[list[Path], float]]:
+    """Files that are read together, and what their rows count. Raises InputError for a pattern that names no file."""
+    if not weights:
+        return [(list(inputs), 1.0)]
+    unused = [mark for mark in weights if not any(fnmatch(path.name, mark) for path in inputs)]
+    if unused:
+        raise InputError(f'weights name "{unused[0]}", but no file of inputs is called so')
+    return [
+        ([path], next((weight for mark, weight in weights.items() if fnmatch(path.name, mark)), 1.0)) for path in inputs
+    ]
+
+
+def _repeated(chats: list[EncodedChat], weight: float, draws: random.Random) -> list[EncodedChat]:
+    """Whole times, and a drawn share of them once more; what is held out was taken before."""
+    whole, part = divmod(weight, 1)
+    return chats * int(whole) + draws.sample(chats, round(part * len(chats)))
+
+
+def _texts(paths: Sequence[Path], settings: SFTSettings, tokenizer: Tokenizer) -> list[EncodedChat]:
+    """Plain texts in pieces that fit, every token learned."""
+    pieces = []
+    for text in read_texts(paths):
+        ids = [*tokenizer.start_ids, *tokenizer.encode(text), *tokenizer.end_ids[:1]]
+        for start in range(0, len(ids), settings.sequence_length):
+            piece = ids[start : start + settings.sequence_length]
+            pieces.append(EncodedChat(piece, [1.0] * len(piece)))
+    return pieces
+
+
+def read_texts(paths: Sequence[Path]) -> list[str]:
+    """The `text` of every row. Raises InputError naming rows that have none, and files that are none."""
+    texts, problems = [], []
+    for path in paths:
+        try:
+            for number, row in read_rows(path):
+                text = row.get("text") if isinstance(row, dict) else None
+                texts += [text] if isinstance(text, str) else []
+                problems += [] if isinstance(text, str) else [f"{path}:{number} text: is missing or no string"]
+        except UnreadableFile as error:
+            problems.append(f"{path} {error}")
+    if problems:
+        raise InputError(problems[:20])
+    return texts
 
 
 def _encode(
@@ -73,9 +135,14 @@ def _redraw(chats: list[EncodedChat], tokenizer: Tokenizer, dropout: float) -> R
     if not dropout:
         return None
     tokenizer.require_dropout()
-    return lambda number, draws: EncodedChat(
-        *encode_segments(chats[number].segments, tokenizer, dropout, draws), chats[number].segments
-    )
+
+    def again(number: int, draws: np.random.Generator) -> EncodedChat:
+        segments = chats[number].segments
+        return (
+            EncodedChat(*encode_segments(segments, tokenizer, dropout, draws), segments) if segments else chats[number]
+        )
+
+    return again
 
 
 def _split(chats: list[list[EncodedChat]], fraction: float) -> tuple[list[EncodedChat], list[EncodedChat]]:

@@ -34,6 +34,8 @@ class Work:
     """Rows to test on instead of a share of the inputs."""
     judge_dir: Path | None = None
     """PPO: a reward model's directory."""
+    texts: Sequence[Path] = ()
+    """Plain texts that are learned whole beside conversations."""
     ptx: Sequence[Path] = ()
     """PPO: conversations that are learned on beside the answers."""
     others: Sequence[Path] = ()

@@ -21,6 +21,10 @@ class SFTSettings(TrainSettings):
     inputs: list[str] = Field(
         [], description='files or globs of rows; "primer:chats" is the embedded set of conversations; merge has none'
     )
+    weights: dict[str, float] = Field(
+        {}, description='sft: how often a file\'s rows are seen in an epoch, by pattern: {"alpaca*" = 0.5, "own*" = 2}'
+    )
+    texts: list[str] = Field([], description='sft: files of {"text": ...} learned whole beside: a pretraining share')
     method: Literal["sft", "preference", "kto", "grpo", "reward", "ppo", "merge"] = Field(
         "sft",
         description="conversations; preference pairs (DPO ...); answers that are good or bad; questions with answers "
@@ -74,6 +78,9 @@ class SFTSettings(TrainSettings):
             raise ValueError('method = "merge" and merge.models, the models to join with the base, go together')
         if self.heldout and self.method not in ("sft", "preference"):
             raise ValueError(f'heldout has no part in method = "{self.method}": set heldout_fraction')
-        if self.neftune_alpha and self.method != "sft":
-            raise ValueError(f'neftune_alpha has no part in method = "{self.method}": leave it out')
+        for name in ("neftune_alpha", "weights", "texts"):
+            if getattr(self, name) and self.method != "sft":
+                raise ValueError(f'{name} has no part in method = "{self.method}": leave it out')
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ValueError("weights must be above 0: leave a file out of inputs instead")
         return self

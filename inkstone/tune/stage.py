@@ -25,7 +25,7 @@ def sft(work: Work) -> dict[str, object]:
     """Tune on conversations; returns the run's figures. With `tests` the base is measured on them too."""
     template, tokenizer, model = open_base(work)
     settings = work.settings
-    rows, heldout, counts = packed_chats(work.inputs, template, settings, tokenizer, work.tests)
+    rows, heldout, counts = packed_chats(work.inputs, template, settings, tokenizer, work.tests, work.texts)
     work.progress.note(
         f"{counts['conversations']} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
@@ -75,6 +75,7 @@ def _run(job: Job) -> Result:
         *places,
         tests=job.paths(settings.heldout),
         judge_dir=place(judge) if judge else None,
+        texts=job.paths(settings.texts),
         ptx=job.paths(settings.ppo.ptx),
         others=[place(name) for name in (*joined.models, joined.origin) if name],
     )
@@ -96,6 +97,7 @@ SFT = StageKind(
     inputs=lambda settings, earlier: [
         *settings.inputs,
         *settings.heldout,
+        *settings.texts,
         *(settings.ppo.ptx if settings.method == "ppo" else []),
         *(name for name in _models(settings) if name not in earlier),
     ],
