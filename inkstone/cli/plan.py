@@ -25,8 +25,10 @@ def show_plan(path: Path, overrides: list[str], gpu: str, count: int) -> None:
     if not stages:
         raise InputError(f"{path} trains nothing: it has no [pretrain], [sft] or [tune.NAME] section")
     for name, settings in stages.items():
-        if count % settings.shard:
-            raise InputError(f"[{name}] shard = {settings.shard} does not divide --count {count}")
+        if count % (settings.shard * settings.tensor):
+            raise InputError(
+                f"[{name}] shard = {settings.shard} x tensor = {settings.tensor} does not divide --count {count}"
+            )
         config = shape_of(recipe, name)
         _show(name, config, settings, device, count, tokens_of(recipe, name, settings))
 

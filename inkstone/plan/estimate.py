@@ -61,7 +61,7 @@ def estimate(
     work = config.flops_per_token(settings.sequence_length) * (4 / 3 if settings.recompute else 1)
     peak = device.tflops * 1e12 * count / work
     keep = _SCALING if count > 1 else (1.0, 1.0)
-    moments = memory.optimizer * settings.shard
+    moments = memory.optimizer * settings.shard * settings.tensor
     return Estimate(
         device=device,
         count=count,
@@ -79,12 +79,15 @@ def _traffic(config: DecoderConfig, settings: TrainSettings, count: int) -> floa
 
     A ring over n processes sends (n - 1) / n of the data for a gather or a scatter, twice that for a sum.
     """
-    whole, shard = 4.0 * config.num_parameters(), settings.shard
-    copies = count // shard
-    micro_batches = max(1, settings.batch_tokens // max(1, count) // settings.micro_tokens)
+    tensor, shard = settings.tensor, settings.shard
+    whole, copies = 4.0 * config.num_parameters() / tensor, count // (shard * tensor)
+    micro_batches = max(1, settings.batch_tokens // max(1, count // tensor) // settings.micro_tokens)
     sharded = (shard - 1) / shard * whole * micro_batches * 3
     summed = 2 * (copies - 1) / copies * whole / shard
-    return sharded + summed
+    # Four sums in each layer (two forward, two backward) of a micro-batch's hidden states, in 16 bits.
+    hidden = 2.0 * settings.micro_tokens * config.hidden_size
+    split = 2 * (tensor - 1) / tensor * hidden * 4 * config.num_layers * micro_batches
+    return sharded + summed + split
 
 
 def nearest_fit(

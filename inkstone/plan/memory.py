@@ -50,15 +50,16 @@ def training_memory(
 ) -> Memory:
     """What one of `count` processes needs for a step of these settings.
 
-    Weights, gradients and moments are float32 and split over `settings.shard` processes; a cast copy of each block's
-    weights lives as long as its activations.
+    Weights, gradients and moments are float32 and split over `settings.shard` processes, those of the layers over
+    `settings.tensor` too; a cast copy of each block's weights lives as long as its activations.
     """
-    shard = settings.shard
-    numbers = config.num_parameters() / shard
-    inner = config.num_layers * _matrices(config)
+    shard, tensor = settings.shard, settings.tensor
+    outer = config.num_parameters() - config.num_layers * _matrices(config)
+    inner = config.num_layers * _matrices(config) / tensor
+    numbers = (inner + outer) / shard
     moments = 8 * numbers if settings.optimizer == "adamw" else 8 * (numbers - inner / shard) + 4 * inner / shard
-    tokens = min(settings.micro_tokens, settings.batch_tokens // max(1, count))
-    layer = _layer_bytes(config, settings.sequence_length, dtype_bytes, compiled, is_gpu) * tokens
+    tokens = min(settings.micro_tokens, settings.batch_tokens // max(1, count // tensor))
+    layer = _layer_bytes(config, settings.sequence_length, dtype_bytes, compiled, is_gpu, tensor) * tokens
     casts = dtype_bytes * inner if dtype_bytes < 4 else 0
     kept = config.num_layers * layer + casts
     if settings.recompute:
@@ -66,7 +67,7 @@ def training_memory(
     head = config.vocab_size * config.hidden_size
     logits = CHUNK * config.vocab_size * (dtype_bytes * 2 + 4 * 3)
     gathered = 2 * 4 * inner / config.num_layers + 4 * head if shard > 1 else 0
-    summed = 4 * numbers if count > shard else 0
+    summed = 4 * numbers if count > shard * tensor else 0
     loss = 2 * 4 * head + dtype_bytes * 2 * tokens * config.hidden_size + logits
     gaps = 0.0 if is_gpu else (kept + loss) * (_GAPS_COMPILED if compiled else _GAPS_EAGER)
     return Memory(
@@ -87,14 +88,18 @@ def _matrices(config: DecoderConfig) -> int:
     return attention + mlp * max(1, config.num_experts) + config.num_experts * config.hidden_size
 
 
-def _layer_bytes(config: DecoderConfig, length: int, b: int, compiled: bool, is_gpu: bool) -> float:
-    """Bytes that one token leaves for one layer's backward pass; `b` bytes a number."""
-    width, heads, ffn = config.hidden_size, config.num_heads * config.head_dim, config.intermediate_size
+def _layer_bytes(config: DecoderConfig, length: int, b: int, compiled: bool, is_gpu: bool, tensor: int = 1) -> float:
+    """Bytes that one token leaves for one layer's backward pass on each of `tensor` ranks; `b` bytes a number."""
+    width, ffn = config.hidden_size, config.intermediate_size / tensor
+    heads, keys, each = (
+        size / tensor
+        for size in (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.num_heads)
+    )
     kept = b * (4 * width + 2 * heads)
     if is_gpu or length > _EXPLICIT_TOKENS:
-        kept += b * (heads + 2 * config.num_kv_heads * config.head_dim) + 4 * config.num_heads
+        kept += b * (heads + 2 * keys) + 4 * each
     else:  # keys and values for every head, and the probabilities
-        kept += b * (2 * heads + config.num_heads * length)
+        kept += b * (2 * heads + each * length)
     mlp = b * ffn * (3 if config.gated else 2)
     if not compiled:  # each norm keeps a float32 copy, and the MLP what its activation made
         kept += 2 * 4 * width

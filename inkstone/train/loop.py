@@ -29,6 +29,7 @@ from inkstone.train.objective import Figures, NextToken, Objective
 from inkstone.train.optimizer import build_optimizer, learning_rate, settle
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import Source
+from inkstone.train.tensor_parallel import clip_split
 
 
 def train(
@@ -53,9 +54,9 @@ def train(
             f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
             f"{mesh.data_size} processes: raise batch_tokens or start fewer"
         )
-    if mesh.shard > 1 and settings.optimizer == "muon":
+    if not mesh.whole and settings.optimizer == "muon":
         raise InputError(
-            'optimizer = "muon" needs whole matrices on each process: set shard = 1, or optimizer = "adamw"'
+            'optimizer = "muon" needs whole matrices on each process: set shard and tensor to 1, or optimizer = "adamw"'
         )
     steps = settings.steps(source.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
@@ -132,7 +133,7 @@ def _step(
     batches = source.draw(numbers, settings.micro_tokens // settings.sequence_length, mesh)
     units = [objective.units(batch) for batch in batches]
     total_units, forwards, squares = sum_numbers([sum(units, 0.0), len(batches), len(batches) ** 2], mesh)
-    if mesh.shard > 1 and squares * mesh.size != forwards**2:
+    if mesh.shard > 1 and squares * mesh.data_size != forwards**2:
         raise InputError(
             f"a step of {settings.rows_per_step} rows gives {mesh.data_size} processes different numbers of forwards, "
             "and sharded weights need equal ones: make batch_tokens a multiple of processes x micro_batch_tokens"
@@ -149,7 +150,7 @@ def _step(
     sum_gradients(model, mesh)
     state.figures = _sum_figures(figures, mesh)
     (total,) = sum_numbers([sum(losses, 0.0)], mesh)
-    norm = _clip(model, settings.gradient_clip)
+    norm = _clip(model, settings.gradient_clip, mesh)
     why_not = fault(total, norm, settings.gradient_clip, settings.spike_ratio, state)
     if not why_not:
         optimizer.step()
@@ -167,8 +168,10 @@ def _parts(policy: Decoder, objective: Objective, batch: Batch, last: Mapping[st
     return outcome.loss, outcome.figures
 
 
-def _clip(model: Decoder, limit: float) -> float:
+def _clip(model: Decoder, limit: float, mesh: Mesh) -> float:
     """Scale the gradients down to a global norm of `limit`; returns what it was."""
+    if mesh.tensor > 1:
+        return clip_split(model, limit, mesh.tensor, mesh.replicate)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 

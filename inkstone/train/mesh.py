@@ -20,19 +20,23 @@ from inkstone.errors import InputError
 class Mesh:
     """How the processes of a run are laid out, and which of them this one is.
 
-    `replicate` x `shard` ranks hold different rows (data parallel; weights are split over `shard`); `tensor` and
-    `expert` ranks share the rows of one data rank.
+    `replicate` x `shard` ranks hold different rows (data parallel; weights are split over `shard`); `tensor` ranks
+    share the rows of one data rank and split each layer, or its experts.
     """
 
     rank: int = 0
     replicate: int = 1
     shard: int = 1
     tensor: int = 1
-    expert: int = 1
 
     @property
     def size(self) -> int:
-        return self.replicate * self.shard * self.tensor * self.expert
+        return self.replicate * self.shard * self.tensor
+
+    @property
+    def whole(self) -> bool:
+        """Whether each process has all weights."""
+        return self.shard == self.tensor == 1
 
     @property
     def data_size(self) -> int:
@@ -41,8 +45,8 @@ class Mesh:
 
     @property
     def data_rank(self) -> int:
-        """Which share of the rows is this rank's; ranks of one tensor or expert group are neighbours."""
-        return self.rank // (self.tensor * self.expert)
+        """Which share of the rows is this rank's; ranks of one tensor group are neighbours."""
+        return self.rank // self.tensor
 
     @property
     def first(self) -> bool:
@@ -53,24 +57,26 @@ ALONE = Mesh()
 """The mesh of one process."""
 
 
-def join_mesh(shard: int = 1) -> Mesh:
+def join_mesh(shard: int = 1, tensor: int = 1) -> Mesh:
     """Join the process group torchrun describes; the mesh of one where there is none.
 
-    `shard` ranks hold one copy of the weights together. Raises InputError when they do not divide the processes.
+    `shard` x `tensor` ranks hold one copy of the weights together. Raises InputError when they do not divide the
+    processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size % shard:
-        raise InputError(f"shard = {shard} does not divide the {size} processes: set it to a divisor, or start more")
+    if size % (shard * tensor):
+        asked = " x ".join(f"{name} = {count}" for name, count in (("shard", shard), ("tensor", tensor)) if count > 1)
+        raise InputError(f"{asked} does not divide the {size} processes: set it to a divisor, or start more")
     if size == 1:
         return ALONE
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Mesh(dist.get_rank(), replicate=size // shard, shard=shard)
+    return Mesh(dist.get_rank(), size // (shard * tensor), shard, tensor)
 
 
 def sum_gradients(model: nn.Module, mesh: Mesh) -> None:
     """Replace every gradient by its sum over the ranks; where weights are sharded, the backward pass has done it."""
-    if mesh.size == 1 or mesh.shard > 1:
+    if mesh.size == 1 or not mesh.whole:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -80,13 +86,13 @@ def sum_gradients(model: nn.Module, mesh: Mesh) -> None:
 
 
 def sum_numbers(numbers: list[float], mesh: Mesh) -> list[float]:
-    """Each number's sum over the ranks."""
+    """Each number's sum over the ranks that have different rows."""
     if mesh.size == 1:
         return numbers
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     total = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    return [float(x) for x in total]
+    return [float(x) / mesh.tensor for x in total]
 
 
 def wait_for_all(mesh: Mesh, group: dist.ProcessGroup | None = None) -> None:

@@ -77,12 +77,17 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
     inner = [p for name, p in named.items() if settings.optimizer == "muon" and "layers." in name and p.dim() >= 2]
     taken = {id(p) for p in inner}
     weights = [p for p in named.values() if id(p) not in taken]
+    # One update is one call on many tensors, which must lie on the same ranks.
+    kinds = [(p.dim() >= 2, getattr(p, "device_mesh", None)) for p in weights]
     groups = [
-        {"params": [p for p in weights if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p, own in zip(weights, kinds, strict=True) if own == kind],
+            "weight_decay": settings.weight_decay if kind[0] else 0.0,
+        }
+        for kind in sorted(dict.fromkeys(kinds), key=lambda kind: not kind[0])
     ]
     adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=1e-8,

@@ -1,4 +1,4 @@
-"""Spread a model over the ranks of a mesh with FSDP2. The order of a run's start, on one page:
+"""Spread a model over the ranks of a mesh: layers over tensor ranks, then everything with FSDP2. The order of a start:
 
     model = empty(config, mesh)            # on the meta device, sharded, then memory for this rank's parts only
     fill(model, directory)                 # or initialise(model, generator): a rank reads only its boxes
@@ -21,6 +21,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from inkstone.model import Decoder, DecoderConfig, load_model
 from inkstone.model.files.weights import open_weights
 from inkstone.train.mesh import Mesh
+from inkstone.train.tensor_parallel import split_layers
 
 
 def empty(config: DecoderConfig, mesh: Mesh, device: str = "cpu") -> Decoder:
@@ -35,15 +36,20 @@ def empty(config: DecoderConfig, mesh: Mesh, device: str = "cpu") -> Decoder:
 
 
 def parallelize(model: Decoder, mesh: Mesh, device: str = "cpu") -> None:
-    """Shard every block and the rest over `mesh.shard` ranks, copied `mesh.replicate` times; in place."""
-    if mesh.shard == 1:
+    """Split layers over `mesh.tensor` ranks, then shard blocks and the rest over `mesh.shard`, copied; in place."""
+    if mesh.whole:
         return
-    names = ("replicate", "shard") if mesh.replicate > 1 else ("shard",)
-    sizes = (mesh.replicate, mesh.shard)[-len(names) :]
-    ranks = init_device_mesh(device.partition(":")[0], sizes, mesh_dim_names=names)
+    sizes = {"replicate": mesh.replicate, "shard": mesh.shard, "tensor": mesh.tensor}
+    sizes = {name: size for name, size in sizes.items() if size > 1 or name == "shard"}
+    ranks = init_device_mesh(device.partition(":")[0], tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    if mesh.tensor > 1:
+        split_layers(model, ranks["tensor"])
+    if mesh.data_size == 1:
+        return
+    data = ranks["replicate", "shard"] if mesh.replicate > 1 else ranks["shard"]
     for block in model.model.layers:
-        fully_shard(block, mesh=ranks)
-    fully_shard(model, mesh=ranks)
+        fully_shard(block, mesh=data)
+    fully_shard(model, mesh=data)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -63,7 +69,7 @@ def fill(model: Decoder, directory: Path) -> None:
 
 def open_model(directory: Path, mesh: Mesh) -> Decoder:
     """The model of a directory to train on, in float32: whole, or this rank's part of it."""
-    if mesh.shard == 1:
+    if mesh.whole:
         return load_model(directory, torch.float32)
     model = empty(open_weights(directory).config, mesh)
     fill(model, directory)
@@ -80,7 +86,7 @@ def _box(weight: torch.Tensor) -> tuple[range, ...]:
 
 def gathered(model: Decoder, mesh: Mesh) -> Decoder:
     """The whole model on the CPU of the first rank, to be written; every rank calls it, others get theirs back."""
-    if mesh.shard == 1:
+    if mesh.whole:
         return model
     with torch.device("meta"):
         whole = Decoder(model.config)

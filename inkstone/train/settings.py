@@ -49,6 +49,9 @@ class TrainSettings(BaseModel):
     shard: Machine[int] = Field(
         1, ge=1, description="processes that hold one copy of the weights together (FSDP); the others have copies"
     )
+    tensor: Machine[int] = Field(
+        1, ge=1, description="processes that split each layer's heads, MLP and experts; neighbours, on one host"
+    )
     recompute: Machine[bool] = Field(
         False,
         description="activation checkpointing: keep each block's input only, for less memory and a third more work",

@@ -96,7 +96,7 @@ def _source(shards: TokenShards, path: Path | None, settings: TrainSettings) -> 
 def new_model(shape: ModelSettings, vocab_size: int, seed: int, mesh: Mesh = ALONE) -> Decoder:
     """A decoder with fresh weights, a function of the shape and the seed alone, whoever holds them."""
     config = shape.decoder_config(vocab_size)
-    model = Decoder(config) if mesh.shard == 1 else empty(config, mesh)
+    model = Decoder(config) if mesh.whole else empty(config, mesh)
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 
@@ -135,7 +135,7 @@ def _run(job: Job) -> Result:
         job.scratch,
         job.progress,
         weights,
-        join_mesh(job.of(PretrainSettings).shard),
+        join_mesh(job.of(PretrainSettings).shard, job.of(PretrainSettings).tensor),
     )
 
 

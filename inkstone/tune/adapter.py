@@ -34,13 +34,13 @@ class LoraSettings(BaseModel):
         return LoraShape(self.rank, self.alpha, tuple(self.targets), self.dropout, self.rslora, self.dora, also)
 
 
-def attach(model: Decoder, settings: LoraSettings, seed: int, shard: int) -> None:
+def attach(model: Decoder, settings: LoraSettings, seed: int, whole: bool) -> None:
     """Freeze the model, pack it if asked (QLoRA), and give it the adapter.
 
     Raises InputError for sharded weights and unknown targets.
     """
-    if shard > 1:
-        raise InputError("an adapter trains on whole weights: set shard = 1")
+    if not whole:
+        raise InputError("an adapter trains on whole weights: set shard and tensor to 1")
     if settings.quantize:
         pack_model(model, settings.quantize)
     attach_lora(model, settings.shape(model.config.tie_embeddings), torch.Generator().manual_seed(seed))

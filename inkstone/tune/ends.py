@@ -62,7 +62,7 @@ def open_base(work: Work) -> tuple[Template, Tokenizer, Decoder]:
             "positions: shorten it"
         )
     if settings.adapter == "lora":
-        attach(model, settings.lora, settings.seed, mesh.shard)
+        attach(model, settings.lora, settings.seed, mesh.whole)
     return template, tokenizer, model
 
 

@@ -26,8 +26,8 @@ def proximal(work: Work) -> dict[str, object]:
     settings, how, judge_dir = work.settings, work.settings.ppo, work.judge_dir
     if judge_dir is None and not how.rewards:
         raise InputError("[ppo] has no reward: set reward_model, or rewards")
-    if work.mesh.shard > 1:
-        raise InputError("answers are generated from whole weights: set shard = 1")
+    if not work.mesh.whole:
+        raise InputError("answers are generated from whole weights: set shard and tensor to 1")
     template, tokenizer, model = open_base(work)
     judge = _judge(judge_dir, tokenizer) if judge_dir else None
     critic = _judge(judge_dir, tokenizer) if judge_dir else load_model(work.base_dir, torch.float32)

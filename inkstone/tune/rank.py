@@ -14,8 +14,8 @@ from inkstone.tune.score import Ranked, add_score, document_scores, save_score
 
 def rank(work: Work) -> dict[str, object]:
     """Train a model to score the better answer of a pair higher; returns the run's figures."""
-    if work.mesh.shard > 1:
-        raise InputError("a reward model's head is not sharded: set shard = 1")
+    if not work.mesh.whole:
+        raise InputError("a reward model's head is not sharded: set shard and tensor to 1")
     template, tokenizer, model = open_base(work)
     settings = work.settings
     pairs, training, held, counts = read_pairs(work, template, tokenizer)

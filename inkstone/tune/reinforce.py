@@ -23,8 +23,8 @@ def reinforce(work: Work) -> dict[str, object]:
         raise InputError(
             "[grpo] beta: embeddings that are trained whole cannot be switched off: set one of both to none"
         )
-    if work.mesh.shard > 1:
-        raise InputError("answers are generated from whole weights: set shard = 1")
+    if not work.mesh.whole:
+        raise InputError("answers are generated from whole weights: set shard and tensor to 1")
     template, tokenizer, model = open_base(work)
     training, held = split_tasks(read_tasks(work.inputs), settings.heldout_fraction)
     source = Rollouts(

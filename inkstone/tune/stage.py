@@ -68,7 +68,7 @@ def _run(job: Job) -> Result:
         return job.run_dir / name if name in job.earlier else Path(name)
 
     judge, joined = settings.ppo.reward_model, settings.merge
-    places = (place(settings.base), job.output, job.scratch, job.progress, join_mesh(settings.shard))
+    places = (place(settings.base), job.output, job.scratch, job.progress, join_mesh(settings.shard, settings.tensor))
     work = Work(
         settings,
         job.paths(settings.inputs),
