@@ -20,6 +20,7 @@ from inkstone.evaluate import EvaluateSettings
 from inkstone.mixture import MixtureSettings
 from inkstone.model import ModelSettings
 from inkstone.primer import PrimerSettings
+from inkstone.quantize import QuantizeSettings
 from inkstone.tokenizer import TokenizerSettings, TokensSettings
 from inkstone.train import PRETRAIN, PretrainSettings, TrainSettings
 from inkstone.tune import SFT, SFTSettings
@@ -44,6 +45,7 @@ class Recipe(BaseModel):
     pretrain: PretrainSettings | None = None
     sft: SFTSettings | None = None
     tune: dict[str, SFTSettings] = Field({}, description="further tuning stages, by name, in order")
+    quantize: QuantizeSettings | None = None
     evaluate: EvaluateSettings | None = None
 
     @property

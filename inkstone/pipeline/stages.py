@@ -1,6 +1,6 @@
 """The stages of a recipe, in order: the kinds that rooms export, with this recipe's settings, needs and inputs.
 
-To follow the whole pipeline, read `KINDS` from top to bottom; tuning stages come before the evaluation.
+To follow the whole pipeline, read `KINDS` from top to bottom; then come tuning stages, quantisation, evaluation.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from inkstone.evaluate import EVALUATE
 from inkstone.mixture import MIXTURE
 from inkstone.primer import PRIMER
 from inkstone.progress import Progress
+from inkstone.quantize import QUANTIZE
 from inkstone.recipe import PRIMER_PARTS, Recipe
 from inkstone.stage import Job, StageKind
 from inkstone.tokenizer import TOKENIZER, TOKENS
@@ -76,8 +77,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, StageKind]]:
     sections = recipe.sections()
     yield from ((kind.name, kind) for kind in KINDS if (kind.when or kind.sections[0]) in sections)
     yield from ((name, SFT) for name in recipe.tunings())
-    if EVALUATE.name in sections:
-        yield EVALUATE.name, EVALUATE
+    yield from ((kind.name, kind) for kind in (QUANTIZE, EVALUATE) if kind.name in sections)
 
 
 def _split(patterns: list[str], where: str, problems: list[str]) -> tuple[list[Path | str], bool]:

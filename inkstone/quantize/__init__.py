@@ -5,5 +5,6 @@ quantize_model(Path("runs/primer/sft"), Path("primer-int4"), Quantization(method
 
 from inkstone.quantize.model import quantize_model
 from inkstone.quantize.settings import Quantization
+from inkstone.quantize.stage import QUANTIZE, QuantizeSettings
 
-__all__ = ["Quantization", "quantize_model"]
+__all__ = ["QUANTIZE", "Quantization", "QuantizeSettings", "quantize_model"]

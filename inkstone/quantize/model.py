@@ -6,7 +6,7 @@ is a file beside the target (TARGET.partial); a second call with the same settin
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from inkstone.quantize.awq import Folded
 from inkstone.quantize.blocks import Packed, put_weights, quantise_block
 from inkstone.quantize.settings import Quantization
 from inkstone.quantize.writing import write_nf4_model, write_quantised
-from inkstone.storage import atomic_directory, atomic_file, file_sha256, fingerprint
+from inkstone.storage import atomic_directory, atomic_file, fingerprint
 from inkstone.tokenizer import Tokenizer
 
 _ROWS = 8  # calibration rows computed together
@@ -38,60 +38,71 @@ def quantize_model(
     source: Path, target: Path, how: Quantization, calibration: Path | None = None, progress: Progress | None = None
 ) -> None:
     """Write the quantised model of `source` to `target`. Raises InputError for what cannot be quantised so."""
-    progress = progress or Silent()
+    check(source, how)
+    rows_BT = _calibration(source, calibration, how) if how.calibrated else None
+    work = target.with_name(f"{target.name}.partial")
+    with atomic_directory(target) as draft:
+        quantize_into(source, draft, how, rows_BT, work, progress or Silent())
+
+
+def check(source: Path, how: Quantization) -> None:
+    """Raises InputError for what is known to be impossible before any text is read."""
     if problems := how.problems():
         raise InputError(problems)
-    weights = open_weights(source)
-    if hasattr(weights.checkpoint, "layout"):
+    if hasattr(open_weights(source).checkpoint, "layout"):
         raise InputError(f"{source} is quantized already: quantize the original weights")
-    values, _ = read_values(source)
+
+
+def quantize_into(
+    source: Path, output: Path, how: Quantization, rows_BT: Tensor | None, work: Path, progress: Progress
+) -> None:
+    """Fill the empty directory `output`; finished blocks are kept in `work`, for a call that goes on."""
+    weights, (values, _) = open_weights(source), read_values(source)
+    carry_files(source, output)
     if how.method == "nf4":
-        with atomic_directory(target) as draft:
-            carry_files(source, draft)
-            write_nf4_model(draft, weights, values)
+        write_nf4_model(output, weights, values)
         return
-    rows_BT = _calibration(source, calibration, how) if how.calibrated else None
     model = load_model(source)
-    work = target.with_name(f"{target.name}.partial")
-    _begin(work, source, weights, how, calibration)
+    _begin(work, source, weights, how, rows_BT)
     packed: Packed = {}
     changed: Folded = {}
     for layer, (block, folded) in enumerate(_flow(model, rows_BT, work, how, progress)):
         packed |= {f"model.layers.{layer}.{name}": stored for name, stored in block.items()}
         changed |= {f"model.layers.{layer}.{name}": tensor for name, tensor in folded.items()}
-    with atomic_directory(target) as draft:
-        carry_files(source, draft)
-        write_quantised(draft, weights, packed, changed, how, values)
+    write_quantised(output, weights, packed, changed, how, values)
     shutil.rmtree(work)
 
 
 def _calibration(source: Path, path: Path | None, how: Quantization) -> Tensor:
-    """Rows of token ids [B, T]. Raises InputError where the text is too short."""
+    """Rows of token ids [B, T] of a text. Raises InputError where it is too short."""
     if path is None:
         raise InputError(f"--method {how.method} needs --calibration FILE: text like what the model will read")
-    tokenizer = Tokenizer.load(source)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable UTF-8 text: {error}") from error
-    ids = tokenizer.encode(text)
+    return calibration_rows(Tokenizer.load(source).encode(text), how, str(path))
+
+
+def calibration_rows(ids: Sequence[int], how: Quantization, origin: str) -> Tensor:
+    """Rows [B, T] spread evenly over the ids. Raises InputError where they are too few."""
     rows = len(ids) // how.length
     if rows < 8:
         raise InputError(
-            f"{path} has {len(ids)} tokens; calibration needs at least 8 rows of {how.length}: give more text"
+            f"{origin} has {len(ids)} tokens; calibration needs at least 8 rows of {how.length}: give more text"
         )
     taken = torch.linspace(0, rows - 1, min(rows, how.samples)).long()
     return torch.tensor(ids[: rows * how.length]).view(rows, how.length)[taken]
 
 
-def _begin(work: Path, source: Path, weights: Weights, how: Quantization, calibration: Path | None) -> None:
+def _begin(work: Path, source: Path, weights: Weights, how: Quantization, rows_BT: Tensor | None) -> None:
     """The directory of finished blocks, emptied where they were made from something else."""
-    text = file_sha256(calibration) if calibration else ""
     config = json.dumps(asdict(weights.config), sort_keys=True)
     sizes = [
         (str(path.name), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.glob("*.safetensors"))
     ]
-    mine = fingerprint({"how": asdict(how), "text": text, "config": config, "files": sizes})
+    rows = [] if rows_BT is None else rows_BT.flatten().tolist()
+    mine = fingerprint({"how": asdict(how), "rows": rows, "config": config, "files": sizes})
     stated = work / "fingerprint"
     if work.exists() and (not stated.is_file() or stated.read_text() != mine):
         shutil.rmtree(work)

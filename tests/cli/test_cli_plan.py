@@ -42,7 +42,7 @@ def test_unknown_hardware_and_impossible_layouts_are_refused() -> None:
     assert "did you mean h100" in inkstone("plan", RECIPE, "--gpu", "h10").said
     ended = inkstone("plan", RECIPE, "--gpu", "h100", "--count", "3", "--set", "pretrain.shard=2")
     assert ended.code == 2
-    assert "[pretrain] shard = 2 does not divide --count 3" in ended.said
+    assert "[pretrain] shard = 2 x tensor = 1 does not divide --count 3" in ended.said
 
 
 @pytest.mark.parametrize(("recipe", "parameters"), [("7b", "7,000.6 M"), ("13b", "13,264.9 M")])
