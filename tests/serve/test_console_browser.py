@@ -143,6 +143,29 @@ def test_from_a_thumb_down_to_the_tuned_model_beside_its_base(
     page.screenshot(path=tmp_path / "models.png")
 
 
+def test_thumbs_alone_become_a_kto_task(page: Any, words: dict[str, str], tmp_path: Path) -> None:
+    """One up, one down, without a better answer."""
+    short_answers(page, words)
+    for place, (text, thumb) in enumerate((("风", "good"), ("云", "bad"))):
+        say(page, words, text)
+        page.get_by_role("button", name=words[thumb], exact=True).nth(place).click()
+        if thumb == "bad":
+            page.get_by_role("button", name=words["save"]).click()
+            page.get_by_role("dialog").wait_for(state="detached")
+        page.get_by_role("button", name=words[thumb], exact=True, pressed=True).last.wait_for()
+    page.get_by_role("link", name=words["page_feedback"]).click()
+    page.get_by_role("button", name=words["make_thumbs"].split("{")[0]).click()
+    page.get_by_role("link", name=words["train_on_thumbs"]).wait_for()
+    page.screenshot(path=tmp_path / "thumbs.png")
+    page.get_by_role("link", name=words["train_on_thumbs"]).click()
+    page.get_by_role("dialog").get_by_text(words["kto"]).wait_for()
+    page.screenshot(path=tmp_path / "confirm-kto.png")
+    page.get_by_role("button", name=words["start"].split("{")[0]).click()
+    page.get_by_role("link", name="thumbs-").first.click()
+    page.get_by_text(words["state_succeeded"], exact=True).wait_for(timeout=90_000)
+    page.get_by_text(words["kto"]).first.wait_for()
+
+
 def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_after_a_reload(
     page: Any, words: dict[str, str], served: Served, tmp_path: Path
 ) -> None:

@@ -111,11 +111,12 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
         given = await read_body(request, _BODIES[table])
         return await asyncio.to_thread(store.change, table, number, given.model_dump(exclude_unset=True))
 
-    @app.get("/api/preferences.jsonl")
-    async def preferences() -> Response:
-        rows = await asyncio.to_thread(lambda: list(store.preferences()))
+    @app.get("/api/{rated}.jsonl")
+    async def feedback(rated: Literal["preferences", "verdicts"]) -> Response:
+        told = store.preferences if rated == "preferences" else store.verdicts
+        rows = await asyncio.to_thread(lambda: list(told()))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        headers = {"Content-Disposition": 'attachment; filename="preferences.jsonl"'}
+        headers = {"Content-Disposition": f'attachment; filename="{rated}.jsonl"'}
         return Response(lines, media_type="application/jsonl", headers=headers)
 
     # After the routes with names of their own, of which it would take the place.

@@ -152,10 +152,7 @@ class Store:
         A better answer that was written is preferred to the one it corrects; of several answers to the same message,
         one with a thumb up to one with a thumb down.
         """
-        with self._begin() as connection:
-            rows = _rows(connection.execute(select(MESSAGES).order_by(MESSAGES.c.id)))
-        by_id = {row["id"]: row for row in rows}
-        answers = [row for row in rows if row["role"] == "assistant" and row["parent"] is not None]
+        by_id, answers = self._answers()
         liked: dict[int, list[str]] = {}
         for row in answers:
             if row["rating"] > 0:
@@ -167,6 +164,22 @@ class Store:
                 if better.strip() and better.strip() != row["content"].strip() and row["content"].strip():
                     said = {"messages": _path(by_id, row), "model": row["model"]}
                     yield {**said, "chosen": better, "rejected": row["content"]}
+
+    def verdicts(self) -> Iterator[Row]:
+        """Every answer with a thumb, as rows of a verdict set (`prompt`, `completion`, `label`; whose `model`)."""
+        by_id, answers = self._answers()
+        for row in answers:
+            if row["rating"] and row["content"].strip():
+                answer = [{"role": "assistant", "content": row["content"]}]
+                said = {"prompt": _path(by_id, row), "completion": answer, "label": row["rating"] > 0}
+                yield {**said, "model": row["model"]}
+
+    def _answers(self) -> tuple[dict[int, Row], list[Row]]:
+        """All messages by number, and those that answer one."""
+        with self._begin() as connection:
+            rows = _rows(connection.execute(select(MESSAGES).order_by(MESSAGES.c.id)))
+        answers = [row for row in rows if row["role"] == "assistant" and row["parent"] is not None]
+        return {row["id"]: row for row in rows}, answers
 
 
 _TABLES = METADATA.tables
