@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, i
 from sqlalchemy.exc import SQLAlchemyError
 
 from inkstone.errors import Absent, InkstoneError
-from inkstone.serve.store.tables import CONVERSATIONS, JOBS, MESSAGES, METADATA, SCHEMA, VERSION
+from inkstone.serve.store.tables import COLLECTIONS, CONVERSATIONS, JOBS, MESSAGES, METADATA, PASSAGES, SCHEMA, VERSION
 
 Row = dict[str, Any]
 
@@ -96,7 +96,12 @@ class Store:
 
     def add(self, table: str, row: Row) -> Row:
         """A new row, with its number."""
-        stamps = {"conversations": ("changed",), "datasets": ("created",), "jobs": ("created", "changed")}
+        stamps = {
+            "conversations": ("changed",),
+            "collections": ("changed",),
+            "datasets": ("created",),
+            "jobs": ("created", "changed"),
+        }
         row = {**row, **dict.fromkeys(stamps.get(table, ()), time.time())}
         with self._begin() as connection:
             if table == "conversations" and row.get("assistant") is not None:
@@ -145,6 +150,36 @@ class Store:
             where = update(CONVERSATIONS).where(CONVERSATIONS.c.id == conversation)
             connection.execute(where.values(leaf=number, changed=time.time()))
             return _one(connection, "messages", number)
+
+    def collections(self) -> list[Row]:
+        """All of them with their files and how many passages each has."""
+        rows = self.rows("collections")
+        counted = select(PASSAGES.c.collection, PASSAGES.c.file.label("name"), func.count().label("passages"))
+        if rows:
+            with self._begin() as connection:
+                files = _rows(connection.execute(counted.group_by(PASSAGES.c.collection, PASSAGES.c.file)))
+            for row in rows:
+                row["files"] = [file for file in files if file["collection"] == row["id"]]
+        return rows
+
+    def passages(self, collection: int) -> list[Row]:
+        """All of a collection."""
+        with self._begin() as connection:
+            asked = select(PASSAGES).where(PASSAGES.c.collection == collection).order_by(PASSAGES.c.id)
+            return _rows(connection.execute(asked))
+
+    def keep_file(self, collection: int, file: str, passages: list[tuple[int, str]]) -> None:
+        """These passages of a file instead of those it had; none: the file is forgotten."""
+        rows = [{"collection": collection, "file": file, "place": place, "text": text} for place, text in passages]
+        with self._begin() as connection:
+            _one(connection, "collections", collection)
+            gone = (PASSAGES.c.collection == collection, PASSAGES.c.file == file)
+            if not connection.execute(delete(PASSAGES).where(*gone)).rowcount and not rows:
+                raise Absent(f"collection {collection} has no file {file}, or it was removed")
+            if rows:
+                connection.execute(insert(PASSAGES), rows)
+            one = update(COLLECTIONS).where(COLLECTIONS.c.id == collection)
+            connection.execute(one.values(changed=time.time()))
 
     def preferences(self) -> Iterator[Row]:
         """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`; whose `model`).
