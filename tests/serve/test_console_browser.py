@@ -253,6 +253,17 @@ def test_an_answer_cites_the_passages_of_a_collection_and_each_opens(
     page.get_by_role("article", name=name).wait_for(state="detached")
 
 
+def test_an_export_that_cannot_be_made_says_so_on_the_page(page: Any, words: dict[str, str], tmp_path: Path) -> None:
+    """The sample's vocabulary has no name in GGUF. What can be made is downloaded in test_export."""
+    page.get_by_role("link", name=words["page_models"], exact=True).click()
+    card = page.get_by_role("article", name="chat", exact=True)
+    card.get_by_text(words["export"], exact=True).click()
+    card.get_by_role("combobox").select_option("q4_0")
+    card.get_by_role("button", name=words["export_make"].replace("{name}", "chat")).click()
+    card.get_by_text("no GGUF of this model").wait_for()
+    page.screenshot(path=tmp_path / "export.png")
+
+
 @pytest.mark.parametrize("width", [360, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(

@@ -249,6 +249,8 @@ def test_thumbs_alone_become_verdicts_and_a_kto_task(anew: Callable[[], Served])
     assert (done["result"]["good"], done["result"]["bad"]) == (1, 2)
     assert done["result"]["steps"] == row["task"]["takes"]["steps"]
     [stage] = read_recipe(served.jobs.run_dir(row).parent / "recipe.toml").tune.values()
+    told = {one["name"]: one["adapter"] for one in made(served, "/api/models", None, "GET")}
+    assert told[done["model"]] and not told["chat"], "LoRA leaves an adapter to export"
     assert (stage.method, stage.kto.good_weight, stage.kto.bad_weight) == ("kto", 2.0, 1.0)
 
 

@@ -13,6 +13,7 @@ from inkstone.evaluate import score_rows
 from inkstone.serve import knowledge
 from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
+from inkstone.serve.jobs.exports import Exports, has_adapter, mount_exports
 from inkstone.serve.jobs.routes import Number
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
@@ -127,6 +128,7 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     """Add the console to a server."""
     _mount_pages(app)
     mount_jobs(app, jobs)
+    mount_exports(app, Exports(jobs.folder / "exports", jobs.library))
     _mount_models(app, jobs.library)
     _mount_knowledge(app, store)
 
@@ -222,7 +224,10 @@ def _mount_models(app: FastAPI, library: Library) -> None:
         """Where each comes from, by the stage.json beside its weights."""
         places = [(name, place, place / "stage.json") for name, place in library.directories.items()]
         told = [read_json_object(file) if file.is_file() else None for _, _, file in places]
-        return [{"name": n, "directory": str(p), "stage": one} for (n, p, _), one in zip(places, told, strict=True)]
+        return [
+            {"name": n, "directory": str(p), "stage": one, "adapter": has_adapter(p)}
+            for (n, p, _), one in zip(places, told, strict=True)
+        ]
 
     @app.get("/api/evaluations")
     def evaluations() -> list[dict[str, Any]]:
