@@ -1,7 +1,8 @@
 """Private knowledge: files cut into passages, those for a question found by BM25, and put before the model.
 
-    keep(store, 1, "manual.md", content)               # the bytes of an upload
-    hits = search(store, 1, "保修多久？", 5)
+    knowledge = Knowledge(store)
+    knowledge.keep(1, "manual.md", content)            # the bytes of an upload
+    hits = knowledge.search(1, "保修多久？", 5)
     messages, hits = ground(loaded, messages, hits, None)
 
 BM25 (Robertson and Zaragoza 2009) counts Chinese characters, alone and by two, and lower-cased words and numbers, so no
@@ -17,7 +18,6 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -35,12 +35,18 @@ from inkstone.serve.store import Store
 Row = dict[str, Any]
 MAX_BYTES, MAX_PASSAGES = 32 * 2**20, 100_000  # of a file, also unpacked
 K1, B = 1.2, 0.75
+_KEPT = 8  # indexes in memory
 WIDTH = 800
 """Of a passage; a Chinese character is as wide as 8/3 others, so that is about 300 of them."""
 _NAME = re.compile(r"\w[\w.-]{0,79}\.(txt|md|jsonl)(\.(gz|zst|xz))?")
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _ONE_HAN, _RUN = re.compile(f"[{_HAN}]"), re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
 _SENTENCE_END = re.compile(r"(?<=[。！？；!?])|(?<=\. )")
+_EMPTY = (
+    "a an and are as at be by can do does for from had has have how i if in is it its my of on or our that the their "
+    "there this to was we were what when where which who why will with you your 的 了 吗 呢 是 什 么 怎 什么 怎么"
+)
+"""Words of a question that say nothing of what it is about, though few passages may have them."""
 _FRAMES = {
     "zh": (
         "请根据以下资料回答问题，并用 [1]、[2] 这样的编号注明出处；资料中没有答案时，请直接说明。",
@@ -54,13 +60,6 @@ _FRAMES = {
         "Question: ",
     ),
 }
-
-
-def keep(store: Store, collection: int, name: str, content: bytes) -> Row:
-    """Cut an uploaded file and keep its passages, in the place of what the file held before."""
-    passages = read_passages(name, content)
-    store.keep_file(collection, name, passages)
-    return {"name": name, "passages": len(passages)}
 
 
 def check_name(name: str) -> None:
@@ -190,32 +189,47 @@ class Bm25:
         mean = lengths.mean() if lengths.any() else 1.0
         self.norm = K1 * (1 - B + B * lengths / mean)
 
-    def scores(self, query: str) -> NDArray[np.float64]:
-        """Of every text: the sum over the query's terms of idf f (k1 + 1) / (f + k1 (1 - b + b length / mean))."""
+    def scores(self, query: Sequence[str]) -> NDArray[np.float64]:
+        """Of every text: the sum over the different terms of idf f (k1 + 1) / (f + k1 (1 - b + b length / mean))."""
         scores = np.zeros(len(self.norm))
-        for term in dict.fromkeys(terms(query)):
+        for term in dict.fromkeys(query):
             numbers, counts = np.array(self.postings.get(term, ()), np.int64).reshape(-1, 2).T
             idf = math.log(1 + (len(self.norm) - len(numbers) + 0.5) / (len(numbers) + 0.5))
             scores[numbers] += idf * counts * (K1 + 1) / (counts + self.norm[numbers])
         return scores
 
 
-def search(store: Store, collection: int, query: str, top: int) -> list[Row]:
-    """The best passages for a question, with their score. Raises Absent for a collection that is not there."""
-    rows, index = _index(store, collection, store.row("collections", collection)["changed"])
-    scores = index.scores(query)
-    best = [int(number) for number in np.argsort(-scores, kind="stable")[:top] if scores[number] > 0]
-    return [
-        {**{name: rows[one][name] for name in ("file", "place", "text")}, "score": round(float(scores[one]), 4)}
-        for one in best
-    ]
+class Knowledge:
+    """The collections of a database, with the indexes of those that were last searched."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._indexes: dict[int, tuple[float, list[int], Bm25]] = {}
 
-@lru_cache(8)
-def _index(store: Store, collection: int, changed: float) -> tuple[list[Row], Bm25]:
-    """The passages and their index, as of the last change."""
-    rows = store.passages(collection)
-    return rows, Bm25([row["text"] for row in rows])
+    def keep(self, collection: int, name: str, content: bytes) -> Row:
+        """Cut an uploaded file and keep its passages, in the place of what the file held before."""
+        passages = read_passages(name, content)
+        self.store.keep_file(collection, name, passages)
+        return {"name": name, "passages": len(passages)}
+
+    def search(self, collection: int, query: str, top: int) -> list[Row]:
+        """The best passages for a question, with their score. Raises Absent for a collection that is not there."""
+        changed = self.store.row("collections", collection)["changed"]
+        known = self._indexes.pop(collection, None)
+        if known is None or known[0] != changed:
+            rows = self.store.passages(collection)
+            known = changed, [row["id"] for row in rows], Bm25([row["text"] for row in rows])
+        self._indexes[collection] = known
+        while len(self._indexes) > _KEPT:
+            self._indexes.pop(next(iter(self._indexes)), None)
+        asked = terms(query)
+        scores = known[2].scores([term for term in asked if term not in _EMPTY.split()] or asked)
+        best = [int(place) for place in np.argsort(-scores, kind="stable")[:top] if scores[place] > 0]
+        found = [self.store.row("passages", known[1][place]) for place in best]
+        return [
+            {"file": row["file"], "place": row["place"], "text": row["text"], "score": round(float(scores[place]), 4)}
+            for row, place in zip(found, best, strict=True)
+        ]
 
 
 def ground(loaded: Loaded, turns: list[Row], hits: list[Row], most: int | None) -> tuple[list[Row], list[Row]]:

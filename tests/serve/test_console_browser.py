@@ -162,6 +162,7 @@ def test_thumbs_alone_become_a_kto_task(page: Any, words: dict[str, str], tmp_pa
     page.screenshot(path=tmp_path / "confirm-kto.png")
     page.get_by_role("button", name=words["start"].split("{")[0]).click()
     page.get_by_role("link", name="thumbs-").first.click()
+    page.get_by_role("heading", name="thumbs-").wait_for()
     page.get_by_text(words["state_succeeded"], exact=True).wait_for(timeout=90_000)
     page.get_by_text(words["kto"]).first.wait_for()
 

@@ -10,11 +10,11 @@ from fastapi.responses import FileResponse, Response
 from pydantic import Field
 
 from inkstone.evaluate import score_rows
-from inkstone.serve import knowledge
 from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.exports import Exports, has_adapter, mount_exports
 from inkstone.serve.jobs.routes import Number
+from inkstone.serve.knowledge import MAX_BYTES, Knowledge, check_name, framed, ground
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
 from inkstone.storage import read_json_object, reading
@@ -130,7 +130,7 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     mount_jobs(app, jobs)
     mount_exports(app, Exports(jobs.folder / "exports", jobs.library))
     _mount_models(app, jobs.library)
-    _mount_knowledge(app, store)
+    _mount_knowledge(app, Knowledge(store))
 
     @app.get("/api/conversations")
     async def conversations(search: str = "") -> list[dict[str, Any]]:
@@ -174,40 +174,40 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
         return store.rows(table)
 
 
-def _mount_knowledge(app: FastAPI, store: Store) -> None:
+def _mount_knowledge(app: FastAPI, knowledge: Knowledge) -> None:
     place = "/api/collections/{number}"
 
     @app.get("/api/collections")
     def collections() -> list[dict[str, Any]]:
-        return store.collections()
+        return knowledge.store.collections()
 
     @app.post(f"{place}/files")
     async def keep(number: Number, name: str, request: Request) -> dict[str, Any]:
-        knowledge.check_name(name)
+        check_name(name)
         content = bytearray()
         async for piece in request.stream():
             content += piece
-            if len(content) > knowledge.MAX_BYTES:
-                raise Refused(413, f"{name} has more than {knowledge.MAX_BYTES // 2**20} MiB: split it")
-        return await asyncio.to_thread(knowledge.keep, store, number, name, bytes(content))
+            if len(content) > MAX_BYTES:
+                raise Refused(413, f"{name} has more than {MAX_BYTES // 2**20} MiB: split it")
+        return await asyncio.to_thread(knowledge.keep, number, name, bytes(content))
 
     @app.delete(f"{place}/files")
     def forget(number: Number, name: str) -> Response:
-        store.keep_file(number, name, [])
+        knowledge.store.keep_file(number, name, [])
         return Response(status_code=204)
 
     @app.post(f"{place}/search")
     async def search(number: Number, request: Request) -> list[dict[str, Any]]:
         asked = await read_body(request, Query)
-        return await asyncio.to_thread(knowledge.search, store, number, asked.query, asked.top)
+        return await asyncio.to_thread(knowledge.search, number, asked.query, asked.top)
 
     @app.post(f"{place}/ground")
-    async def ground(number: Number, request: Request) -> dict[str, Any]:
+    async def prompt(number: Number, request: Request) -> dict[str, Any]:
         """The conversation as the model is to see it, and the passages that were found."""
         asked = await read_body(request, Grounded)
         turns, loaded = asked.model_dump()["messages"], await app.state.server.model(asked.model)
-        hits = await asyncio.to_thread(knowledge.search, store, number, turns[-1]["content"], _PASSAGES)
-        messages, told = await asyncio.to_thread(knowledge.ground, loaded, turns, hits, asked.max_tokens)
+        hits = await asyncio.to_thread(knowledge.search, number, turns[-1]["content"], _PASSAGES)
+        messages, told = await asyncio.to_thread(ground, loaded, turns, hits, asked.max_tokens)
         return {"messages": messages, "passages": told}
 
     @app.post("/api/ground")
@@ -215,7 +215,7 @@ def _mount_knowledge(app: FastAPI, store: Store) -> None:
         """The same with passages that were found before, for a look at what the model saw."""
         told = (await read_body(request, Grounded)).model_dump()
         *before, last = told["messages"]
-        return {"messages": [*before, last | {"content": knowledge.framed(last["content"], told["passages"])}]}
+        return {"messages": [*before, last | {"content": framed(last["content"], told["passages"])}]}
 
 
 def _mount_models(app: FastAPI, library: Library) -> None:

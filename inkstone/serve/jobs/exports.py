@@ -78,10 +78,11 @@ class Exports:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 _zip(place / "adapter", file) if kind == "adapter" else write_gguf(place, file, kind, Silent())
             del self._said[file]
+        except InkstoneError as error:
+            self._said[file] = {"state": "failed", "error": str(error)[:4000]}
         except Exception as error:  # whatever it is, the page must not wait for ever
             _log.exception("%s could not be made of %s", file.name, place)
-            said = str(error) if isinstance(error, InkstoneError) else f"{type(error).__name__}: {error}"
-            self._said[file] = {"state": "failed", "error": said[:4000]}
+            self._said[file] = {"state": "failed", "error": f"{type(error).__name__}: {error}"[:4000]}
 
 
 def has_adapter(place: Path) -> bool:
