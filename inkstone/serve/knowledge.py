@@ -14,6 +14,7 @@ import io
 import json
 import math
 import re
+import threading
 import unicodedata
 from array import array
 from collections import Counter
@@ -103,8 +104,9 @@ def _rows(name: str, text: str) -> Iterator[tuple[int, str]]:
                 values = [value for value in json.loads(line).values() if isinstance(value, str)]
             except (ValueError, AttributeError, RecursionError) as error:
                 raise InputError(f"line {number} of {name} is not a JSON object") from error
-            # An escape may name half a character.
-            for _, passage in cut("\n".join(values).encode("utf-8", "replace").decode()):
+            # An escape may name half a character, or none.
+            document = "\n".join(values).replace("\0", " ").encode("utf-8", "replace").decode()
+            for _, passage in cut(document):
                 yield number, passage
 
 
@@ -137,7 +139,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str, bool]]:
     else sentences, else parts of them."""
     blocks: list[tuple[int, list[str]]] = []
     blank = True
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line.strip() and blank:
             blocks.append((number, []))
         if line.strip():
@@ -204,7 +206,8 @@ class Knowledge:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._indexes: dict[int, tuple[float, list[int], Bm25]] = {}
+        self._indexes: dict[int, tuple[float, list[int], Bm25]] = {}  # the last searched at the end
+        self._lock = threading.Lock()
 
     def keep(self, collection: int, name: str, content: bytes) -> Row:
         """Cut an uploaded file and keep its passages, in the place of what the file held before."""
@@ -215,13 +218,13 @@ class Knowledge:
     def search(self, collection: int, query: str, top: int) -> list[Row]:
         """The best passages for a question, with their score. Raises Absent for a collection that is not there."""
         changed = self.store.row("collections", collection)["changed"]
-        known = self._indexes.pop(collection, None)
+        with self._lock:
+            known = self._indexes.pop(collection, None)
         if known is None or known[0] != changed:
             rows = self.store.passages(collection)
             known = changed, [row["id"] for row in rows], Bm25([row["text"] for row in rows])
-        self._indexes[collection] = known
-        while len(self._indexes) > _KEPT:
-            self._indexes.pop(next(iter(self._indexes)), None)
+        with self._lock:
+            self._indexes = dict([*self._indexes.items(), (collection, known)][-_KEPT:])
         asked = terms(query)
         scores = known[2].scores([term for term in asked if term not in _EMPTY.split()] or asked)
         best = [int(place) for place in np.argsort(-scores, kind="stable")[:top] if scores[place] > 0]

@@ -175,7 +175,8 @@ def test_texts_of_other_encodings_and_hostile_ones_are_read(monkeypatch: pytest.
     text = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。" * 3
     for encoding in ("gb18030", "utf-8-sig", "utf-16"):
         assert read_passages("a.txt", text.encode(encoding)) == [(1, text)]
-    assert read_passages("a.jsonl", rb'{"a": "\ud800x"}') == [(1, "?x")]
+    assert read_passages("a.jsonl", rb'{"a": "\ud800x\u0000y"}') == [(1, "?x y")]
+    assert read_passages("a.txt", "一\u2028二\r\n\r\n".encode() + b"x" * 800) == [(1, "一\u2028二"), (3, "x" * 800)]
     assert len(read_passages("a.txt", b"a" * 10**6)) > 1000, "a line without an end"
     assert read_passages("a.md", b" " * 10**6 + b"x\n" + b"\n" * 10**6) == [(1, "x")]
     monkeypatch.setattr(knowledge, "MAX_BYTES", 1000)
