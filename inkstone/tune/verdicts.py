@@ -65,10 +65,15 @@ def encode_verdicts(verdicts: list[Verdict], template: Template, tokenizer: Toke
         raise InputError(f'every answer is {said}: kto needs both kinds (good answers alone are method = "sft")')
     check_roles([verdict.chat for verdict in verdicts], template)
     pairs, labels = [], []
-    for number, verdict in enumerate(verdicts):
-        other = verdicts[(number + 1) % len(verdicts)].chat[-1].content
-        made = Preference(verdict.chat[:-1], verdict.chat[-1].content, other)
+    for verdict, made in zip(verdicts, beside_next(verdicts), strict=True):
         if pair := encode_pair(made, template, tokenizer, length):
             pairs.append(pair)
             labels.append(1.0 if verdict.good else -1.0)
     return Examples(pairs, labels)
+
+
+def beside_next(verdicts: list[Verdict]) -> list[Preference]:
+    """Each example's answer beside the next one's."""
+    answers = [verdict.chat[-1].content for verdict in verdicts]
+    others = [*answers[1:], *answers[:1]]
+    return [Preference(v.chat[:-1], own, other) for v, own, other in zip(verdicts, answers, others, strict=True)]

@@ -27,6 +27,7 @@ from inkstone.serve.guard import Guard
 from inkstone.serve.jobs import Jobs
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
+from inkstone.tokenizer import Tokenizer
 
 KEY = "a-key-of-this-test"
 CONTROL = ("<|bos|>", "<|im_start|>", "<|im_end|>")
@@ -42,9 +43,9 @@ class Served:
     jobs: Jobs
 
 
-def chat_model(directory: Path, chat: bool, seed: int = 3) -> None:
+def chat_model(directory: Path, chat: bool, seed: int = 3, own: Tokenizer | None = None) -> None:
     """A model directory with random weights, large enough that its answers differ."""
-    tokenizer = byte_level(CONTROL)
+    tokenizer = own or byte_level(CONTROL)
     shape = DecoderConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
         num_kv_heads=1, head_dim=16, max_positions=256, tie_embeddings=False,

@@ -143,6 +143,30 @@ def test_from_a_thumb_down_to_the_tuned_model_beside_its_base(
     page.screenshot(path=tmp_path / "models.png")
 
 
+def test_thumbs_alone_become_a_kto_task(page: Any, words: dict[str, str], tmp_path: Path) -> None:
+    """One up, one down, without a better answer."""
+    short_answers(page, words)
+    for place, (text, thumb) in enumerate((("风", "good"), ("云", "bad"))):
+        say(page, words, text)
+        page.get_by_role("button", name=words[thumb], exact=True).nth(place).click()
+        if thumb == "bad":
+            page.get_by_role("button", name=words["save"]).click()
+            page.get_by_role("dialog").wait_for(state="detached")
+        page.get_by_role("button", name=words[thumb], exact=True, pressed=True).last.wait_for()
+    page.get_by_role("link", name=words["page_feedback"]).click()
+    page.get_by_role("button", name=words["make_thumbs"].split("{")[0]).click()
+    page.get_by_role("link", name=words["train_on_thumbs"]).wait_for()
+    page.screenshot(path=tmp_path / "thumbs.png")
+    page.get_by_role("link", name=words["train_on_thumbs"]).click()
+    page.get_by_role("dialog").get_by_text(words["kto"]).wait_for()
+    page.screenshot(path=tmp_path / "confirm-kto.png")
+    page.get_by_role("button", name=words["start"].split("{")[0]).click()
+    page.get_by_role("link", name="thumbs-").first.click()
+    page.get_by_role("heading", name="thumbs-").wait_for()
+    page.get_by_text(words["state_succeeded"], exact=True).wait_for(timeout=90_000)
+    page.get_by_text(words["kto"]).first.wait_for()
+
+
 def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_after_a_reload(
     page: Any, words: dict[str, str], served: Served, tmp_path: Path
 ) -> None:
@@ -188,6 +212,59 @@ def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_af
     page.get_by_role("heading", name="古诗").wait_for()
 
 
+def test_an_answer_cites_the_passages_of_a_collection_and_each_opens(
+    page: Any, words: dict[str, str], served: Served, tmp_path: Path
+) -> None:
+    """A file becomes a collection, a question finds its passage; the conversation keeps the person's own words."""
+    name = f"水泵{words['language']}"
+    file = tmp_path / "manual.txt"
+    file.write_text("pump 1: clean.\n", encoding="utf-8")
+    page.get_by_role("link", name=words["page_knowledge"], exact=True).click()
+    page.get_by_role("textbox", name=words["collection_name"]).fill(name)
+    page.get_by_role("button", name=words["collection_new"]).click()
+    page.get_by_label(words["file_add"].replace("{name}", name)).set_input_files(file)
+    page.get_by_text(words["file_kept"].replace("{name}", "manual.txt").replace("{count}", "1")).wait_for()
+    page.get_by_role("searchbox", name=words["look_in"].replace("{name}", name)).fill("pump")
+    page.keyboard.press("Enter")
+    cited = words["passage_line"].replace("{file}", "manual.txt").replace("{place}", "1")
+    page.get_by_text(f"[1] {cited}").wait_for()
+    page.screenshot(path=tmp_path / "knowledge.png")
+    page.get_by_role("link", name=words["page_chat"], exact=True).click()
+    short_answers(page, words)
+    page.get_by_role("combobox", name=words["scope"]).select_option(name)
+    page.get_by_role("checkbox", name=words["trace"]).check()
+    say(page, words, "pump?")
+    answer = page.get_by_role("article", name="chat").last
+    answer.get_by_text(f"[1] {cited}").first.click()
+    answer.get_by_text("pump 1: clean.").first.wait_for()
+    answer.locator("details.trace > summary").click()
+    answer.get_by_text(words["retrieved"].replace("{name}", name).replace("{count}", "1")).wait_for()
+    answer.locator(".ids").wait_for()
+    assert "clean" in "".join(answer.locator(".tokens span").all_inner_texts())
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"cited-{scheme}.png")
+    kept = json.loads(get(served, f"/api/conversations/{page.url.rsplit('/', 1)[1]}")[1])["messages"]
+    assert kept[0]["content"] == "pump?" and kept[1]["figures"]["passages"][0]["number"] == 1
+    page.reload()
+    page.get_by_role("article", name="chat").get_by_text(f"[1] {cited}").wait_for()
+    page.get_by_role("link", name=words["page_knowledge"], exact=True).click()
+    page.once("dialog", lambda asks: asks.accept())
+    page.get_by_role("button", name=words["remove_it"].replace("{name}", name), exact=True).click()
+    page.get_by_role("article", name=name).wait_for(state="detached")
+
+
+def test_an_export_that_cannot_be_made_says_so_on_the_page(page: Any, words: dict[str, str], tmp_path: Path) -> None:
+    """The sample's vocabulary has no name in GGUF. What can be made is downloaded in test_export."""
+    page.get_by_role("link", name=words["page_models"], exact=True).click()
+    card = page.get_by_role("article", name="chat", exact=True)
+    card.get_by_text(words["export"], exact=True).click()
+    card.get_by_role("combobox").select_option("q4_0")
+    card.get_by_role("button", name=words["export_make"].replace("{name}", "chat")).click()
+    card.get_by_text("no GGUF of this model").wait_for()
+    page.screenshot(path=tmp_path / "export.png")
+
+
 @pytest.mark.parametrize("width", [360, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(
@@ -195,7 +272,7 @@ def test_nothing_is_wider_than_the_window(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 740})
-    for name in ("chat", "tune", "tune/new", "models", "evaluation", "feedback"):
+    for name in ("chat", "knowledge", "tune", "tune/new", "models", "evaluation", "feedback"):
         page.evaluate("name => { location.hash = `#/${name}` }", name)
         page.get_by_role("link", name=words[f"page_{name.split('/')[0]}"], exact=True).and_(
             page.locator("[aria-current=page]")

@@ -227,6 +227,50 @@ def test_thumbs_become_pairs_and_a_preference_task(anew: Callable[[], Served]) -
     assert read_preferences(list((served.jobs.folder / "data").iterdir())).preferences
 
 
+def verdicts(*good: bool) -> bytes:
+    rows = [{"prompt": f"{n}？", "completion": "水" if one else "火", "label": one} for n, one in enumerate(good)]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def test_thumbs_alone_become_verdicts_and_a_kto_task(anew: Callable[[], Served]) -> None:
+    served = anew()
+    path = f"/api/conversations/{made(served, '/api/conversations', {})['id']}/messages"
+    asked = made(served, path, {"role": "user", "content": "天为什么蓝？"})
+    for text, rating in (("不知道", -1), ("因为散射", 1), ("也许", -1), ("嗯", 0)):
+        answer = {"role": "assistant", "content": text, "parent": asked["id"], "system": "请简短。"}
+        made(served, f"/api/messages/{made(served, path, answer)['id']}", {"rating": rating}, "PATCH")
+    data = uploaded(served, "thumbs.jsonl", get(served, "/api/verdicts.jsonl")[1].encode())
+    assert data["about"] | {"size": 0} == {
+        "kind": "verdict", "rows": 3, "good": 1, "faulty": 0, "faults": [], "size": 0,
+    }  # fmt: skip
+    row = begun(served, data=data["id"], method="lora", epochs=3)
+    assert row["task"]["takes"]["method"] == "kto" and row["task"]["takes"]["learning_rate"] == 2e-4
+    done = reach(served, row["id"], "succeeded")
+    assert (done["result"]["good"], done["result"]["bad"]) == (1, 2)
+    assert done["result"]["steps"] == row["task"]["takes"]["steps"]
+    [stage] = read_recipe(served.jobs.run_dir(row).parent / "recipe.toml").tune.values()
+    told = {one["name"]: one["adapter"] for one in made(served, "/api/models", None, "GET")}
+    assert told[done["model"]] and not told["chat"], "LoRA leaves an adapter to export"
+    assert (stage.method, stage.kto.good_weight, stage.kto.bad_weight) == ("kto", 2.0, 1.0)
+
+
+def test_verdicts_are_known_by_their_rows_and_of_one_kind_only_are_refused(served: Served) -> None:
+    rows = uploaded(
+        served, "kto.jsonl", b'{"prompt": "a", "completion": "b", "label": "yes"}\n' + verdicts(True, False)
+    )
+    assert (rows["about"]["kind"], rows["about"]["rows"], rows["about"]["faulty"]) == ("verdict", 2, 1)
+    labelled = chats(2).replace(b'{"messages"', b'{"label": "poem", "messages"')
+    assert uploaded(served, "labelled.jsonl", labelled)["about"]["kind"] == "chat", "a label of another sort"
+    for good, said in ((True, "good"), (False, "bad")):
+        alone = uploaded(served, "alone.jsonl", verdicts(good, good))["id"]
+        task = {"model": "chat", "data": alone}
+        status, told = call(served, "POST", "/api/tasks", {"tasks": [task]})
+        assert status == 400 and f"said to be {said}: learning from thumbs needs both" in told["error"]["message"]
+        assert "needs both" in made(served, "/api/tasks/plan", {"tasks": [task]})[0]["problem"]
+    task = {"model": "chat", "data": rows["id"], "test": rows["id"]}
+    assert "without test data" in made(served, "/api/tasks/plan", {"tasks": [task]})[0]["problem"]
+
+
 def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Served) -> None:
     row = uploaded(served, "faults.jsonl", chats(2) + b'{"messages": [{"role": "user"}]}\nno json\n')
     about = row["about"]

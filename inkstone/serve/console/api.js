@@ -12,9 +12,9 @@ export async function ask(path, method = "GET", body = undefined) {
   return response.status === 204 ? null : response.json();
 }
 
-// A file's bytes under a name, as the data of tasks.
-export async function upload(name, content) {
-  const response = await fetch(`/api/datasets?name=${encodeURIComponent(name)}`, { method: "POST", body: content });
+// A file's bytes under a name: as the data of tasks, or to another place.
+export async function upload(name, content, place = "/api/datasets") {
+  const response = await fetch(`${place}?name=${encodeURIComponent(name)}`, { method: "POST", body: content });
   if (!response.ok) throw new Failure(await sentence(response));
   return response.json();
 }

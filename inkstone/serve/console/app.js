@@ -4,11 +4,12 @@ import { html, render, useEffect, useState } from "/console/vendor/preact-htm-3.
 import { ask } from "/console/api.js";
 import { Chat } from "/console/chat.js";
 import { Feedback } from "/console/feedback.js";
+import { Knowledge } from "/console/knowledge.js";
 import { Evaluation, Models } from "/console/models.js";
 import { Tune } from "/console/tune.js";
 import { language, speak, t } from "/console/words.js";
 
-const PAGES = { chat: Chat, tune: Tune, models: Models, evaluation: Evaluation, feedback: Feedback };
+const PAGES = { chat: Chat, knowledge: Knowledge, tune: Tune, models: Models, evaluation: Evaluation, feedback: Feedback };
 
 function Console() {
   const [page, setPage] = useState(pageOf());

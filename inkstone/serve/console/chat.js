@@ -18,6 +18,8 @@ export function Chat({ models, report }) {
   const [search, setSearch] = useState("");
   const [open, setOpen] = useState({ id: null, leaf: null, messages: [] });
   const [picked, pick] = useState([localStorage.getItem("model") ?? "", localStorage.getItem("beside") ?? ""]);
+  const [collections, setCollections] = useState([]);
+  const [knowledge, setKnowledge] = useState(Number(localStorage.getItem("knowledge")) || null);
   const [live, setLive] = useState([]);
   const [window_, setWindow] = useState(null);
   const [trace, setTrace] = useState(false);
@@ -28,6 +30,7 @@ export function Chat({ models, report }) {
   const assistant = assistants.find((one) => one.id === assistantId) ?? NOBODY;
   const model = [assistant.model, picked[0], models[0]].find((name) => models.includes(name)) ?? "";
   const asked = [model, picked[1]].filter((name, place, all) => models.includes(name) && all.indexOf(name) === place);
+  const scope = collections.find(({ id }) => id === knowledge);
   const busy = live.length > 0;
   const path = pathTo(open.messages, open.leaf);
 
@@ -41,6 +44,7 @@ export function Chat({ models, report }) {
   const list = safely(async (text = search) => setConversations(await ask(`/api/conversations?search=${encodeURIComponent(text)}`)));
   const who = safely(async () => setAssistants(await ask("/api/assistants")));
   useEffect(() => void who(), []);
+  useEffect(() => void safely(async () => setCollections(await ask("/api/collections")))(), []);
   useEffect(() => void list(search), [search]);
   useEffect(() => {
     const follow = safely(async () => {
@@ -63,11 +67,17 @@ export function Chat({ models, report }) {
     setLive(texts);
     const one = async (name, place) => {
       const figures = { first: null, seconds: 0, tokens: 0, prompt: 0, finish: "cancelled" };
+      const sampling = Object.fromEntries(Object.entries(assistant.sampling).filter(([, value]) => value !== null));
+      let messages = turns;
+      if (scope) {
+        const grounded = await ask(`/api/collections/${scope.id}/ground`, "POST", { model: name, messages: turns, max_tokens: sampling.max_tokens ?? null });
+        messages = grounded.messages;
+        Object.assign(figures, { knowledge: scope.name, passages: grounded.passages });
+      }
       const begun = performance.now();
       const since = () => (performance.now() - begun) / 1000;
-      const sampling = Object.fromEntries(Object.entries(assistant.sampling).filter(([, value]) => value !== null));
       try {
-        for await (const chunk of answer({ model: name, messages: turns, drop_oldest: true, ...sampling }, stop.signal)) {
+        for await (const chunk of answer({ model: name, messages, drop_oldest: true, ...sampling }, stop.signal)) {
           const choice = chunk.choices[0];
           if (choice?.delta.content) {
             figures.first ??= since();
@@ -130,6 +140,10 @@ export function Chat({ models, report }) {
       if (rating < 0) setWindow({ better: message });
     }),
   };
+  const pickScope = (event) => {
+    setKnowledge(Number(event.target.value) || null);
+    localStorage.setItem("knowledge", event.target.value);
+  };
   const fresh = () => (location.hash === "#/chat" ? setOpen({ id: null, leaf: null, messages: [] }) : (location.hash = "#/chat"));
   const forget = safely(async (conversation) => {
     if (!confirm(t("remove_sure", { name: conversation.title }))) return;
@@ -186,6 +200,9 @@ export function Chat({ models, report }) {
         <label>${t("model")} <select value=${model} disabled=${models.includes(assistant.model)} onChange=${pickModel(0)}>${models.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>
         ${models.length > 1 && html`<label>${t("beside")} <select value=${picked[1]} onChange=${pickModel(1)}>
           <option value="">${t("none")}</option>${models.filter((name) => name !== model).map((name) => html`<option value=${name}>${name}</option>`)}
+        </select></label>`}
+        ${collections.length > 0 && html`<label>${t("scope")} <select value=${scope?.id ?? ""} onChange=${pickScope}>
+          <option value="">${t("model_alone")}</option>${collections.map((one) => html`<option value=${one.id}>${one.name}</option>`)}
         </select></label>`}
         <label><input type="checkbox" checked=${trace} onChange=${(event) => setTrace(event.target.checked)} /> ${t("trace")}</label>
       </div>

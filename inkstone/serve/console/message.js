@@ -3,6 +3,7 @@
 import { html, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { ask } from "/console/api.js";
 import { Icon } from "/console/icons.js";
+import { Passages } from "/console/knowledge.js";
 import { Markdown } from "/console/markdown.js";
 import { t } from "/console/words.js";
 
@@ -24,6 +25,7 @@ export function Bubble({ message, siblings, busy, trace, act, avatar }) {
   return html`<article class=${mine ? "bubble mine" : "bubble"} aria-label=${mine ? t("you") : message.model}>
     ${!mine && html`<header>${avatar} <span>${message.model}</span></header>`}
     ${mine ? html`<p class="plain">${message.content}</p>` : html`<${Markdown} text=${message.content} onCopy=${act.copy} copyLabel=${t("copy")} />`}
+    ${message.figures?.passages && html`<${Citations} passages=${message.figures.passages} name=${message.figures.knowledge} />`}
     ${message.better && html`<blockquote class="better"><strong>${t("better")}</strong><${Markdown} text=${message.better} /></blockquote>`}
     <footer>
       <${Branches} message=${message} siblings=${siblings} act=${act} />
@@ -52,12 +54,20 @@ function Branches({ message, siblings, act }) {
   </span>`;
 }
 
+function Citations({ passages, name }) {
+  const given = passages.filter(({ number }) => number).length;
+  const said = given ? t("cited_from", { name }) : t(passages.length ? "no_room" : "nothing_in", { name });
+  return html`<p class="faint">${said}</p><${Passages} passages=${passages} label=${said} />`;
+}
+
 function Trace({ message, turns }) {
   const [prompt, setPrompt] = useState(null);
   const figures = message.figures ?? {};
   const load = async () => {
     try {
-      setPrompt(await ask("/tokenize", "POST", { model: message.model, messages: turns, drop_oldest: true, return_token_strs: true }));
+      const passages = (figures.passages ?? []).filter(({ number }) => number);
+      const { messages } = passages.length ? await ask("/api/ground", "POST", { messages: turns, passages }) : { messages: turns };
+      setPrompt(await ask("/tokenize", "POST", { model: message.model, messages, drop_oldest: true, return_token_strs: true }));
     } catch (error) {
       setPrompt({ said: error.message });
     }
@@ -65,6 +75,7 @@ function Trace({ message, turns }) {
   const rate = figures.tokens > 1 ? ((figures.tokens - 1) / (figures.seconds - figures.first)).toFixed(1) : "–";
   return html`<details class="trace" onToggle=${(event) => event.target.open && !prompt && load()}>
     <summary>${t("trace_line", { first: seconds(figures.first), all: seconds(figures.seconds), tokens: figures.tokens ?? "–", rate, why: figures.finish ?? "–" })}</summary>
+    ${figures.passages?.length > 0 && html`<p>${t("retrieved", { count: figures.passages.length, name: figures.knowledge })}</p><${Passages} passages=${figures.passages} scores label=${t("retrieved", { count: figures.passages.length, name: figures.knowledge })} />`}
     ${prompt?.said && html`<p role="alert">${prompt.said}</p>`}
     ${prompt?.tokens && html`<p>${t("prompt_ids", { count: prompt.count })}</p>
       <p class="tokens">${prompt.tokens.map((id, place) => html`<span title=${id}>${prompt.token_strs[place]}</span>`)}</p>

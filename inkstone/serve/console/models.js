@@ -1,6 +1,6 @@
 // The models and where each comes from, and the scores of their runs.
 
-import { html, useEffect, useState } from "/console/vendor/preact-htm-3.1.1.js";
+import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { ask } from "/console/api.js";
 import { Radar, axesOf } from "/console/radar.js";
 import { duration, t } from "/console/words.js";
@@ -15,6 +15,44 @@ const last = (path) => path.split("/").filter(Boolean).at(-1) ?? path;
 
 // A stage's own settings: of the first section that it covers.
 const settingsOf = ({ stage }) => Object.values(stage?.settings ?? {})[0] ?? {};
+
+const KINDS = ["f16", "q8_0", "q4_0"];
+
+// Files of a model to take away: made by the server, then a link.
+function Export({ model, files, change, report }) {
+  const [kind, pick] = useState("q8_0");
+  const kinds = model.adapter ? [...KINDS, "adapter"] : KINDS;
+  const make = () => ask("/api/exports", "POST", { model: model.name, kind }).then(change, (error) => report(error.message));
+  const drop = (file) => () => ask(address(file), "DELETE").then(() => change({ ...file, state: "none" }), (error) => report(error.message));
+  const busy = files.some((file) => file.kind === kind && file.state === "running");
+  return html`<details class="export"><summary>${t("export")}</summary>
+    <p class="buttons start">
+      <select aria-label=${t("export_kind", { name: model.name })} value=${kind} onChange=${(event) => pick(event.target.value)}>${kinds.map((one) => html`<option value=${one}>${t(`export_${one}`)}</option>`)}</select>
+      <button aria-label=${t("export_make", { name: model.name })} disabled=${busy} onClick=${make}>${t("export_do")}</button>
+    </p>
+    ${files.map((file) => html`<p key=${file.kind} role=${file.state === "failed" ? "alert" : "status"} class="plain">${
+      file.state === "done" ? html`<a href=${address(file)} download>${t("export_fetch", { kind: t(`export_${file.kind}`), size: megabytes(file.bytes) })}</a> <button class="quiet" aria-label=${t("remove_it", { name: t(`export_${file.kind}`) })} onClick=${drop(file)}>×</button>`
+      : file.state === "running" ? t("export_running", { kind: t(`export_${file.kind}`) })
+      : t("export_failed", { kind: t(`export_${file.kind}`), why: file.error })}</p>`)}
+  </details>`;
+}
+
+const address = ({ kind, model }) => `/api/exports/${kind}/${model.split("/").map(encodeURIComponent).join("/")}`;
+const megabytes = (size) => (size < 2 ** 20 ? `${Math.ceil(size / 1024)} KiB` : size < 2 ** 30 ? `${Number((size / 2 ** 20).toPrecision(3))} MiB` : `${Number((size / 2 ** 30).toPrecision(3))} GiB`);
+
+// The files that there are, asked for again while any is being made.
+function useExports(report) {
+  const [files, setFiles] = useState([]);
+  const clock = useRef(null);
+  const look = () => ask("/api/exports").then(setFiles, (error) => report(error.message));
+  useEffect(() => void look(), []);
+  useEffect(() => {
+    if (files.some(({ state }) => state === "running")) clock.current = setTimeout(look, 1000);
+    return () => clearTimeout(clock.current);
+  }, [files]);
+  const change = (file) => setFiles((now) => [...now.filter((one) => one.model !== file.model || one.kind !== file.kind), file].filter(({ state }) => state !== "none"));
+  return [files, change];
+}
 
 // What a model was made from, nearest first: models of this server, at the end perhaps a name alone.
 function ancestors(model, models) {
@@ -32,6 +70,7 @@ function ancestors(model, models) {
 
 export function Models({ models: talking, report }) {
   const models = useAsked("/api/models", report);
+  const [files, change] = useExports(report);
   const talk = (name) => () => {
     localStorage.setItem("model", name);
     location.hash = "#/chat";
@@ -47,6 +86,7 @@ export function Models({ models: talking, report }) {
         ${talking.includes(model.name) && html`<button onClick=${talk(model.name)}>${t("talk")}</button>`}
         <a class="button plain-button" href=${`#/tune/new/model/${encodeURIComponent(model.name)}`}>${t("tune_it")}</a>
       </p>
+      <${Export} model=${model} files=${files.filter((file) => file.model === model.name)} change=${change} report=${report} />
     </article>`)}
   </section>`;
 }

@@ -7,16 +7,21 @@ import asyncio
 import re
 import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from inkstone.chat import read_chats, read_preferences
+from inkstone.chat import read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
 from inkstone.serve.guard import Refused
 from inkstone.serve.store import Store
 
 MAX_UPLOAD_BYTES = 256 * 2**20
+_READERS: dict[str, Callable[..., object]] = {
+    "verdict": read_verdicts,
+    "preference": read_preferences,
+    "chat": read_chats,
+}
 _NAME = re.compile(r"\w[\w.-]{0,79}\.jsonl?(\.(gz|zst|xz))?")
 
 
@@ -67,13 +72,16 @@ class Datasets:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Kind, usable rows and what is wrong with others: preference pairs where it has any, else conversations."""
-    try:
-        kind, pairs = "preference", read_preferences([path], on_problem="skip")
-        rows, skipped = len(pairs.preferences), pairs.skipped
-    except InputError:
-        kind, chats = "chat", read_chats([path], on_problem="skip")
-        rows, skipped = len(chats.chats), chats.skipped
+    """Kind, usable rows and what is wrong with others: verdicts or preference pairs where it has any, else
+    conversations. A row is usable as one of the three only."""
+    for kind, read in _READERS.items():
+        try:
+            items, skipped = vars(read([path], on_problem="skip")).values()
+            break
+        except InputError:
+            if kind == "chat":
+                raise
     faults = "\n".join(f"{one.row}: {'; '.join(one.faults)}" for one in skipped[:20])
     valid = faults.encode("utf-8", "backslashreplace").decode()  # a fault may quote what is no Unicode
-    return {"kind": kind, "rows": rows, "faulty": len(skipped), "faults": valid.splitlines()}
+    about = {"kind": kind, "rows": len(items), "faulty": len(skipped), "faults": valid.splitlines()}
+    return about | ({"good": sum(one.good for one in items)} if kind == "verdict" else {})

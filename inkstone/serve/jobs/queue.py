@@ -151,6 +151,8 @@ class Jobs:
             self.library.directories = {**known, name: known.get(name, directory)}  # others may go through the old one
 
 
-def toml(value: str | float | list[str]) -> str:
-    """A value as TOML writes it, which for these is as JSON does."""
+def toml(value: str | float | list[str] | dict[str, float]) -> str:
+    """A value as TOML writes it, which for all of these but tables is as JSON does."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)

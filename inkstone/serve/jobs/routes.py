@@ -109,6 +109,8 @@ def _prepare(jobs: Jobs, datasets: Datasets, task: Task) -> tuple[str, Row, str]
     kind, name = data["about"]["kind"], data["name"].partition(".json")[0]
     if test and test["about"]["kind"] != kind:
         raise InputError(f"the test data has {test['about']['kind']} rows, the training data {kind} rows: choose alike")
+    if test and kind == "verdict":
+        raise InputError("answers that are good or bad are learned from without test data: choose none")
     recipe, takes = prepare(task, base, datasets.path(data), data["about"], datasets.path(test) if test else None)
     return f"{name}-{task.method}", {**task.model_dump(), "takes": takes}, recipe
 

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from inkstone.chat import CHATML, encode_to_fit, find_template, read_chats, read_preferences, require_tokens
+from inkstone.chat import (
+    CHATML,
+    encode_to_fit,
+    find_template,
+    read_chats,
+    read_preferences,
+    read_verdicts,
+    require_tokens,
+)
 from inkstone.errors import InputError
 from inkstone.model.files.directory import read_config
 from inkstone.plan import estimate
@@ -21,9 +29,11 @@ from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats, SFTSettings
 from inkstone.tune.packing import EncodedChat
 from inkstone.tune.pairs import PackedPairs, encode_pair
+from inkstone.tune.verdicts import beside_next
 
-_RATES = {("chat", "whole"): 1e-4, ("chat", "lora"): 5e-4, ("preference", "whole"): 2e-5, ("preference", "lora"): 2e-4}
-"""Peak learning rates where the person says none: pairs need less, an adapter more."""
+_METHODS = {"chat": "sft", "preference": "preference", "verdict": "kto"}
+_RATES = {("sft", "whole"): 1e-4, ("sft", "lora"): 5e-4, ("pairs", "whole"): 2e-5, ("pairs", "lora"): 2e-4}
+"""Peak learning rates where the person says none: pairs and verdicts need less, an adapter more."""
 _SAMPLE, _FEW = 300, 50
 """Rows that tell how long rows are; fewer than this in all, and none are held out."""
 
@@ -52,28 +62,32 @@ def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Pat
     length = task.sequence_length or min(config.max_positions, 512)
     if length > config.max_positions:
         raise InputError(f"sequence_length = {length} exceeds the model's {config.max_positions} positions: shorten it")
+    if kind == "verdict" and about["good"] in (0, about["rows"]):
+        said = "good" if about["good"] else "bad"
+        raise InputError(f"every answer of the data is said to be {said}: learning from thumbs needs both kinds")
     template = _template(base)
     rows = ceil(_rows_of(data, kind, base, template, length) * about["rows"])
     values = {
         "inputs": [str(data)],
         "base": str(base),
-        "method": "preference" if kind == "preference" else "sft",
+        "method": _METHODS[kind],
         "adapter": "lora" if task.method == "lora" else "none",
         "template": template,
         "on_problem": "skip" if about["faulty"] else "refuse",
         "epochs": task.epochs,
-        "learning_rate": task.learning_rate or _RATES[kind, task.method],
+        "learning_rate": task.learning_rate or _RATES["sft" if kind == "chat" else "pairs", task.method],
         "sequence_length": length,
         "batch_tokens": max(1, min(8, rows // 8)) * length,
         "heldout_fraction": 0.0 if about["rows"] < _FEW else 0.02,
         **({"heldout": [str(test)]} if test else {}),
+        **({"kto": _even(about["good"], about["rows"] - about["good"])} if kind == "verdict" else {}),
     }
     settings = SFTSettings.model_validate(values)
     steps = settings.steps(rows)
     values |= {"warmup_steps": min(20, steps // 10), "log_steps": max(1, steps // 500)}
     recipe = f"[tune.{STAGE}]\n" + "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
     # The base's own opinion of the pairs is one more forward.
-    tokens = steps * settings.batch_tokens * (4 / 3 if kind == "preference" else 1)
+    tokens = steps * settings.batch_tokens * (1 if kind == "chat" else 4 / 3)
     device = this_device()
     made = estimate(config, settings, device, 1, round(tokens)) if device else None
     return recipe, {
@@ -83,6 +97,12 @@ def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Pat
         "memory_gib": made and made.memory.total,
         "room_gib": device and device.memory_gib,
     }
+
+
+def _even(good: int, bad: int) -> dict[str, float]:
+    """Weights with which both kinds count the same in all; the more frequent one has 1."""
+    most = max(good, bad)
+    return {"good_weight": round(most / good, 4), "bad_weight": round(most / bad, 4)}
 
 
 def _template(base: Path) -> str:
@@ -99,8 +119,12 @@ def _template(base: Path) -> str:
 def _rows_of(path: Path, kind: str, base: Path, template: str, length: int) -> float:
     """Packed rows that one row of the file makes, by some that are spread over it, packed as in training."""
     form, tokenizer = find_template(base, None if template == "auto" else template), Tokenizer.load(base)
-    if kind == "preference":
-        some = (read := read_preferences([path], on_problem="skip").preferences)[:: 1 + len(read) // _SAMPLE]
+    if kind != "chat":
+        if kind == "verdict":
+            read = beside_next(read_verdicts([path], on_problem="skip").verdicts)
+        else:
+            read = read_preferences([path], on_problem="skip").preferences
+        some = read[:: 1 + len(read) // _SAMPLE]
         pairs = [one for pair in some if (one := encode_pair(pair, form, tokenizer, length))]
         return PackedPairs(pairs, length, 1, tokenizer.fill_id).rows_per_epoch / len(some)
     told = (every := read_chats([path], on_problem="skip").chats)[:: 1 + len(every) // _SAMPLE]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, i
 from sqlalchemy.exc import SQLAlchemyError
 
 from inkstone.errors import Absent, InkstoneError
-from inkstone.serve.store.tables import CONVERSATIONS, JOBS, MESSAGES, METADATA, SCHEMA, VERSION
+from inkstone.serve.store.tables import COLLECTIONS, CONVERSATIONS, JOBS, MESSAGES, METADATA, PASSAGES, SCHEMA, VERSION
 
 Row = dict[str, Any]
 
@@ -96,7 +96,12 @@ class Store:
 
     def add(self, table: str, row: Row) -> Row:
         """A new row, with its number."""
-        stamps = {"conversations": ("changed",), "datasets": ("created",), "jobs": ("created", "changed")}
+        stamps = {
+            "conversations": ("changed",),
+            "collections": ("changed",),
+            "datasets": ("created",),
+            "jobs": ("created", "changed"),
+        }
         row = {**row, **dict.fromkeys(stamps.get(table, ()), time.time())}
         with self._begin() as connection:
             if table == "conversations" and row.get("assistant") is not None:
@@ -146,16 +151,43 @@ class Store:
             connection.execute(where.values(leaf=number, changed=time.time()))
             return _one(connection, "messages", number)
 
+    def collections(self) -> list[Row]:
+        """All of them with their files and how many passages each has."""
+        rows = self.rows("collections")
+        counted = select(PASSAGES.c.collection, PASSAGES.c.file.label("name"), func.count().label("passages"))
+        if rows:
+            with self._begin() as connection:
+                files = _rows(connection.execute(counted.group_by(PASSAGES.c.collection, PASSAGES.c.file)))
+            for row in rows:
+                row["files"] = [file for file in files if file["collection"] == row["id"]]
+        return rows
+
+    def passages(self, collection: int) -> list[Row]:
+        """All of a collection."""
+        with self._begin() as connection:
+            asked = select(PASSAGES).where(PASSAGES.c.collection == collection).order_by(PASSAGES.c.id)
+            return _rows(connection.execute(asked))
+
+    def keep_file(self, collection: int, file: str, passages: list[tuple[int, str]]) -> None:
+        """These passages of a file instead of those it had; none: the file is forgotten."""
+        rows = [{"collection": collection, "file": file, "place": place, "text": text} for place, text in passages]
+        with self._begin() as connection:
+            _one(connection, "collections", collection)
+            gone = (PASSAGES.c.collection == collection, PASSAGES.c.file == file)
+            if not connection.execute(delete(PASSAGES).where(*gone)).rowcount and not rows:
+                raise Absent(f"collection {collection} has no file {file}, or it was removed")
+            if rows:
+                connection.execute(insert(PASSAGES), rows)
+            one = update(COLLECTIONS).where(COLLECTIONS.c.id == collection)
+            connection.execute(one.values(changed=time.time()))
+
     def preferences(self) -> Iterator[Row]:
         """What people's thumbs say, as rows of a preference set (`messages`, `chosen`, `rejected`; whose `model`).
 
         A better answer that was written is preferred to the one it corrects; of several answers to the same message,
         one with a thumb up to one with a thumb down.
         """
-        with self._begin() as connection:
-            rows = _rows(connection.execute(select(MESSAGES).order_by(MESSAGES.c.id)))
-        by_id = {row["id"]: row for row in rows}
-        answers = [row for row in rows if row["role"] == "assistant" and row["parent"] is not None]
+        by_id, answers = self._answers()
         liked: dict[int, list[str]] = {}
         for row in answers:
             if row["rating"] > 0:
@@ -167,6 +199,22 @@ class Store:
                 if better.strip() and better.strip() != row["content"].strip() and row["content"].strip():
                     said = {"messages": _path(by_id, row), "model": row["model"]}
                     yield {**said, "chosen": better, "rejected": row["content"]}
+
+    def verdicts(self) -> Iterator[Row]:
+        """Every answer with a thumb, as rows of a verdict set (`prompt`, `completion`, `label`; whose `model`)."""
+        by_id, answers = self._answers()
+        for row in answers:
+            if row["rating"] and row["content"].strip():
+                answer = [{"role": "assistant", "content": row["content"]}]
+                said = {"prompt": _path(by_id, row), "completion": answer, "label": row["rating"] > 0}
+                yield {**said, "model": row["model"]}
+
+    def _answers(self) -> tuple[dict[int, Row], list[Row]]:
+        """All messages by number, and those that answer one."""
+        with self._begin() as connection:
+            rows = _rows(connection.execute(select(MESSAGES).order_by(MESSAGES.c.id)))
+        answers = [row for row in rows if row["role"] == "assistant" and row["parent"] is not None]
+        return {row["id"]: row for row in rows}, answers
 
 
 _TABLES = METADATA.tables

@@ -69,3 +69,18 @@ JOBS = _table(
 )
 """Runs as processes: queued, running, stopping, then stopped, succeeded or failed. `process` is its number and when it
 began, which finds it again after the server was restarted."""
+
+COLLECTIONS = _table(
+    "collections",
+    Column("name", String(80), nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
+PASSAGES = _table(
+    "passages",
+    Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("file", String(120), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+)
+"""What private knowledge is looked up in; `place` is the line of the file in which a passage begins."""
