@@ -173,6 +173,10 @@ def serve(
         str, typer.Option(help="address to listen on; another than this machine's needs a key")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="repeatable; a LoRA adapter of a served model, as a model of this name"),
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(envvar="INKSTONE_API_KEY", help="repeatable; with any, all routes but /health need one"),
@@ -201,4 +205,4 @@ def serve(
     kind = model_commands.DTYPES.get(dtype or "")
     settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize)
     limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
-    serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work)
+    serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work, adapter or [])

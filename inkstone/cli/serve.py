@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from inkstone.errors import InputError
+from inkstone.serve.adapters import find_adapters
 from inkstone.serve.models import Library, ServeSettings, find_models
 
 
@@ -20,6 +21,7 @@ def serve_models(
     database: str | None,
     console: bool,
     tasks: tuple[Path | None, int],
+    adapters: list[str],
 ) -> None:
     """Serve until told to stop; requests that run then have `drain_s` to end. `tasks` are their folder and how many run
     at once; they outlive the server."""
@@ -40,10 +42,10 @@ def serve_models(
             f"--host {host} can be reached from other machines: give an --api-key (or INKSTONE_API_KEY) first"
         )
     directories = find_models(paths)
-    library = Library(directories, settings)
+    library = Library(directories, settings, find_adapters(adapters, directories))
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("inkstone.serve").setLevel(logging.INFO)
-    typer.echo(f"models: {', '.join(directories)}")
+    typer.echo(f"models: {', '.join(library.names)}")
     typer.echo(f"http://{host}:{port}/v1 speaks the OpenAI API; Ctrl-C ends it")
     app = create_app(library, Guard(keys, *limits))
     if console:

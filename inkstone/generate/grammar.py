@@ -1,13 +1,14 @@
-"""Answers that satisfy a JSON schema: llguidance says which tokens may come next (extra `serve`).
+"""Answers that satisfy a JSON schema, or are a call of a tool: llguidance says which tokens may come (extra `serve`).
 
     request = Request(prompt, sampling, stop_ids, constraint=constrain(opened, {"type": "object"}, stop_ids))
+    request = Request(prompt, sampling, stop_ids, constraint=constrain_call(opened, {"weather": {...}}, stop_ids))
 
 A grammar is bounded in size before it is compiled and in work by llguidance's own limits, so a hostile schema costs a
 sentence.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,8 @@ from inkstone.model import Opened
 from inkstone.tokenizer import Tokenizer
 
 _MAX_SCHEMA_BYTES = 100_000
+_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Calls in training data are written by json.dumps."""
 
 
 class Grammar:
@@ -47,19 +50,39 @@ class Grammar:
 
 def constrain(opened: Opened, schema: dict[str, Any], stop_ids: Collection[int]) -> Grammar:
     """What an answer must be to satisfy `schema`. Raises InputError for one that is too large or impossible."""
+    return _grammar(opened, json.dumps(schema), False, stop_ids)
+
+
+def constrain_call(opened: Opened, functions: Mapping[str, dict[str, Any]], stop_ids: Collection[int]) -> Grammar:
+    """An answer that is one call, written as chats are trained with; `functions` have the schemas of their arguments.
+
+    Raises InputError as `constrain` does.
+    """
+    begins = [f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": ' for name in functions]
+    calls = " | ".join(f"{json.dumps(begin, ensure_ascii=False)} a{place}" for place, begin in enumerate(begins))
+    rules = [rf'start: "<tool_call>\n" ({calls}) "}}\n</tool_call>"']
+    for place, schema in enumerate(functions.values()):
+        rules.append(f"a{place}: %json {json.dumps({**schema, 'x-guidance': _AS_TRAINED})}")
+    return _grammar(opened, "\n".join(rules), True, stop_ids)
+
+
+def _grammar(opened: Opened, written: str, lark: bool, stop_ids: Collection[int]) -> Grammar:
+    """A constraint from a JSON schema, or from a grammar that holds some."""
     try:
-        import llguidance
+        from llguidance import LLMatcher
     except ImportError as error:
         raise InputError("structured output needs llguidance: pip install 'inkstone[serve]'") from error
-    written = json.dumps(schema)
     if len(written) > _MAX_SCHEMA_BYTES:
         raise InputError(f"the JSON schema has {len(written)} bytes, more than {_MAX_SCHEMA_BYTES}: make it smaller")
     end_id = min(stop_ids, default=None)
     if end_id is None:
         raise InputError("structured output needs a model with an end token")
     try:
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(written, overrides={"whitespace_flexible": False})
-        matcher = llguidance.LLMatcher(_read(opened.tokenizer, end_id), grammar, log_level=0)
+        if lark:
+            grammar = LLMatcher.grammar_from_lark(written)
+        else:
+            grammar = LLMatcher.grammar_from_json_schema(written, overrides={"whitespace_flexible": False})
+        matcher = LLMatcher(_read(opened.tokenizer, end_id), grammar, log_level=0)
         problem = matcher.get_error() if matcher.is_error() else ""
     except ValueError as error:
         problem = str(error)

@@ -6,7 +6,7 @@
 same tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from inkstone.chat import Template, TemplateChoice, choose_template, require_tok
 from inkstone.chat.library import own_jinja
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
-from inkstone.model.files.adapter import load_adapter
+from inkstone.model.files.adapter import beside, load_adapter
 from inkstone.model.files.directory import load_model, read_config, read_stop_ids
 from inkstone.model.files.hub import resolve_source
 from inkstone.model.packed.pack import Kind, pack_model, packed_maps, prepack_model
@@ -74,6 +74,17 @@ def open_directory(
         prepack_model(model)
     model.known_ids = tokenizer.vocab_size
     return Opened(model, tokenizer, found.template if found else None, stop_ids, found.reason if found else "")
+
+
+def adapted(base: Opened, adapter: Path) -> Opened:
+    """The base with a PEFT directory's adapter, around the same weights; the base stays as it is."""
+    model = beside(base.model, adapter)
+    found = _template_of(adapter, None, chat=True) if states_template(adapter) else None
+    if found is None:
+        return replace(base, model=model)
+    require_tokens(found.template, base.tokenizer)
+    stop_ids = base.stop_ids | found.template.stop_ids(base.tokenizer)
+    return Opened(model, base.tokenizer, found.template, stop_ids, found.reason)
 
 
 def _template_of(directory: Path, name: str | None, chat: bool) -> TemplateChoice | None:

@@ -53,8 +53,8 @@ class Server:
 
     async def model(self, name: str) -> Loaded:
         """The model of that name. Raises Refused for one that is not here or cannot be opened now."""
-        if name not in self.library.directories:
-            known = ", ".join(self.library.directories)
+        if name not in self.library.names:
+            known = ", ".join(self.library.names)
             raise Refused(404, f'there is no model "{name}" here, only {known}', code="model_not_found")
         return await self.library.get(name)
 
@@ -143,11 +143,11 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(library, name) for name in library.directories]}
+        return {"object": "list", "data": [_model(library, name) for name in library.names]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        if name not in library.directories:
+        if name not in library.names:
             await server.model(name)
         return _model(library, name)
 
@@ -268,8 +268,9 @@ def _error(message: str, kind: str, code: str | None = None) -> dict[str, str | 
 
 
 def _model(library: Library, name: str) -> dict[str, Any]:
-    created = int(library.directories[name].stat().st_mtime)
-    return {"id": name, "object": "model", "created": created, "owned_by": "inkstone", "chat": library.talks(name)}
+    created, chat = int(library.place(name).stat().st_mtime), library.talks(name)
+    told = {"id": name, "object": "model", "created": created, "owned_by": "inkstone", "chat": chat}
+    return told | ({"parent": library.adapters[name].base} if name in library.adapters else {})
 
 
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """/v1/chat/completions: messages in the model's own template, answers whole or as they come, tool calls read."""
 
-import json
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +8,12 @@ from inkstone.chat import encode_chat, prompt_to_fit
 from inkstone.chat.formats import read_prompt
 from inkstone.errors import InputError
 from inkstone.generate import Request
-from inkstone.generate.grammar import constrain
+from inkstone.generate.grammar import Grammar, constrain, constrain_call
+from inkstone.model import Opened
 from inkstone.serve.answers import Answer, Event, answers_of, chat_logprobs, events, head, sampling_of, sse, usage
+from inkstone.serve.calls import CALL_END, split_calls
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import ChatRequest
-
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 
 class Chat:
@@ -28,19 +26,19 @@ class Chat:
         how = sampling_of(loaded, asked, asked.longest, self.prompt)
         stop_ids = opened.stop_ids | set(asked.stop_token_ids)
         logprobs = max(asked.top_logprobs or 0, 1) if asked.logprobs else 0
-        schema = asked.response_format.schema_ if asked.response_format else None
         one = Request(self.prompt, how, stop_ids, logprobs)
         self.requests = [
             replace(
                 one,
                 sampling=how.model_copy(update={"seed": how.seed + index}),
-                constraint=constrain(opened, schema, stop_ids) if schema is not None else None,
+                constraint=_constraint(opened, asked, stop_ids),
             )
             for index in range(asked.n)
         ]
-        self.answers = answers_of(loaded, asked.n, asked.stop, chat=True)
         # A call is only known when its JSON is complete, so an answer that may hold one comes in one piece.
         self.may_call = bool(asked.tools) and asked.tool_choice != "none"
+        one_call = self.may_call and asked.parallel_tool_calls is False
+        self.answers = answers_of(loaded, asked.n, [*asked.stop, *[CALL_END] * one_call], chat=True)
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
@@ -83,7 +81,8 @@ class Chat:
         return _chunk(start, event.index or 0, {"content": event.text} if event.text else {}, event.finish, logprobs)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        text, calls = split_calls(answer.text) if self.may_call else (answer.text, [])
+        whole = answer.text + CALL_END * (answer.stream.shown.stopped == CALL_END)
+        text, calls = split_calls(whole) if self.may_call else (answer.text, [])
         message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
@@ -100,8 +99,6 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
     template = loaded.opened.template
     if template is None:
         raise InputError(f"{loaded.name} has no chat template: use /v1/completions")
-    if asked.tool_choice not in (None, "auto", "none"):
-        raise InputError('tool_choice may be "auto" or "none": a call cannot be forced here')
     row: dict[str, object] = {"messages": asked.messages}
     if asked.tools and asked.tool_choice != "none":
         row["tools"] = asked.tools
@@ -129,19 +126,12 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
     return ids
 
 
-def split_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The text without its calls, and the calls that are complete and valid."""
-    calls = []
-    for number, found in enumerate(_CALL.finditer(text)):
-        try:
-            call = json.loads(found[1])
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(call, dict) and isinstance(call.get("name"), str):
-            arguments = json.dumps(call.get("arguments", {}), ensure_ascii=False)
-            function = {"name": call["name"], "arguments": arguments}
-            calls.append({"id": f"call_{number}", "type": "function", "function": function})
-    return (_CALL.sub("", text).strip() if calls else text), calls
+def _constraint(opened: Opened, asked: ChatRequest, stop_ids: Collection[int]) -> Grammar | None:
+    """What the answer must look like, where the request says so."""
+    if asked.forced:
+        return constrain_call(opened, asked.forced, stop_ids)
+    schema = asked.response_format.schema_ if asked.response_format else None
+    return constrain(opened, schema, stop_ids) if schema is not None else None
 
 
 def _chunk(

@@ -1,12 +1,15 @@
 """Which models a server has, and the ones that are open: on demand, within a memory budget, least used ones closed.
 
-library = Library(find_models([Path("runs")]), settings)
-loaded = await library.get("primer/sft")
+    library = Library(find_models([Path("runs")]), settings)
+    loaded = await library.get("primer/sft")
+
+An adapter (`adapters.py`) is a model too, with an engine of its own around the weights of its base: those are there
+once, and count once. A base stays open while an adapter of it is.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +17,9 @@ from inkstone.chat import choose_template
 from inkstone.errors import InputError
 from inkstone.generate import Engine, SamplingSettings, read_sampling
 from inkstone.model import Opened, open_directory
+from inkstone.model.opened import adapted, states_template
 from inkstone.model.packed.pack import Kind
+from inkstone.serve.adapters import Adapter
 from inkstone.serve.runner import Runner, cache_tokens
 
 _GIB = 2**30
@@ -48,24 +53,36 @@ class Loaded:
     runner: Runner
     sampling: SamplingSettings
     gib: float
-    created: int
     used: float = field(default_factory=time.monotonic)
 
 
 class Library:
     """The models by name."""
 
-    def __init__(self, directories: dict[str, Path], settings: ServeSettings) -> None:
-        self.directories, self.settings = directories, settings
+    def __init__(
+        self, directories: dict[str, Path], settings: ServeSettings, adapters: Mapping[str, Adapter] | None = None
+    ) -> None:
+        self.directories, self.settings, self.adapters = directories, settings, adapters or {}
         self.open: dict[str, Loaded] = {}
         self._talks: dict[str, bool] = {}
         self._lock = asyncio.Lock()
 
+    @property
+    def names(self) -> list[str]:
+        """Models, then adapters whose base is here."""
+        return [*self.directories, *(name for name, one in self.adapters.items() if one.base in self.directories)]
+
+    def place(self, name: str) -> Path:
+        """The files of a model or an adapter."""
+        return self.adapters[name].directory if name in self.adapters else self.directories[name]
+
     def talks(self, name: str) -> bool:
         """Whether the model has a chat template; told from its files, once."""
         if name not in self._talks:
+            adapter = self.adapters.get(name)
+            inherits = adapter is not None and not states_template(adapter.directory)
             try:
-                choose_template(self.directories[name], None)
+                choose_template(self.place(adapter.base if adapter and inherits else name), None)
                 self._talks[name] = True
             except InputError:
                 self._talks[name] = False
@@ -73,29 +90,34 @@ class Library:
 
     async def get(self, name: str) -> Loaded:
         """The model, opened if need be. Raises KeyError for a name that is not there, InputError where it cannot be."""
-        directory = self.directories[name]
         async with self._lock:
-            if name not in self.open:
-                await self._make_room(name, _weights_gib(directory))
-                self.open[name] = await asyncio.to_thread(self._load, name, directory)
-        loaded = self.open[name]
-        loaded.used = time.monotonic()
-        return loaded
+            adapter = self.adapters.get(name)
+            base = await self._opened(adapter.base, None) if adapter else None
+            return await self._opened(name, base)
 
-    def _load(self, name: str, directory: Path) -> Loaded:
+    async def _opened(self, name: str, base: Loaded | None) -> Loaded:
+        if name not in self.open:
+            await self._make_room(name, _weights_gib(self.place(name)), base)
+            self.open[name] = await asyncio.to_thread(self._load, name, base)
+        self.open[name].used = time.monotonic()
+        return self.open[name]
+
+    def _load(self, name: str, base: Loaded | None) -> Loaded:
         import torch
 
         settings = self.settings
-        dtype = getattr(torch, settings.dtype) if settings.dtype else None
-        opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize, prepack=True)
+        dtype, directory = getattr(torch, settings.dtype) if settings.dtype else None, self.place(name)
+        if base is None:
+            opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize, prepack=True)
+            sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
+        else:
+            opened, sampling = adapted(base.opened, directory), base.sampling
         model = opened.model
         tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
         runner = Runner(lambda: Engine(model, tokens, settings.rows), settings.rows + settings.waiting)
-        sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
-        created = int((directory if directory.is_file() else directory / "config.json").stat().st_mtime)
-        return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory), created)
+        return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory))
 
-    async def _make_room(self, name: str, needed: float) -> None:
+    async def _make_room(self, name: str, needed: float, base: Loaded | None) -> None:
         """Close idle models, least recently used first, until the new one fits the budget."""
         budget = self.settings.memory_gib
         if budget is None:
@@ -103,7 +125,9 @@ class Library:
         if needed > budget:
             raise InputError(f"{name} has {needed:.1f} GiB of weights, more than --memory-gib {budget:g}")
         while sum(one.gib for one in self.open.values()) + needed > budget:
-            idle = [one for one in self.open.values() if not one.runner.pending]
+            bases = {self.adapters[other].base for other in self.open if other in self.adapters}
+            bases |= {base.name} if base else set()
+            idle = [one for one in self.open.values() if not one.runner.pending and one.name not in bases]
             if not idle:
                 raise InputError(f"no room for {name}: the open models are in use; try again, or raise --memory-gib")
             oldest = min(idle, key=lambda one: one.used)

@@ -79,6 +79,19 @@ class Asked(Body):
         return self
 
 
+class NamedFunction(Body):
+    """Which one."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """`tool_choice` of one function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class ChatRequest(Asked):
     """POST /v1/chat/completions."""
 
@@ -87,7 +100,7 @@ class ChatRequest(Asked):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] = Field([], max_length=128)
-    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool = False
     drop_oldest: bool = False
@@ -104,7 +117,28 @@ class ChatRequest(Asked):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.tool_choice is not None and not self.tools:
             raise ValueError("tool_choice needs tools")
+        if self.forced and self.response_format and self.response_format.type != "text":
+            raise ValueError("tool_choice forces a call, so there is no answer for response_format: leave one out")
         return self
+
+    @property
+    def forced(self) -> dict[str, dict[str, Any]]:
+        """Functions of which the answer must call one, with their arguments' schemas; empty: none must be called."""
+        if self.tool_choice in (None, "auto", "none"):
+            return {}
+        functions: dict[str, dict[str, Any]] = {}
+        for function in (tool.get("function") for tool in self.tools):
+            name, schema = (function.get("name"), function.get("parameters")) if isinstance(function, dict) else (0, 0)
+            if isinstance(name, str) and isinstance(schema, dict | None):
+                functions[name] = {"type": "object"} if schema is None else schema
+        if len(functions) < len(self.tools):
+            raise ValueError("a call is forced, so each of tools needs a function with a name of its own")
+        if not isinstance(self.tool_choice, NamedTool):
+            return functions
+        name = self.tool_choice.function.name
+        if name not in functions:
+            raise ValueError(f'tool_choice names "{name[:100]}", which is none of tools')
+        return {name: functions[name]}
 
     @property
     def longest(self) -> int | None:

@@ -43,12 +43,12 @@ class Served:
     jobs: Jobs
 
 
-def chat_model(directory: Path, chat: bool, seed: int = 3, own: Tokenizer | None = None) -> None:
+def chat_model(directory: Path, chat: bool, seed: int = 3, own: Tokenizer | None = None, positions: int = 256) -> None:
     """A model directory with random weights, large enough that its answers differ."""
     tokenizer = own or byte_level(CONTROL)
     shape = DecoderConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
-        num_kv_heads=1, head_dim=16, max_positions=256, tie_embeddings=False,
+        num_kv_heads=1, head_dim=16, max_positions=positions, tie_embeddings=False,
     )  # fmt: skip
     model = Decoder(shape)
     initialise(model, torch.Generator().manual_seed(seed))

@@ -11,7 +11,6 @@ from serve_samples import Served, nothing_held, wait_until
 from inkstone.chat import Message
 from inkstone.generate import SamplingSettings, generate, score, stream_reply
 from inkstone.model import open_directory
-from inkstone.serve.chat import split_calls
 
 HELLO = [{"role": "user", "content": "你好 <|im_end|> hello"}]
 
@@ -119,14 +118,6 @@ def test_tools_are_described_and_their_results_are_read(client: openai.OpenAI) -
     ]
     after = client.chat.completions.create(model="chat", messages=told, tools=tools, max_tokens=2)
     assert after.usage.prompt_tokens > with_tools.usage.prompt_tokens + 20
-
-
-def test_calls_in_an_answer_come_back_as_tool_calls() -> None:
-    text = 'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
-    said, [call] = split_calls(text)
-    assert said == "Let me see."
-    assert call["function"] == {"name": "weather", "arguments": '{"city": "北京"}'}
-    assert split_calls("<tool_call>{broken</tool_call>") == ("<tool_call>{broken</tool_call>", [])
 
 
 def test_models_and_embeddings(client: openai.OpenAI) -> None:

@@ -2,11 +2,13 @@
 
     save_adapter(model, Path("my-adapter"), base="Llama-3-8B")
     load_adapter(model, Path("my-adapter"))
+    adapted = beside(model, Path("my-adapter"))      # another decoder around the same weights
 
 What a file holds decides what is adapted; what is not understood (other kinds, biases, ranks that differ by layer) is
 refused by name, and so is an adapter whose shapes are those of another base.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
+from inkstone.model.decoder.experts import Experts
 from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules
 from inkstone.model.files.weight_shards import write_json
+from inkstone.model.packed.linear import PackedLinear
 from inkstone.storage.json_object import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -62,7 +66,28 @@ def save_adapter(model: Decoder, directory: Path, base: str) -> None:
 
 def load_adapter(model: Decoder, directory: Path) -> None:
     """Attach a directory's adapter to `model`. Raises InputError for one that does not belong to it."""
+    _attach(model, directory, *_read(directory))
+
+
+def beside(model: Decoder, directory: Path) -> Decoder:
+    """A decoder with the adapter around the very modules of `model`, which stays as it is and must not change.
+
+    Only what an adapter keeps whole (embedding, head) is a copy.
+    """
     shape, tensors = _read(directory)
+    parts = [one for one in model.modules() if isinstance(one, PackedLinear | Experts) or not list(one.children())]
+    own = [model.model.embed_tokens, model.lm_head] if shape.also else []
+    adapted = copy.deepcopy(model, {id(one): one for one in parts if all(one is not other for other in own)})
+    _attach(adapted, directory, shape, tensors)
+    return adapted.eval()
+
+
+def named_base(directory: Path) -> str:
+    """The base that the adapter's files name: a directory, or a hub's model; empty where they do not say."""
+    return str(read_json_object(directory / CONFIG).get("base_model_name_or_path") or "")
+
+
+def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str, Tensor]) -> None:
     named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     targets = {name.rpartition(".lora_A.")[0].rpartition(".")[2] for name in named if ".lora_A." in name}
     shape = LoraShape(shape.rank, shape.alpha, tuple(sorted(targets)), 0.0, shape.rslora, shape.dora, shape.also)
@@ -86,7 +111,7 @@ def load_adapter(model: Decoder, directory: Path) -> None:
             elif part:
                 place.copy_(tensor)
             else:
-                place.data = tensor.to(place.dtype)
+                place.data = tensor.to(place)
     expected = {f"{name}.lora_A.weight" for name in modules}
     problems += [f"{directory}: {name} is missing" for name in sorted(expected - named.keys())][:4]
     if problems:
