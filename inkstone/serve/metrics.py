@@ -16,6 +16,8 @@ _HELD = {
     "shared_tokens": "of them, found in the cache",
     "new_tokens": "tokens generated since the engine began",
     "cancelled": "requests given up since the engine began",
+    "guessed_tokens": "tokens guessed from what texts had said before",
+    "guessed_right": "of them, taken",
 }
 
 
