@@ -197,12 +197,13 @@ def serve(
     dtype: model_commands.Dtype = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     quantize: Quantize = None,
+    lookup: Lookup = 0,
 ) -> None:
     """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models
     from inkstone.serve.models import ServeSettings
 
     kind = model_commands.DTYPES.get(dtype or "")
-    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize)
+    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize, lookup)
     limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
     serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work, adapter or [])

@@ -41,6 +41,8 @@ class ServeSettings:
     device: str = "cpu"
     quantize: Kind | None = None
     """How weights are packed as they are read."""
+    lookup: int = 0
+    """Tokens guessed for greedy requests."""
 
 
 @dataclass
@@ -114,7 +116,9 @@ class Library:
             opened, sampling = adapted(base.opened, directory), base.sampling
         model = opened.model
         tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
-        runner = Runner(lambda: Engine(model, tokens, settings.rows), settings.rows + settings.waiting)
+        runner = Runner(
+            lambda: Engine(model, tokens, settings.rows, lookup=settings.lookup), settings.rows + settings.waiting
+        )
         return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory))
 
     async def _make_room(self, name: str, needed: float, base: Loaded | None) -> None:

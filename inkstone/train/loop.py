@@ -30,6 +30,7 @@ from inkstone.train.optimizer import build_optimizer, learning_rate, settle
 from inkstone.train.settings import TrainSettings
 from inkstone.train.source import Source
 from inkstone.train.tensor_parallel import clip_split
+from inkstone.train.watchdog import Watchdog
 
 
 def train(
@@ -78,8 +79,9 @@ def train(
     saves = Saves(scratch / "checkpoints", mesh, beside=model.device.type != "cpu")
     model.train()
     report = Report(steps, state, model.config.flops_per_token(settings.sequence_length))
-    with StopRequest() as stop:
+    with StopRequest() as stop, Watchdog(mesh.rank, scratch / "hangs") as dog:
         while state.step < steps:
+            dog.step(state.step + 1)
             started = time.perf_counter()
             rate = learning_rate(settings, state.step, steps)
             for group in optimizer.param_groups:
