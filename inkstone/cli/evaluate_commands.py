@@ -4,12 +4,12 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from inkstone.cli.help import DefaultVerb
-from inkstone.cli.options import refuse_existing
+from inkstone.cli.options import Quantize, refuse_existing
 
 
 class _Evaluate(DefaultVerb):
@@ -59,6 +59,7 @@ def evaluate_run(
     text: Annotated[Path | None, typer.Option(help="text for --perplexity-by-length: .txt or .jsonl")] = None,
     text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
     bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
+    quantize: Quantize = None,
 ) -> None:
     """Score a model on benchmarks, on a quiz and problems of your own, on held-out text, or by context length."""
     if tasks:
@@ -70,7 +71,7 @@ def evaluate_run(
         written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
         show_benchmarks(
             model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16, adapter,
-            judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
+            quantize, judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
             allow_unsandboxed=allow_unsandboxed,
         )  # fmt: skip
         return
@@ -91,7 +92,8 @@ def evaluate_run(
     if not (quiz or problems or tokens):
         raise InputError("nothing to evaluate: give --tasks, --quiz, --problems or --tokens")
     refuse_existing(output)
-    settings = EvaluateSettings(shots=5 if shots is None else shots, dtype="bfloat16" if bf16 else "float32")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if bf16 else "float32"
+    settings = EvaluateSettings(shots=5 if shots is None else shots, dtype=dtype, quantize=quantize)
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(Path(model), draft, settings, quiz, problems, tokens, progress=progress)
     head, *rows = score_rows(scores)

@@ -11,7 +11,9 @@ import typer
 from inkstone.cli.progress import show_progress
 from inkstone.cli.table import show_table
 from inkstone.cli.visible import visible
+from inkstone.errors import InputError
 from inkstone.evaluate.protocols import Protocol
+from inkstone.model.packed.pack import Kind
 
 
 def show_benchmarks(
@@ -22,6 +24,7 @@ def show_benchmarks(
     as_base: bool,
     bf16: bool,
     adapter: Path | None,
+    quantize: Kind | None,
     judge: str,
     names: tuple[str, str],
     **options: Any,
@@ -37,8 +40,12 @@ def show_benchmarks(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
         remote = model.startswith(("http://", "https://"))
+        if remote and (adapter or quantize):
+            raise InputError("--adapter and --quantize are for a model directory: an endpoint has its weights already")
         opened = (
-            Endpoint(model, names[0]) if remote else LocalModel(Path(model), dtype, device, as_base, adapter=adapter)
+            Endpoint(model, names[0])
+            if remote
+            else LocalModel(Path(model), dtype, device, as_base, adapter=adapter, quantize=quantize)
         )
         rater = Endpoint(judge, names[1]) if judge else None
         scores = run_benchmarks(opened, protocols, data, output, progress, judge=rater, **options)

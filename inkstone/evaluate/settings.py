@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inkstone.model.packed.pack import Kind
 from inkstone.stage import Machine
 
 
@@ -31,6 +32,7 @@ class EvaluateSettings(BaseModel):
         200_000, ge=1, description="At most about this many held-out tokens, in documents spread evenly over the split."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format the model is loaded in.")
+    quantize: Kind | None = Field(None, description="Weights rounded as they are read, as served with --quantize.")
     device: Machine[Literal["auto", "cpu", "cuda"]] = Field(
         "auto", description="Where to run; auto: cuda where there is one."
     )

@@ -130,7 +130,7 @@ def method(settings: EvaluateSettings) -> dict[str, object]:
         "windows that each start from BOS",
     }
     templates = [four_choices.HEADER, four_choices.LETTER_QUESTION, four_choices.TEXT_QUESTION, four_choices.SPACE]
-    labels["dtype"] = settings.dtype
+    labels["dtype"] = settings.dtype + (f", weights {settings.quantize}" if settings.quantize else "")
     labels["fingerprint"] = fingerprint([labels, templates, four_choices.SEPARATOR])[:16]
     return labels
 
@@ -189,7 +189,7 @@ def _evaluate_model(
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    opened = open_directory(directory, getattr(torch, settings.dtype), device)
+    opened = open_directory(directory, getattr(torch, settings.dtype), device, quantize=settings.quantize)
     if not states_template(directory):
         opened = replace(opened, template=None)
     model, tokenizer = opened.model, opened.tokenizer
@@ -213,7 +213,8 @@ def _evaluate_model(
             sample = partial(_sample, opened, inputs.prompts, settings.sample_tokens)
             [said], _ = kept.ask("samples", ["all"], lambda missing: ((index, sample()) for index in missing))
         if inputs.protocols and inputs.data:
-            asked_model = LocalModel(directory, getattr(torch, settings.dtype), device, opened=opened)
+            dtype = getattr(torch, settings.dtype)
+            asked_model = LocalModel(directory, dtype, device, opened=opened, quantize=settings.quantize)
             found = run_benchmarks(asked_model, inputs.protocols, inputs.data, folder, progress, settings.task_limit)
             result["benchmarks"] = {name: table_entry(one) for name, one in found["tasks"].items()}
     result["seconds"] = round(time.perf_counter() - started, 3)

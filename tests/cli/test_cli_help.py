@@ -33,7 +33,7 @@ COMMANDS = {
     "plan": ["--gpu", "--count", "--set"],
     "primer": ["--output", "-o", "--size-mb", "--seed"],
     "evaluate": ["run", "compare", "explain", "leaderboard", "contamination"],
-    "evaluate run": ["--output", "--tasks", "--data", "--adapter", "--quiz", "--problems", "--tokens", "--shots"],
+    "evaluate run": ["--output", "--tasks", "--adapter", "--quantize", "--quiz", "--tokens", "--shots"],
     "evaluate compare": ["--force", "--judge"],
     "evaluate explain": ["--data", "--item"],
     "evaluate leaderboard": [],

@@ -394,3 +394,30 @@ def test_an_adapter_is_another_model_than_its_base(work: Path, tmp_path: Path) -
     [merged] = score(tuned, [(ids, both.opened.tokenizer.encode(asks[0].prompt() + " A")[len(ids) :])])
     assert adapted[0].values[0] == pytest.approx(merged.logprob, abs=1e-3)
     assert adapted[0].values[0] != pytest.approx(plain[0].values[0], abs=1e-3)
+
+
+def test_quantised_weights_are_another_model_and_are_scored_as_they_are_served(work: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from inkstone.cli.commands import app
+    from inkstone.evaluate import EvaluateSettings
+    from inkstone.evaluate.run.runner import ask_all
+    from inkstone.evaluate.stage import method
+    from inkstone.evaluate.tasks import load
+    from inkstone.model import open_directory
+
+    plain, packed = LocalModel(work / "one"), LocalModel(work / "one", quantize="int8")
+    assert plain.fingerprint != packed.fingerprint and packed.dtype == "float32 int8"
+    assert method(EvaluateSettings())["fingerprint"] != method(EvaluateSettings(quantize="int8"))["fingerprint"]
+    loaded, protocol = load("cmmlu", work / "data"), find("cmmlu@lm-eval/0")
+    asks = ask_all(protocol, loaded, loaded.items[:3])
+    first, second = (dict(model.answer(protocol, asks, range(3))) for model in (plain, packed))
+    served = open_directory(work / "one", torch.float32, quantize="int8")
+    ids = served.tokenizer.encode(asks[0].prompt())
+    [own] = score(served.model, [(ids, served.tokenizer.encode(asks[0].prompt() + " A")[len(ids) :])])
+    assert second[0].values[0] == pytest.approx(own.logprob, abs=1e-4) != first[0].values[0]
+    words = [str(work / "one"), "--tasks", "cmmlu", "--data", str(work / "data"), "--limit", "3", "--quantize", "int8"]
+    result = CliRunner().invoke(app, ["evaluate", *words, "-o", str(tmp_path / "packed")])
+    assert result.exit_code == 0, result.output
+    words[0] = "http://127.0.0.1:9/v1"
+    assert CliRunner().invoke(app, ["evaluate", *words, "-o", str(tmp_path / "no")]).exit_code == 2

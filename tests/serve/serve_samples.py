@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from tiny_tokenizers import byte_level
 
-from inkstone.chat import CHATML, attach_template
+from inkstone.chat import CHATML, Template, attach_template
 from inkstone.model import Decoder, DecoderConfig, save_model
 from inkstone.model.decoder.decoder import initialise
 from inkstone.serve.app import create_app
@@ -43,9 +43,16 @@ class Served:
     jobs: Jobs
 
 
-def chat_model(directory: Path, chat: bool, seed: int = 3, own: Tokenizer | None = None, positions: int = 256) -> None:
+def chat_model(
+    directory: Path,
+    chat: bool,
+    seed: int = 3,
+    own: Tokenizer | None = None,
+    positions: int = 256,
+    template: Template = CHATML,
+) -> None:
     """A model directory with random weights, large enough that its answers differ."""
-    tokenizer = own or byte_level(CONTROL)
+    tokenizer = own or byte_level(CONTROL if template is CHATML else template.stop_tokens)
     shape = DecoderConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=2,
         num_kv_heads=1, head_dim=16, max_positions=positions, tie_embeddings=False,
@@ -55,13 +62,13 @@ def chat_model(directory: Path, chat: bool, seed: int = 3, own: Tokenizer | None
     with torch.no_grad():
         model.lm_head.weight.mul_(40)
     directory.mkdir(parents=True)
-    stops = sorted(CHATML.stop_ids(tokenizer)) if chat else tokenizer.end_ids
+    stops = sorted(template.stop_ids(tokenizer)) if chat else tokenizer.end_ids
     save_model(
         model, directory, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, stop_ids=stops
     )
     tokenizer.save(directory)
     if chat:
-        attach_template(CHATML, tokenizer, directory)
+        attach_template(template, tokenizer, directory)
 
 
 @contextlib.contextmanager
