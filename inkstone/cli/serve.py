@@ -60,5 +60,6 @@ def serve_models(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=drain_s,
+        http="h11",  # httptools, where it is installed, takes headers of any size
         h11_max_incomplete_event_size=64 * 1024,
     )

@@ -154,12 +154,13 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         asked = await read_body(request, ChatRequest)
-        return await server.answer(request, Chat(await server.model(asked.model), asked))
+        # A long prompt and a large schema take a second to read: other streams go on meanwhile.
+        return await server.answer(request, await asyncio.to_thread(Chat, await server.model(asked.model), asked))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         asked = await read_body(request, CompletionRequest)
-        return await server.answer(request, Completion(await server.model(asked.model), asked))
+        return await server.answer(request, await asyncio.to_thread(Completion, await server.model(asked.model), asked))
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> dict[str, Any]:

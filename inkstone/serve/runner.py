@@ -138,11 +138,14 @@ class Runner:
                 flow.tell(index, EngineFailed(f"the engine failed ({type(error).__name__}) and begins anew: ask again"))
                 self._leave(number)
             return
+        told: dict[asyncio.AbstractEventLoop, list[tuple[Flow, int, Delta]]] = {}
         for delta in deltas:
             flow, index = self._owners[delta.id]
-            flow.tell(index, delta)
+            told.setdefault(flow.loop, []).append((flow, index, delta))
             if delta.finish:
                 self._leave(delta.id)
+        for loop, some in told.items():  # a loop is woken once for a step, not once for a token
+            loop.call_soon_threadsafe(_hand_out, some)
 
     def _leave(self, number: int) -> None:
         del self._owners[number]
@@ -151,6 +154,11 @@ class Runner:
     def _one_less(self) -> None:
         with self._lock:
             self.pending -= 1
+
+
+def _hand_out(told: list[tuple[Flow, int, Delta]]) -> None:
+    for flow, index, delta in told:
+        flow.events.put_nowait((index, delta))
 
 
 def cache_tokens(model: Decoder, rows: int, budget_bytes: float) -> int:
