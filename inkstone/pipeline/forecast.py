@@ -53,10 +53,10 @@ def tokens_of(recipe: Recipe, stage: str, settings: TrainSettings) -> int | None
 def forecast(recipe: Recipe, stage: str, settings: TrainSettings, note: Callable[[str], None]) -> Watch | None:
     """What compares a stage's plan on this machine with what is measured, once, and notes it.
 
-    None where there is no plan: on hardware that nobody measured, for rollouts, and in stages that train an adapter.
+    None where there is no plan: on hardware that nobody measured, and for rollouts.
     """
     tuning = recipe.tunings().get(stage)
-    planned = tuning is None or (tuning.method in ("sft", "preference", "kto", "reward") and tuning.adapter == "none")
+    planned = tuning is None or tuning.method in ("sft", "preference", "kto", "reward")
     device = this_device(settings.device) if planned else None
     if device is None:
         return None

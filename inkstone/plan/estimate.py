@@ -10,6 +10,7 @@ from inkstone.model import DecoderConfig
 from inkstone.plan.hardware import Device
 from inkstone.plan.memory import GIB, Memory, training_memory
 from inkstone.train import TrainSettings
+from inkstone.tune import SFTSettings
 
 _SHARE_OF_PEAK = {"dense": (0.35, 0.60), "experts": (0.20, 0.40), "cpu": (0.35, 0.75)}
 """Least and most of the device's products, by the convention of `DecoderConfig.flops_per_token`."""
@@ -59,6 +60,8 @@ def estimate(
     )
     low, high = _SHARE_OF_PEAK["cpu" if not gpu else "experts" if config.num_experts else "dense"]
     work = config.flops_per_token(settings.sequence_length) * (4 / 3 if settings.recompute else 1)
+    if isinstance(settings, SFTSettings) and settings.adapter == "lora":
+        work *= 2 / 3  # frozen weights need no gradient of their own
     peak = device.tflops * 1e12 * count / work
     keep = _SCALING if count > 1 else (1.0, 1.0)
     moments = memory.optimizer * settings.shard * settings.tensor

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from inkstone.model import DecoderConfig
 from inkstone.train import TrainSettings
 from inkstone.train.loss import CHUNK
+from inkstone.tune import SFTSettings
+from inkstone.tune.adapter import LoraSettings
 
 GIB = 2**30
 _GAPS_COMPILED, _GAPS_EAGER = 0.5, 0.9
@@ -51,34 +53,59 @@ def training_memory(
     """What one of `count` processes needs for a step of these settings.
 
     Weights, gradients and moments are float32 and split over `settings.shard` processes, those of the layers over
-    `settings.tensor` too; a cast copy of each block's weights lives as long as its activations.
+    `settings.tensor` too; a cast copy of each block's weights lives as long as its activations. With an adapter only
+    its numbers have gradients and moments, and a packed base is dequantised map by map.
     """
     shard, tensor = settings.shard, settings.tensor
     outer = config.num_parameters() - config.num_layers * _matrices(config)
     inner = config.num_layers * _matrices(config) / tensor
     numbers = (inner + outer) / shard
     moments = 8 * numbers if settings.optimizer == "adamw" else 8 * (numbers - inner / shard) + 4 * inner / shard
+    trained, stored, packed = numbers, 4 * numbers, False
+    if isinstance(settings, SFTSettings) and settings.adapter == "lora":
+        trained = adapter_numbers(config, settings.lora)
+        moments, packed = 8 * trained, settings.lora.quantize is not None
+        stored = 4 * (outer + trained) + _STORED_BYTES[settings.lora.quantize] * inner
     tokens = min(settings.micro_tokens, settings.batch_tokens // max(1, count // tensor))
     layer = _layer_bytes(config, settings.sequence_length, dtype_bytes, compiled, is_gpu, tensor) * tokens
-    casts = dtype_bytes * inner if dtype_bytes < 4 else 0
+    casts = dtype_bytes * inner / (config.num_layers if packed else 1) if dtype_bytes < 4 or packed else 0
     kept = config.num_layers * layer + casts
     if settings.recompute:
         kept = config.num_layers * dtype_bytes * config.hidden_size * tokens + layer + casts / config.num_layers
     head = config.vocab_size * config.hidden_size
     logits = CHUNK * config.vocab_size * (dtype_bytes * 2 + 4 * 3)
     gathered = 2 * 4 * inner / config.num_layers + 4 * head if shard > 1 else 0
-    summed = 4 * numbers if count > shard * tensor else 0
+    summed = 4 * trained if count > shard * tensor else 0
     loss = 2 * 4 * head + dtype_bytes * 2 * tokens * config.hidden_size + logits
     gaps = 0.0 if is_gpu else (kept + loss) * (_GAPS_COMPILED if compiled else _GAPS_EAGER)
     return Memory(
-        weights=4 * numbers / GIB,
-        gradients=4 * numbers / GIB,
+        weights=stored / GIB,
+        gradients=4 * trained / GIB,
         optimizer=moments / GIB,
         activations=kept / GIB,
         loss=loss / GIB,
         communication=(gathered + summed) / GIB,
         heap_gaps=gaps / GIB,
     )
+
+
+_STORED_BYTES = {None: 4.0, "int8": 1.01, "int4": 0.55, "nf4": 0.52}
+"""Of a frozen number, scales included."""
+
+
+def adapter_numbers(config: DecoderConfig, lora: LoraSettings) -> int:
+    """Numbers of a low-rank adapter: rank x (in + out) of each map that has one; whole embeddings where asked."""
+    width, heads = config.hidden_size, config.num_heads * config.head_dim
+    keys, ffn = config.num_kv_heads * config.head_dim, 0 if config.num_experts else config.intermediate_size
+    sides = {"q_proj": (width, heads), "k_proj": (width, keys), "v_proj": (width, keys), "o_proj": (heads, width)}
+    if ffn:
+        sides |= {"up_proj": (width, ffn), "down_proj": (ffn, width)} | (
+            {"gate_proj": (width, ffn)} if config.gated else {}
+        )
+    pairs = [sides[name] for name in lora.targets if name in sides]
+    block = sum(lora.rank * (one + other) + lora.dora * other for one, other in pairs)
+    tables = config.vocab_size * width * (1 if config.tie_embeddings else 2) if lora.embeddings else 0
+    return config.num_layers * block + tables
 
 
 def _matrices(config: DecoderConfig) -> int:

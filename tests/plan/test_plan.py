@@ -9,8 +9,10 @@ import torch
 from inkstone.errors import InputError
 from inkstone.model import DecoderConfig, ModelSettings
 from inkstone.plan import estimate, find_device, nearest_fit, training_memory
-from inkstone.plan.memory import GIB
+from inkstone.plan.memory import GIB, adapter_numbers
 from inkstone.train import Batch, NextToken, Row, TrainSettings, new_model
+from inkstone.tune import SFTSettings
+from inkstone.tune.adapter import LoraSettings, attach
 
 SHAPES = [
     {},
@@ -109,3 +111,36 @@ def test_sharding_divides_what_is_kept_and_more_devices_are_faster() -> None:
 def test_unknown_hardware_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"unknown hardware.*did you mean h100"):
         find_device("h101")
+
+
+@pytest.mark.parametrize(
+    ("shape", "lora"),
+    [
+        ({}, {"rank": 4}),
+        ({"num_kv_heads": 2}, {"rank": 8, "dora": True, "targets": ["q_proj", "v_proj", "down_proj"]}),
+        ({"num_experts": 4, "experts_per_token": 2}, {"rank": 4}),
+        ({}, {"rank": 4, "embeddings": True}),
+    ],
+)
+def test_an_adapters_numbers_are_those_that_train(shape: dict[str, int], lora: dict[str, object]) -> None:
+    settings = LoraSettings.model_validate(lora)
+    model = new_model(ModelSettings(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=160, **shape), 96, 1)
+    attach(model, settings, 1, whole=True)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert adapter_numbers(model.config, settings) == trained
+
+
+def test_an_adapter_needs_a_part_of_the_memory_and_a_packed_base_a_part_of_that() -> None:
+    """Baichuan-7B's shape: published QLoRA runs of 7 B models take 7 to 16 GB, LoRA on 16-bit bases 18 to 24."""
+    config = ModelSettings(
+        hidden_size=4096, num_layers=32, num_heads=32, intermediate_size=11008, max_positions=4096, tie_embeddings=False
+    ).decoder_config(64_000)
+    shared = {"inputs": ["x"], "sequence_length": 1024, "batch_tokens": 1024}
+    tunings = [{}, {"adapter": "lora"}, {"adapter": "lora", "lora": {"quantize": "nf4"}}]
+    made = [
+        estimate(config, SFTSettings.model_validate({**shared, **more}), find_device("h100"), 1, 10**6)
+        for more in tunings
+    ]
+    whole, lora, packed = (one.memory.total for one in made)
+    assert whole > 100 and lora < 0.5 * whole and 8 < packed < 20
+    assert made[1].tokens_per_second[0] == pytest.approx(1.5 * made[0].tokens_per_second[0])
