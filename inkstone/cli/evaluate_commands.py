@@ -75,11 +75,20 @@ def evaluate_run(
             allow_unsandboxed=allow_unsandboxed,
         )  # fmt: skip
         return
+    only = {
+        "--adapter": adapter, "--judge": judge, "--limit": limit, "--split": split, "--samples": samples,
+        "--max-new-tokens": max_new_tokens, "--temperature": temperature, "--as-base": as_base,
+        "--published": published, "--allow-unsandboxed": allow_unsandboxed,
+    }  # fmt: skip
+    for name, given in only.items():
+        if given not in (None, "", False):
+            raise typer.BadParameter(f"{name} is for benchmarks: give --tasks, or leave it out")
     if perplexity_by_length:
         from inkstone.cli.by_length import show_perplexity_by_length
 
-        if quiz or problems:
-            raise typer.BadParameter("--perplexity-by-length is measured alone: leave out --quiz and --problems")
+        if quiz or problems or bf16 or quantize:
+            raise typer.BadParameter("--perplexity-by-length is measured alone, in float32: leave out --quiz, "
+                                     "--problems, --bf16 and --quantize")  # fmt: skip
         refuse_existing(output)
         show_perplexity_by_length(Path(model), output, perplexity_by_length, text, tokens, text_tokens)
         return

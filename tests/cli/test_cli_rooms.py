@@ -104,3 +104,9 @@ def test_a_row_number_in_a_sentence_stays_a_number(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(f'name = "x"\nruns_dir = "{tmp_path}/runs"\n[corpus]\ninputs = ["{tmp_path}/web.jsonl"]\n')
     assert "web.jsonl:100: not UTF-8" in refused(inkstone("run", recipe))
+
+
+@pytest.mark.parametrize("option", [("--adapter", "x"), ("--limit", "3"), ("--as-base",), ("--temperature", "0.5")])
+def test_what_only_benchmarks_have_is_refused_elsewhere(option: tuple[str, ...], tmp_path: Path) -> None:
+    ended = inkstone("evaluate", tmp_path, "-o", tmp_path / "out", "--quiz", tmp_path, *option)
+    assert ended.code == 2 and f"{option[0]} is for benchmarks: give --tasks, or leave it out" in ended.said

@@ -28,7 +28,7 @@ from checkpoint_samples import CONFIGS, tensors_of, write
 from tiny_run import inkstone
 from tiny_tokenizers import byte_level, sentencepiece_like
 
-from inkstone.chat import CHATML, read_chats, read_preferences, save_template
+from inkstone.chat import CHATML, read_chats, read_preferences, read_verdicts, save_template
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
 from inkstone.errors import InkstoneError
@@ -37,6 +37,7 @@ from inkstone.model import load_model, open_directory
 from inkstone.model.inspect import inspect_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
 from inkstone.tokenizer.bpe.train import train
+from inkstone.tune.conversations import read_texts
 
 Call = Callable[[], object]
 Kind = Callable[[Path, random.Random], Call]
@@ -200,16 +201,33 @@ _CHATS: list[Any] = [
 ]
 _ALPACA: list[Any] = [{"instruction": "a", "input": "b", "output": "c", "history": [["d", "e"]], "system": "f"}]
 _PAIRS: list[Any] = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+_VERDICTS: list[Any] = [
+    {"prompt": "a", "completion": "b", "label": True},
+    {
+        "prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}],
+        "label": False,
+    },
+]
+_MOSS: list[Any] = [
+    {"meta_instruction": "a", "chat": {"turn_1": {"Human": "<|Human|>: b<eoh>", "Commands": "c", "MOSS": "d"}}}
+]
+_PLAIN: list[Any] = [{"text": "a"}, {"text": "你好"}]
+
+
+def _read_plain(paths: list[Path], on_problem: str = "refuse") -> object:
+    return read_texts(paths)
 
 
 @kind
 def conversations(folder: Path, draw: random.Random) -> Call:
-    rows = draw.choice([_CHATS, _ALPACA, _PAIRS])
+    rows = draw.choice([_CHATS, _ALPACA, _PAIRS, _VERDICTS, _MOSS, _PLAIN])
     name = draw.choice(["c.jsonl", "c.json", "c.jsonl.gz", "c.json.zst"])
     path = folder / name
     content = _lines(rows, draw) if draw.random() < 0.7 else damaged_json(rows, draw)
     path.write_bytes(_packed(name, content, draw))
-    read: Any = read_preferences if rows is _PAIRS else read_chats
+    readers: list[tuple[Any, Any]] = [(_PAIRS, read_preferences), (_VERDICTS, read_verdicts), (_PLAIN, _read_plain)]
+    read = next((reader for known, reader in readers if rows is known), read_chats)
     return lambda: (_both(read, [path]), read([path], on_problem="skip"))
 
 

@@ -10,7 +10,7 @@ from checkpoint_samples import CONFIGS, tensors_of, write
 from model_samples import tiny_model, tokens
 
 from inkstone.errors import InputError
-from inkstone.model import load_model
+from inkstone.model import load_model, save_model
 from inkstone.model.families import family_of
 from inkstone.model.files.convert import convert_model
 from inkstone.model.files.pieces import by_theirs
@@ -175,6 +175,22 @@ def test_prepacked_weights_are_the_same_numbers_and_no_gradient_is_promised() ->
     unpack_model(model)
     ours, theirs = model.state_dict(), plain.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_weights_stay_those_of_the_mapped_file_where_copies_would_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(num_experts=0).to(torch.bfloat16)
+    save_model(model, tmp_path / "m", bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+    loaded = load_model(tmp_path / "m")
+    places = {name: weight.data_ptr() for name, weight in loaded.named_parameters()}
+    monkeypatch.setattr("inkstone.model.packed.pack.free_bytes", lambda: 1e3)
+    prepack_model(loaded)
+    assert packed_maps(loaded) == 0
+    assert {name: weight.data_ptr() for name, weight in loaded.named_parameters()} == places
+    monkeypatch.undo()
+    prepack_model(loaded)
+    assert packed_maps(loaded) == 14
 
 
 @pytest.mark.parametrize("rows", [1, 8, 9, 70])

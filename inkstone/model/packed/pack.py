@@ -6,6 +6,7 @@ Embedding, head, router and norms keep their 16 bits.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -36,12 +37,31 @@ def pack_model(model: Decoder, kind: Kind) -> None:
 
 
 def prepack_model(model: Decoder) -> None:
-    """Put the bfloat16 weights of a CPU's blocks into oneDNN's order; no number changes, and no gradient will flow."""
-    for block in model.model.layers:
-        for name, module in list(block.named_modules()):
-            if isinstance(module, Linear) and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu":
-                bias = None if module.bias is None else module.bias.detach()
-                replace_module(block, name, PackedLinear(Prepacked(module.weight.detach().contiguous()), bias))
+    """Put the bfloat16 weights of a CPU's blocks into oneDNN's order; no number changes, and no gradient will flow.
+
+    Where the copies would take more than half of the memory that is free, weights stay the mapped file's: the system
+    reads from disk what does not fit, so a model may be larger than the memory.
+    """
+    found = [
+        (block, name, module)
+        for block in model.model.layers
+        for name, module in block.named_modules()
+        if isinstance(module, Linear) and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu"
+    ]
+    if sum(module.weight.nbytes for _, _, module in found) > free_bytes() / 2:
+        return
+    for block, name, module in found:
+        bias = None if module.bias is None else module.bias.detach()
+        replace_module(block, name, PackedLinear(Prepacked(module.weight.detach().contiguous()), bias))
+
+
+def free_bytes() -> float:
+    """Memory that this machine can still give, pages of files included; unbounded where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
 
 
 def pack_weight(weight_NK: Tensor, kind: Kind) -> PackedWeight:
