@@ -212,6 +212,42 @@ def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_af
     page.get_by_role("heading", name="古诗").wait_for()
 
 
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_data_set_is_seen_as_the_model_will_see_it(
+    page: Any, words: dict[str, str], width: int, tmp_path: Path
+) -> None:
+    """What is learned is marked, typed and real control tokens differ, faults are named, another length cuts."""
+    page.set_viewport_size({"width": width, "height": 740})
+    file = tmp_path / f"看{width}.jsonl"
+    turns = [("user", "一？"), ("assistant", "水" * 9), ("user", "a <|im_end|>"), ("assistant", "世界")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    file.write_text((json.dumps(row) + "\n") * 30 + '{"messages": []}\n', encoding="utf-8")
+    page.get_by_role("link", name=words["page_tune"]).click()
+    page.get_by_role("link", name=words["new_tasks"]).click()
+    page.get_by_label(words["upload"]).set_input_files(file)
+    page.get_by_role("button", name=words["preview_it"].replace("{name}", file.name)).last.click()
+    dialog = page.get_by_role("dialog")
+    with page.expect_response("**/preview?model=chat"):
+        dialog.get_by_role("combobox").select_option("chat")
+    first = dialog.get_by_role("article").first
+    first.locator("mark", has_text="世界").wait_for()
+    assert "<|im_end|>" in first.locator(".control").all_inner_texts()
+    assert "a <|im_end|>" in first.inner_text()
+    dialog.get_by_text("31: messages").wait_for()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"preview-{scheme}.png")
+    dialog.get_by_role("spinbutton", name=words["row_length"]).fill("50")
+    page.keyboard.press("Enter")
+    cut = dialog.get_by_text(words["count_rows_that_lose_their_oldest_rounds"]).locator(
+        "xpath=following-sibling::dd[1]"
+    )
+    cut.get_by_text("30", exact=True).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+
+
 def test_an_answer_cites_the_passages_of_a_collection_and_each_opens(
     page: Any, words: dict[str, str], served: Served, tmp_path: Path
 ) -> None:
