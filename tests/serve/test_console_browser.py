@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluated_runs import evaluated
 from serve_samples import Served, get, nothing_held, post, wait_until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'inkstone[browser]'")
@@ -246,6 +247,29 @@ def test_a_data_set_is_seen_as_the_model_will_see_it(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_two_models_are_compared_question_by_question(
+    page: Any, words: dict[str, str], width: int, models: Path, tmp_path: Path
+) -> None:
+    """By the keyboard too; what a model wrote stays text, and the second page follows the first."""
+    page.set_viewport_size({"width": width, "height": 740})
+    evaluated(models, {"base": range(100), "chat": range(70, 120)})
+    page.get_by_role("link", name=words["page_evaluation"], exact=True).click()
+    page.get_by_role("button", name=words["compare_do"], exact=True).focus()
+    page.keyboard.press("Enter")
+    shown = words["show_questions"].replace("{task}", "quiz, by letter")
+    page.get_by_role("button", name=shown, exact=True).click()
+    page.get_by_text(words["page_line"].format(**{"from": 1, "to": 50, "all": 90})).wait_for()
+    page.get_by_role("button", name=words["page_after"]).click()
+    page.get_by_text(words["page_line"].format(**{"from": 51, "to": 90, "all": 90})).wait_for()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"differences-{scheme}.png", full_page=True)
+    page.get_by_role("button", name=words["show_questions"].replace("{task}", "word problems")).click()
+    page.get_by_role("cell", name="<b>base</b>").get_by_text(words["right"]).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_an_answer_cites_the_passages_of_a_collection_and_each_opens(
