@@ -115,7 +115,7 @@ function Card({ title, names, rows, chosen, choose, single, children }) {
   return html`<details class="card" open>
     <summary><strong>${title}</strong> ${!single && html`<span class="faint">${some} / ${rows.length}</span>`}</summary>
     ${children}
-    <div class="wide"><table>
+    <div class="wide" tabindex="0" role="region" aria-label=${title}><table>
       <thead><tr>
         <td>${!single && rows.length > 0 && html`<input type="checkbox" aria-label=${`${t("all")}: ${title}`} checked=${some === rows.length} ref=${(box) => box && (box.indeterminate = some > 0 && some < rows.length)}
           onChange=${() => choose(some === rows.length ? [] : rows.map(({ id }) => id))} />`}</td>
