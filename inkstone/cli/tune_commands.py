@@ -1,6 +1,5 @@
 """`inkstone tune RECIPE` and `inkstone tune preview RECIPE`: training, and its rows as the model will see them."""
 
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -67,22 +66,14 @@ def preview(
     files = [path for path in resolve(settings.inputs, read.run_dir) if isinstance(path, Path)]
     seen = as_the_model_sees(settings, files, folder)
     tokenizer = Tokenizer.load(folder)
-    for title, ids, weights in seen.rows[:rows]:
-        console.rule(title, align="left")
+    for number, side, ids, weights in seen.rows[:rows]:
+        console.rule(f"row {number}{side and f', {side}'}", align="left")
         for learned, group in groupby(zip(ids, weights, strict=True), key=lambda pair: pair[1] > 0):
             text = tokenizer.decode([token for token, _ in group], skip_control=False)
             console.print(visible(text), end="", markup=False, style="bold green" if learned else "")
         console.print()
     for fault in seen.faults:
-        console.print(visible(fault), markup=False, style="red")
-    lengths = sorted(len(ids) for _, ids, _ in seen.rows)
+        console.print(visible(str(fault)), markup=False, style="red")
     table: list[list[Cell]] = [[key.replace("_", " "), f"{value:,}"] for key, value in seen.counts.items()]
-    table += [["tokens in a row: " + part, f"{_at(lengths, share):,}"] for part, share in _QUANTILES]
+    table += [["tokens in a row: " + part, f"{length:,}"] for part, length in seen.lengths.items()]
     show_table([f"{name}: {settings.method}", ""], table, left=1)
-
-
-_QUANTILES = (("median", 0.5), ("95 %", 0.95), ("longest", 1.0))
-
-
-def _at(lengths: Sequence[int], share: float) -> int:
-    return lengths[min(len(lengths) - 1, int(share * len(lengths)))] if lengths else 0

@@ -162,7 +162,7 @@ def _refuse_nan(items: list[Item], answers: dict[str, list[list[float]]]) -> Non
 
 def _row(item: Item, answers: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {"id": item.id, "subject": item.subject, "lang": item.lang, "phrasing": item.phrasing}
-    row["answer"] = item.answer
+    row |= {"question": item.question, "choices": item.choices, "answer": item.answer}
     for name, values in answers.items():
         chosen = likeliest(values)
         logprobs = [round(value, 5) for value in values]

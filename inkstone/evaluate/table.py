@@ -9,7 +9,8 @@ from inkstone.evaluate.report.figures import Z
 
 MISSING = "–"
 
-_SCORINGS = {"letter": "quiz, by letter", "text": "quiz, by option text", "text_norm": "quiz, by option text per byte"}
+SCORINGS = {"letter": "quiz, by letter", "text": "quiz, by option text", "text_norm": "quiz, by option text per byte"}
+PROBLEMS = "word problems"
 
 
 def score_rows(scores: dict[str, Any]) -> list[list[str]]:
@@ -26,14 +27,14 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
 def _labels(models: dict[str, dict[str, Any]]) -> list[tuple[list[str], str]]:
     """(path to a score inside a model's scores, its label) of every row that could appear."""
     labels: list[tuple[list[str], str]] = []
-    for scoring, label in _SCORINGS.items():
+    for scoring, label in SCORINGS.items():
         labels.append((["quiz", scoring], label))
         labels += [
             (["quiz", scoring, group, key], f"  {key}" + (" wording" if group == "by_phrasing" else ""))
             for group in ("by_phrasing", "by_lang")
             for key in _all_keys(models, ["quiz", scoring, group])
         ]
-    labels.append((["problems"], "word problems"))
+    labels.append((["problems"], PROBLEMS))
     labels += [(["problems", "by_lang", key], f"  {key}") for key in _all_keys(models, ["problems", "by_lang"])]
     labels += [(["benchmarks", key], key) for key in _all_keys(models, ["benchmarks"])]
     labels.append((["heldout"], f"held-out bits per byte{_documents(models, ['heldout'])}"))

@@ -1,12 +1,15 @@
 """What a tuning stage would learn from, before it learns: `inkstone tune preview`.
 
 seen = as_the_model_sees(settings, files, base_dir)
-seen.rows      # (where it is from, ids, loss weights): the same objects that training packs
+seen.rows      # number, side, ids, loss weights: the same objects that training packs
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from inkstone.chat import (
     Preference,
@@ -24,55 +27,87 @@ from inkstone.tokenizer import Tokenizer
 from inkstone.tune.pairs import encode_pair
 from inkstone.tune.settings import SFTSettings
 
-Seen = tuple[str, list[int], list[float]]
+Item = TypeVar("Item")
+_QUANTILES = (("median", 0.5), ("95 %", 0.95), ("longest", 1.0))
+
+
+class Seen(NamedTuple):
+    """A row by its number among those that can be used; `side` is the answer of a pair, or the verdict on it."""
+
+    number: int
+    side: str
+    ids: list[int]
+    weights: list[float]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Encoded rows, every malformed row in a sentence, and counts."""
+    """Encoded rows, every malformed row, counts, and how many tokens rows have: median, 95 %, longest."""
 
     rows: list[Seen]
-    faults: list[str]
+    faults: list[Problem]
     counts: dict[str, int]
+    lengths: dict[str, int]
 
 
-def as_the_model_sees(settings: SFTSettings, files: Sequence[Path], base_dir: Path) -> Preview:
-    """Encode the rows of a stage's files. Raises InputError for methods that make their own rows."""
+def as_the_model_sees(
+    settings: SFTSettings, files: Sequence[Path], base_dir: Path, most: int = 2**62, limit_s: float = math.inf
+) -> Preview:
+    """Encode the rows of a stage's files. Raises InputError for methods that make their own rows.
+
+    Of more than `most` rows some are encoded, of a file that takes longer than `limit_s` those that came until then;
+    `rows_encoded` is then among the counts, and what is counted of tokens is theirs.
+    """
     template = find_template(base_dir, None if settings.template == "auto" else settings.template)
     tokenizer, length = Tokenizer.load(base_dir), settings.sequence_length
     require_tokens(template, tokenizer)
     rows: list[Seen] = []
-    too_long = cut = 0
+    too_long = cut = looked = 0
     if settings.method == "sft":
         chats = read_chats(files, "skip")
         skipped, read = chats.skipped, len(chats.chats)
-        for number, chat in enumerate(chats.chats, 1):
+        for number, chat in _some(chats.chats, most, limit_s):
+            looked += 1
             for messages in training_sequences(chat, template):
                 fitted = encode_to_fit(messages, template, tokenizer, length)
                 too_long += fitted is None
                 if fitted:
                     cut += fitted[2] > 0
-                    rows.append((f"conversation {number}", *fitted[:2]))
+                    rows.append(Seen(number, "", *fitted[:2]))
     elif settings.method in ("preference", "reward", "kto"):
         told, skipped = _pairs(settings.method, files)
         read = len(told)
-        for number, (pair, names) in enumerate(told, 1):
+        for number, (pair, sides) in _some(told, most, limit_s):
+            looked += 1
             encoded = encode_pair(pair, template, tokenizer, length)
             too_long += encoded is None
-            for name, side in zip(names, (encoded.chosen, encoded.rejected) if encoded else (), strict=False):
-                rows.append((f"row {number}, {name}", *side))
+            for side, row in zip(sides, (encoded.chosen, encoded.rejected) if encoded else (), strict=False):
+                rows.append(Seen(number, side, *row))
     else:
         raise InputError(f'method = "{settings.method}" learns from its own answers: there are no rows to show')
-    learned = sum(weight > 0 for _, _, weights in rows for weight in weights)
+    lengths = sorted(len(row.ids) for row in rows) or [0]
     counts = {
         "rows": read,
+        **({"rows_encoded": looked} if looked < read else {}),
         "malformed_rows": len(skipped),
         "rows_that_lose_their_oldest_rounds": cut,
         "rows_that_are_too_long": too_long,
-        "tokens": sum(len(ids) for _, ids, _ in rows),
-        "learned_tokens": learned,
+        "tokens": sum(lengths),
+        "learned_tokens": sum(weight > 0 for row in rows for weight in row.weights),
     }
-    return Preview(rows, [str(problem) for problem in skipped], counts)
+    quantiles = {name: lengths[int(share * (len(lengths) - 1))] for name, share in _QUANTILES}
+    return Preview(rows, skipped, counts, quantiles)
+
+
+def _some(items: Sequence[Item], most: int, limit_s: float) -> Iterator[tuple[int, Item]]:
+    """Numbered items: all of them, or the first tenth of `most` and others spread evenly; what is reached in time."""
+    first, until = most // 10, time.monotonic() + limit_s
+    step = max(1, math.ceil((len(items) - first) / (most - first)))
+    for number, item in enumerate(items, 1):
+        if time.monotonic() > until:
+            return
+        if number <= first or (number - first) % step == 0:
+            yield number, item
 
 
 def _pairs(method: str, files: Sequence[Path]) -> tuple[list[tuple[Preference, tuple[str, ...]]], list[Problem]]:

@@ -318,6 +318,7 @@ def test_protocols_are_plain_values() -> None:
 
 def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_path: Path) -> None:
     from inkstone.evaluate import EvaluateSettings, evaluate_models, score_rows
+    from inkstone.evaluate.report.differences import in_words, read_answers, read_items
 
     settings = EvaluateSettings(tasks=["cmmlu", "cmmlu@house/0"], task_limit=8, heldout=False, device="cpu")
     models = {"base": work / "one", "chat": work / "other"}
@@ -332,6 +333,11 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     assert [row[0] for row in table[1:]] == ["cmmlu@house-0shot", "cmmlu@lm-eval"]
     assert all(re.fullmatch(r"\d+\.\d % ± \d+\.\d", cell) for row in table[1:] for cell in row[1:])
     assert (tmp_path / "out" / "benchmarks" / "chat" / "report.html").is_file()
+    one, other = (read_answers(tmp_path / "out", name)["cmmlu@lm-eval"] for name in models)
+    items = read_items("cmmlu@lm-eval", work / "data")
+    told = in_words((one.rows[0], other.rows[0]), items)
+    assert told["question"] == items[told["id"]].texts["question"] and told["right"][3:] in items[told["id"]].choices
+    assert not read_items("cmmlu@lm-eval", tmp_path) and not read_items("word problems", work / "data")
     with pytest.raises(InputError, match="tasks needs data"):
         evaluate_models(settings, models, None, None, None, places[0])
     judged = settings.model_copy(update={"tasks": ["safety"]})

@@ -16,6 +16,8 @@ import torch
 from inkstone.chat import CHATML, Message, save_template
 from inkstone.errors import InkstoneError, InputError
 from inkstone.evaluate import EvaluateSettings, evaluate_directory, evaluate_models, score_rows
+from inkstone.evaluate.report.differences import compare_answers, differing, in_words, read_answers
+from inkstone.evaluate.table import PROBLEMS, SCORINGS
 from inkstone.generate import SamplingSettings, build_prompt, generate, stream_reply
 from inkstone.model import Decoder, DecoderConfig, load_model, open_directory, save_model
 from inkstone.progress import Silent
@@ -146,6 +148,21 @@ def test_the_files_repeat_the_scores_question_by_question(work: Path, scores: An
             own = [row for row in rows if row["model"] == name]
             assert sum(row[scoring]["correct"] for row in own) == scores["models"][name]["quiz"][scoring]["correct"]
             assert all(row[scoring]["correct"] == (row[scoring]["prediction"] == row["answer"]) for row in own)
+
+
+def test_two_models_answers_differ_where_only_one_is_right(work: Path, scores: Any) -> None:
+    one, other = (read_answers(work / "first", name) for name in ("base", "chat"))
+    table, refused = compare_answers(one, other)
+    assert [row.task for row in table] == [*SCORINGS.values(), PROBLEMS] and not refused
+    for scoring, row in zip(SCORINGS, table, strict=False):
+        right = [scores["models"][name]["quiz"][scoring]["correct"] for name in ("base", "chat")]
+        assert (row.items, row.only_b - row.only_a) == (14, right[1] - right[0])
+        pairs = differing(one[row.task], other[row.task])
+        assert len(pairs) == row.only_a + row.only_b
+        for pair in pairs:
+            told = in_words(pair, {})
+            assert "?" in told["question"] or "？" in told["question"]
+            assert told["right"] == told[told["better"]] != told["a" if told["better"] == "b" else "b"]
 
 
 def test_the_same_model_gives_the_same_answers_again(work: Path, scores: Any) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_samples import Served, get, nothing_held, post, wait_until
+from evaluated_runs import evaluated
+from serve_samples import Served, get, nothing_held, post, send, wait_until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'inkstone[browser]'")
 CHROMIUM = shutil.which("chromium")
@@ -62,6 +63,16 @@ def short_answers(page: Any, words: dict[str, str]) -> None:
     page.get_by_role("spinbutton", name=words["max_tokens"]).fill("6")
     page.get_by_role("button", name=words["save"]).click()
     page.get_by_role("dialog").wait_for(state="detached")
+
+
+PAGES = ("chat", "knowledge", "tune", "tune/new", "models", "evaluation", "feedback")
+
+
+def visit(page: Any, words: dict[str, str], name: str) -> None:
+    page.evaluate("name => { location.hash = `#/${name}` }", name)
+    shown = page.get_by_role("link", name=words[f"page_{name.split('/')[0]}"], exact=True)
+    shown.and_(page.locator("[aria-current=page]")).wait_for()
+    page.wait_for_load_state("networkidle")
 
 
 def test_a_thumb_down_and_a_better_answer_are_a_pair_on_the_feedback_page(
@@ -212,6 +223,65 @@ def test_tasks_of_an_uploaded_file_are_confirmed_stopped_resumed_and_the_same_af
     page.get_by_role("heading", name="古诗").wait_for()
 
 
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_data_set_is_seen_as_the_model_will_see_it(
+    page: Any, words: dict[str, str], width: int, tmp_path: Path
+) -> None:
+    """What is learned is marked, typed and real control tokens differ, faults are named, another length cuts."""
+    page.set_viewport_size({"width": width, "height": 740})
+    file = tmp_path / f"看{width}.jsonl"
+    turns = [("user", "一？"), ("assistant", "水" * 9), ("user", "a <|im_end|>"), ("assistant", "世界")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    file.write_text((json.dumps(row) + "\n") * 30 + '{"messages": []}\n', encoding="utf-8")
+    page.get_by_role("link", name=words["page_tune"]).click()
+    page.get_by_role("link", name=words["new_tasks"]).click()
+    page.get_by_label(words["upload"]).set_input_files(file)
+    page.get_by_role("button", name=words["preview_it"].replace("{name}", file.name)).last.click()
+    dialog = page.get_by_role("dialog")
+    with page.expect_response("**/preview?model=chat"):
+        dialog.get_by_role("combobox").select_option("chat")
+    first = dialog.get_by_role("article").first
+    first.locator("mark", has_text="世界").wait_for()
+    assert "<|im_end|>" in first.locator(".control").all_inner_texts()
+    assert "a <|im_end|>" in first.inner_text()
+    dialog.get_by_text("31: messages").wait_for()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"preview-{scheme}.png")
+    dialog.get_by_role("spinbutton", name=words["row_length"]).fill("50")
+    page.keyboard.press("Enter")
+    cut = dialog.get_by_text(words["count_rows_that_lose_their_oldest_rounds"]).locator(
+        "xpath=following-sibling::dd[1]"
+    )
+    cut.get_by_text("30", exact=True).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_two_models_are_compared_question_by_question(
+    page: Any, words: dict[str, str], width: int, models: Path, tmp_path: Path
+) -> None:
+    """By the keyboard too; what a model wrote stays text, and the second page follows the first."""
+    page.set_viewport_size({"width": width, "height": 740})
+    evaluated(models, {"base": range(100), "chat": range(70, 120)})
+    page.get_by_role("link", name=words["page_evaluation"], exact=True).click()
+    page.get_by_role("button", name=words["compare_do"], exact=True).focus()
+    page.keyboard.press("Enter")
+    shown = words["show_questions"].replace("{task}", "quiz, by letter")
+    page.get_by_role("button", name=shown, exact=True).click()
+    page.get_by_text(words["page_line"].format(**{"from": 1, "to": 50, "all": 90})).wait_for()
+    page.get_by_role("button", name=words["page_after"]).click()
+    page.get_by_text(words["page_line"].format(**{"from": 51, "to": 90, "all": 90})).wait_for()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"differences-{scheme}.png", full_page=True)
+    page.get_by_role("button", name=words["show_questions"].replace("{task}", "word problems")).click()
+    page.get_by_role("cell", name="<b>base</b>").get_by_text(words["right"]).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_an_answer_cites_the_passages_of_a_collection_and_each_opens(
     page: Any, words: dict[str, str], served: Served, tmp_path: Path
 ) -> None:
@@ -272,11 +342,71 @@ def test_nothing_is_wider_than_the_window(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 740})
-    for name in ("chat", "knowledge", "tune", "tune/new", "models", "evaluation", "feedback"):
-        page.evaluate("name => { location.hash = `#/${name}` }", name)
-        page.get_by_role("link", name=words[f"page_{name.split('/')[0]}"], exact=True).and_(
-            page.locator("[aria-current=page]")
-        ).wait_for()
-        page.wait_for_load_state("networkidle")
+    page.get_by_role("button", name=words["theme"]).wait_for()
+    for name in PAGES:
+        visit(page, words, name)
         page.screenshot(path=tmp_path / f"{name.replace('/', '-')}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    page: Any, words: dict[str, str], served: Served, width: int, scheme: str, models: Path, tmp_path: Path
+) -> None:
+    """On every page, with something on each, and in its windows."""
+    reason = "needs axe-core: pip install 'inkstone[browser]'"
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
+    evaluated(models, {"base": range(100), "chat": range(70, 120)})
+    collection = post(served, "/api/collections", {"name": "axe"})[1]
+    send(served, f"/api/collections/{collection['id']}/files?name=a.txt", b"pump 1: clean.\n")
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 740})
+    found: dict[str, list[str]] = {}
+
+    def check(what: str) -> None:
+        page.screenshot(path=tmp_path / f"{what.replace('/', '-')}.png")
+        faults = [one for one in axe.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+        found[what] = [f"{one['id']}: {node['target']}" for one in faults for node in one["nodes"]]
+
+    short_answers(page, words)
+    page.get_by_role("checkbox", name=words["trace"]).check()
+    say(page, words, "水")
+    page.locator("details.trace > summary").click()
+    page.locator(".ids").wait_for()
+    check("answer")
+    page.get_by_role("button", name=words["bad"], exact=True).click()
+    page.get_by_role("textbox", name=words["better"]).fill("水是水。")
+    check("better")
+    page.get_by_role("button", name=words["save"]).click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    for name in PAGES:
+        visit(page, words, name)
+        check(name)
+    visit(page, words, "models")
+    for summary in page.locator("details.export > summary").all():
+        summary.click()
+    check("exports")
+    visit(page, words, "evaluation")
+    page.get_by_role("button", name=words["compare_do"], exact=True).click()
+    page.get_by_role("button", name=words["show_questions"].replace("{task}", "quiz, by letter"), exact=True).click()
+    page.get_by_role("cell", name="B. 二").first.wait_for()
+    check("differences")
+    visit(page, words, "tune/new")
+    row = {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}
+    (tmp_path / "axe.jsonl").write_text(json.dumps(row) + '\n{"messages": []}\n', encoding="utf-8")
+    page.get_by_label(words["upload"]).set_input_files(tmp_path / "axe.jsonl")
+    page.get_by_role("button", name=words["preview_it"].replace("{name}", "axe.jsonl")).last.click()
+    page.get_by_role("dialog").locator("mark").nth(1).wait_for()
+    check("preview")
+    page.keyboard.press("Escape")
+    page.get_by_role("checkbox", name=f"{words['pick_model']}: chat", exact=True).check()
+    page.get_by_role("checkbox", name=f"{words['pick_data']}: axe.jsonl").last.check()
+    page.get_by_role("button", name=words["confirm"].split("{")[0]).click()
+    page.get_by_role("dialog").get_by_role("row").nth(1).wait_for()
+    check("confirm")
+    page.get_by_role("dialog").get_by_role("button", name=words["start"].split("{")[0]).click()
+    page.get_by_role("link", name="axe-lora").first.click()
+    page.get_by_role("img", name=words["loss_curve"]).wait_for(timeout=60_000)
+    check("task")
+    assert not {what: faults for what, faults in found.items() if faults}

@@ -1,4 +1,4 @@
-// The windows over the page: an assistant, a better answer.
+// The windows over the page: an assistant, a better answer. One with nothing to save has a button that closes it.
 
 import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { t } from "/console/words.js";
@@ -6,21 +6,21 @@ import { t } from "/console/words.js";
 export function Window({ title, onClose, onSave, children, remove, save = t("save"), ready = true, wide }) {
   const place = useRef();
   useEffect(() => place.current.showModal(), []);
-  const send = (event) => (event.preventDefault(), onSave());
+  const send = (event) => (event.preventDefault(), onSave?.());
   return html`<dialog ref=${place} class=${wide ? "wider" : ""} onClose=${onClose} aria-labelledby="window-title">
     <form onSubmit=${send}>
       <h2 id="window-title">${title}</h2>
       ${children}
       <p class="buttons">
         ${remove && html`<button type="button" class="quiet" onClick=${remove}>${t("remove")}</button>`}
-        <button type="button" onClick=${() => place.current.close()}>${t("cancel")}</button>
-        <button class="main" disabled=${!ready}>${save}</button>
+        <button type="button" onClick=${() => place.current.close()}>${t(onSave ? "cancel" : "close")}</button>
+        ${onSave && html`<button class="main" disabled=${!ready}>${save}</button>`}
       </p>
     </form>
   </dialog>`;
 }
 
-function Field({ label, children }) {
+export function Field({ label, children }) {
   return html`<label class="field"><span>${label}</span>${children}</label>`;
 }
 

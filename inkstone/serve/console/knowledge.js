@@ -45,7 +45,7 @@ function Collection({ collection, list, drop, report }) {
   const path = `/api/collections/${id}`;
   return html`<article class="pair" aria-label=${name}>
     <h3>${name}</h3>
-    ${files.length > 0 && html`<div class="wide"><table>
+    ${files.length > 0 && html`<div class="wide" tabindex="0" role="region" aria-label=${`${name}: ${t("file")}`}><table>
       <thead><tr><th scope="col">${t("file")}</th><th scope="col">${t("passages")}</th><th scope="col">${t("operation")}</th></tr></thead>
       <tbody>${files.map((file) => html`<tr key=${file.name}><td>${file.name}</td><td>${file.passages}</td>
         <td><button class="quiet" aria-label=${t("remove_it", { name: file.name })} onClick=${drop(file.name, `${path}/files?name=${encodeURIComponent(file.name)}`)}>×</button></td></tr>`)}</tbody>

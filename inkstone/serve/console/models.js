@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { ask } from "/console/api.js";
+import { Differences } from "/console/differences.js";
 import { Radar, axesOf } from "/console/radar.js";
 import { duration, t } from "/console/words.js";
 
@@ -117,6 +118,7 @@ export function Evaluation({ report }) {
     <p>${t("evaluation_why")}</p>
     ${!runs && html`<p>${t("waiting")}</p>`}
     ${runs?.length === 0 && html`<p>${t("no_scores")}</p>`}
+    ${runs && html`<${Differences} runs=${runs} report=${report} />`}
     ${runs?.map(({ run, table: [head, ...rows] }) => html`<h3>${run}</h3>
       <${Shape} run=${run} table=${[head, ...rows]} />
       <div class="wide" tabindex="0" role="region" aria-label=${run}><table>

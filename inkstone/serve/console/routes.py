@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import Field
 
-from inkstone.evaluate import score_rows
+from inkstone.serve.console.evaluations import mount_evaluations
 from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.exports import Exports, has_adapter, mount_exports
@@ -17,7 +17,7 @@ from inkstone.serve.jobs.routes import Number
 from inkstone.serve.knowledge import MAX_BYTES, Knowledge, check_name, framed, ground
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
-from inkstone.storage import read_json_object, reading
+from inkstone.storage import read_json_object
 
 _FILES = Path(__file__).parent
 _PASSAGES = 6
@@ -130,6 +130,7 @@ def mount_console(app: FastAPI, store: Store, jobs: Jobs) -> None:
     mount_jobs(app, jobs)
     mount_exports(app, Exports(jobs.folder / "exports", jobs.library))
     _mount_models(app, jobs.library)
+    mount_evaluations(app, jobs.library)
     _mount_knowledge(app, Knowledge(store))
 
     @app.get("/api/conversations")
@@ -228,17 +229,6 @@ def _mount_models(app: FastAPI, library: Library) -> None:
             {"name": n, "directory": str(p), "stage": one, "adapter": has_adapter(p)}
             for (n, p, _), one in zip(places, told, strict=True)
         ]
-
-    @app.get("/api/evaluations")
-    def evaluations() -> list[dict[str, Any]]:
-        """The tables of the runs that these models are in."""
-        runs = dict.fromkeys(place.parent for place in library.directories.values())
-        files = [(run.name, file) for run in runs if (file := run / "evaluate" / "scores.json").is_file()]
-        tables = []
-        for name, file in files:
-            with reading(file, "scores of a run", "run its evaluation again"):
-                tables.append({"run": name, "table": score_rows(read_json_object(file))})
-        return tables
 
 
 def _mount_pages(app: FastAPI) -> None:

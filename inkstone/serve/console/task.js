@@ -93,7 +93,7 @@ function Result({ result }) {
   if (!result?.steps) return null;
   const pairs = FIGURES.filter(([before]) => Number.isFinite(result[before]));
   return html`<p>${t("result_line", { steps: result.steps, time: duration(result.seconds), rate: Math.round(result.tokens_per_second) })}</p>
-    ${pairs.length > 0 && html`<div class="wide"><table>
+    ${pairs.length > 0 && html`<div class="wide" tabindex="0" role="region" aria-label=${t("measured")}><table>
       <thead><tr><th scope="col">${t("measured")}</th><th scope="col">${t("before")}</th><th scope="col">${t("after")}</th></tr></thead>
       <tbody>${pairs.map(([before, after]) => html`<tr><th scope="row">${t(after)}</th><td>${result[before].toFixed(4)}</td><td>${result[after].toFixed(4)}</td></tr>`)}</tbody>
     </table></div>`}`;

@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "/console/vendor/preact-htm-3.1.1.js";
 import { Failure, ask, upload } from "/console/api.js";
 import { Window } from "/console/dialogs.js";
+import { Preview } from "/console/preview.js";
 import { day, duration, t } from "/console/words.js";
 
 const METHODS = ["lora", "whole"];
@@ -13,6 +14,7 @@ export function Wizard({ preset, model: wanted, report }) {
   const [picked, setPicked] = useState({ models: [], data: [], methods: ["lora"], test: null });
   const [more, setMore] = useState({});
   const [rows, setRows] = useState(null);
+  const [seen, see] = useState(null);
   const [former, setFormer] = useState([]);
   const pick = (name) => (value) => setPicked((now) => ({ ...now, [name]: value }));
 
@@ -65,13 +67,14 @@ export function Wizard({ preset, model: wanted, report }) {
     <h2>${t("new_tasks")}</h2>
     <${Card} title=${t("pick_model")} names=${["name"]} rows=${models.map((id) => ({ id, cells: [id] }))} chosen=${picked.models} choose=${pick("models")} />
     <${Card} title=${t("pick_data")} names=${["name", "kind", "count", "made", "operation"]} chosen=${picked.data} choose=${pick("data")}
-      rows=${data.map(({ id, name, about, created }) => ({ id, cells: [name, t(`kind_${about.kind}`), about.rows, day(created), html`<button class="quiet" aria-label=${t("remove_it", { name })} onClick=${drop(id)}>×</button>`] }))}>
+      rows=${data.map(({ id, name, about, created }) => ({ id, cells: [name, t(`kind_${about.kind}`), about.rows, day(created), html`<button aria-label=${t("preview_it", { name })} disabled=${!models.length} onClick=${() => see({ id, name })}>${t("preview")}</button> <button class="quiet" aria-label=${t("remove_it", { name })} onClick=${drop(id)}>×</button>`] }))}>
       <${Upload} onDone=${list} report=${report} />
     <//>
     <${Card} title=${t("pick_method")} names=${["name", "what"]} rows=${METHODS.map((id) => ({ id, cells: [t(id), t(`${id}_what`)] }))} chosen=${picked.methods} choose=${pick("methods")} />
     <${Card} title=${t("pick_test")} names=${["name", "kind", "count"]} chosen=${[picked.test]} choose=${([last]) => pick("test")(last)} single
       rows=${[{ id: null, cells: [t("none"), "", ""] }, ...data.map(({ id, name, about }) => ({ id, cells: [name, t(`kind_${about.kind}`), about.rows] }))]} />
     <p class="buttons"><button class="main" disabled=${!tasks.length || tasks.length > 64} onClick=${() => plan(tasks)}>${t("confirm", { count: tasks.length })}</button></p>
+    ${seen && html`<${Preview} data=${seen} models=${models} model=${picked.models[0] ?? models[0]} onClose=${() => see(null)} />`}
     ${rows && html`<${Window} title=${t("confirm_title")} save=${t("start", { count: rows.length })} ready=${rows.length > 0 && rows.every(({ problem }) => !problem)} wide onClose=${() => setRows(null)} onSave=${start}>
       <div class="wide" tabindex="0" role="region" aria-label=${t("confirm_title")}><table>
         <thead><tr>${["model", "data", "method", "test", "epochs", "learning_rate", "memory", "time", "operation"].map((name) => html`<th scope="col">${t(name)}</th>`)}</tr></thead>
@@ -112,7 +115,7 @@ function Card({ title, names, rows, chosen, choose, single, children }) {
   return html`<details class="card" open>
     <summary><strong>${title}</strong> ${!single && html`<span class="faint">${some} / ${rows.length}</span>`}</summary>
     ${children}
-    <div class="wide"><table>
+    <div class="wide" tabindex="0" role="region" aria-label=${title}><table>
       <thead><tr>
         <td>${!single && rows.length > 0 && html`<input type="checkbox" aria-label=${`${t("all")}: ${title}`} checked=${some === rows.length} ref=${(box) => box && (box.indeterminate = some > 0 && some < rows.length)}
           onChange=${() => choose(some === rows.length ? [] : rows.map(({ id }) => id))} />`}</td>

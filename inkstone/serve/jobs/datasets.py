@@ -7,11 +7,11 @@ import asyncio
 import re
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inkstone.chat import read_chats, read_preferences, read_verdicts
+from inkstone.chat import Problem, read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
 from inkstone.serve.guard import Refused
 from inkstone.serve.store import Store
@@ -81,7 +81,11 @@ def _read(path: Path) -> dict[str, Any]:
         except InputError:
             if kind == "chat":
                 raise
-    faults = "\n".join(f"{one.row}: {'; '.join(one.faults)}" for one in skipped[:20])
-    valid = faults.encode("utf-8", "backslashreplace").decode()  # a fault may quote what is no Unicode
-    about = {"kind": kind, "rows": len(items), "faulty": len(skipped), "faults": valid.splitlines()}
+    about = {"kind": kind, "rows": len(items), "faulty": len(skipped), "faults": fault_lines(skipped[:20])}
     return about | ({"good": sum(one.good for one in items)} if kind == "verdict" else {})
+
+
+def fault_lines(faults: Sequence[Problem]) -> list[str]:
+    """Malformed rows as lines for a page; a fault may quote what is no Unicode."""
+    lines = (f"{one.row}: {'; '.join(one.faults)}" for one in faults)
+    return [line.encode("utf-8", "backslashreplace").decode() for line in lines]

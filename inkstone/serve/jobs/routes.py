@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 import fastapi
@@ -13,6 +14,7 @@ from inkstone.errors import InputError
 from inkstone.serve.answers import sse
 from inkstone.serve.guard import Refused, read_body
 from inkstone.serve.jobs.datasets import Datasets
+from inkstone.serve.jobs.preview import preview
 from inkstone.serve.jobs.queue import ENDED, STAGE, Jobs, Row
 from inkstone.serve.jobs.reading import events_since, tail
 from inkstone.serve.jobs.task import Task, Tasks, prepare
@@ -38,6 +40,11 @@ def mount_jobs(app: FastAPI, jobs: Jobs) -> None:
     def remove(number: Number, request: Request) -> Response:
         (jobs if request.url.path.startswith("/api/tasks/") else datasets).remove(number)
         return Response(status_code=204)
+
+    @app.get("/api/datasets/{number}/preview")
+    def look(number: Number, model: str, length: Annotated[int | None, fastapi.Query(ge=16, le=2**20)] = None) -> Row:
+        data = store.row("datasets", number)
+        return preview(datasets.path(data), data["about"]["kind"], _base(jobs, model), length)
 
     @app.post("/api/tasks/plan")
     async def plan(request: Request) -> list[Row]:
@@ -101,9 +108,7 @@ async def _follow(jobs: Jobs, row: Row, place: int) -> AsyncIterator[str]:
 
 def _prepare(jobs: Jobs, datasets: Datasets, task: Task) -> tuple[str, Row, str]:
     """A task's name, itself with what it will take, and its recipe. Raises Refused and InputError."""
-    base = jobs.library.directories.get(task.model)
-    if base is None:
-        raise Refused(404, f'there is no model "{task.model[:100]}" here', code="model_not_found")
+    base = _base(jobs, task.model)
     data = datasets.store.row("datasets", task.data)
     test = datasets.store.row("datasets", task.test) if task.test else None
     kind, name = data["about"]["kind"], data["name"].partition(".json")[0]
@@ -113,6 +118,12 @@ def _prepare(jobs: Jobs, datasets: Datasets, task: Task) -> tuple[str, Row, str]
         raise InputError("answers that are good or bad are learned from without test data: choose none")
     recipe, takes = prepare(task, base, datasets.path(data), data["about"], datasets.path(test) if test else None)
     return f"{name}-{task.method}", {**task.model_dump(), "takes": takes}, recipe
+
+
+def _base(jobs: Jobs, model: str) -> Path:
+    if model not in jobs.library.directories:
+        raise Refused(404, f'there is no model "{model[:100]}" here', code="model_not_found")
+    return jobs.library.directories[model]
 
 
 def _planned(jobs: Jobs, datasets: Datasets, task: Task) -> Row:

@@ -31,7 +31,7 @@ from inkstone.tune.packing import EncodedChat
 from inkstone.tune.pairs import PackedPairs, encode_pair
 from inkstone.tune.verdicts import beside_next
 
-_METHODS = {"chat": "sft", "preference": "preference", "verdict": "kto"}
+METHODS = {"chat": "sft", "preference": "preference", "verdict": "kto"}
 _RATES = {("sft", "whole"): 1e-4, ("sft", "lora"): 5e-4, ("pairs", "whole"): 2e-5, ("pairs", "lora"): 2e-4}
 """Peak learning rates where the person says none: pairs and verdicts need less, an adapter more."""
 _SAMPLE, _FEW = 300, 50
@@ -59,18 +59,16 @@ class Tasks(Body):
 def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Path | None) -> tuple[str, dict[str, Any]]:
     """The recipe, and what it will take. Raises InputError for what would fail later."""
     config, kind = read_config(base), about["kind"]
-    length = task.sequence_length or min(config.max_positions, 512)
-    if length > config.max_positions:
-        raise InputError(f"sequence_length = {length} exceeds the model's {config.max_positions} positions: shorten it")
+    length = length_of(task.sequence_length, config.max_positions)
     if kind == "verdict" and about["good"] in (0, about["rows"]):
         said = "good" if about["good"] else "bad"
         raise InputError(f"every answer of the data is said to be {said}: learning from thumbs needs both kinds")
-    template = _template(base)
+    template = template_of(base)
     rows = ceil(_rows_of(data, kind, base, template, length) * about["rows"])
     values = {
         "inputs": [str(data)],
         "base": str(base),
-        "method": _METHODS[kind],
+        "method": METHODS[kind],
         "adapter": "lora" if task.method == "lora" else "none",
         "template": template,
         "on_problem": "skip" if about["faulty"] else "refuse",
@@ -99,13 +97,21 @@ def prepare(task: Task, base: Path, data: Path, about: dict[str, Any], test: Pat
     }
 
 
+def length_of(wanted: int | None, positions: int) -> int:
+    """Tokens of a row: what is wanted, or what does for most sets. Raises InputError where the model has fewer."""
+    length = wanted or min(positions, 512)
+    if length > positions:
+        raise InputError(f"sequence_length = {length} exceeds the model's {positions} positions: shorten it")
+    return length
+
+
 def _even(good: int, bad: int) -> dict[str, float]:
     """Weights with which both kinds count the same in all; the more frequent one has 1."""
     most = max(good, bad)
     return {"good_weight": round(most / good, 4), "bad_weight": round(most / bad, 4)}
 
 
-def _template(base: Path) -> str:
+def template_of(base: Path) -> str:
     """What the recipe says: the model's own template, else ChatML where the vocabulary has its marks."""
     try:
         find_template(base)
