@@ -12,8 +12,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import inkstone
 
+from inkstone.pipeline.trackers import _wanted
+from inkstone.recipe import read_recipe
+
 Begun = Callable[[str], Path]
 TRAIN = ("--set", "pretrain.max_steps=30", "--until", "pretrain")
+BOARD = ("--set", 'trackers=["tensorboard"]')
 
 
 def drawn(folder: Path) -> dict[int, float]:
@@ -24,7 +28,7 @@ def drawn(folder: Path) -> dict[int, float]:
 
 def test_tensorboard_has_every_logged_row_also_after_a_run_was_continued(begun: Begun) -> None:
     recipe = begun("pretrain")
-    ended = inkstone("run", recipe, *TRAIN)
+    ended = inkstone("run", recipe, *TRAIN, *BOARD)
     assert ended.code == 0, ended.err
     run_dir = recipe.parent / "runs" / "tiny"
     rows = [json.loads(line) for line in (run_dir / "pretrain" / "metrics.jsonl").read_text().splitlines()]
@@ -56,7 +60,7 @@ def test_a_tracker_that_fails_is_named_and_the_run_goes_on(begun: Begun, monkeyp
         raise ConnectionError("no route")
 
     monkeypatch.setattr("inkstone.pipeline.trackers.TensorBoard.draw", refuse)
-    ended = inkstone("run", begun("pretrain"), *TRAIN, "--set", 'trackers=["tensorboard"]')
+    ended = inkstone("run", begun("pretrain"), *TRAIN, *BOARD)
     failures = [note for note in ended.notes if "tracker tensorboard failed and is left out: ConnectionError" in note]
     assert ended.code == 0 and len(failures) == 1
 
@@ -69,3 +73,10 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
     ended = inkstone("run", recipe, *TRAIN, "--set", 'trackers=["wandb"]')
     assert ended.code == 2 and "wandb is not installed: pip install wandb" in ended.err
     assert not (recipe.parent / "runs" / "tiny" / "pretrain").exists()
+
+
+def test_tensorboard_draws_where_it_is_installed_unless_a_recipe_says_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "r"\n[primer]\n', encoding="utf-8")
+    assert _wanted(read_recipe(path)) == ["tensorboard"]
+    assert _wanted(read_recipe(path, ["trackers=[]"])) == []

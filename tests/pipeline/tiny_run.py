@@ -24,6 +24,7 @@ STAGES = ("primer", "corpus", "tokenizer", "tokens", "pretrain", "sft", "evaluat
 
 RECIPE = """
 name = "tiny"
+trackers = []
 [primer]
 size_mb = 0.3
 [corpus]
