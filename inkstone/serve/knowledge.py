@@ -39,6 +39,8 @@ K1, B = 1.2, 0.75
 _KEPT = 8  # indexes in memory
 WIDTH = 800
 """Of a passage; a Chinese character is as wide as 8/3 others, so that is about 300 of them."""
+_SHORT = 40
+"""Of a question that may say little without the one before it."""
 _NAME = re.compile(r"\w[\w.-]{0,79}\.(txt|md|jsonl)(\.(gz|zst|xz))?")
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _ONE_HAN, _RUN = re.compile(f"[{_HAN}]"), re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
@@ -233,6 +235,12 @@ class Knowledge:
             {"file": row["file"], "place": row["place"], "text": row["text"], "score": round(float(scores[place]), 4)}
             for row, place in zip(found, best, strict=True)
         ]
+
+
+def looked_for(turns: Sequence[Row]) -> str:
+    """The last question; where it is short ("and its warranty?", "那保修呢？"), with the one before it."""
+    *before, last = [turn["content"] for turn in turns if turn["role"] == "user" or turn is turns[-1]]
+    return "\n".join([*before[-1:], last]) if width(last) < _SHORT else last
 
 
 def ground(loaded: Loaded, turns: list[Row], hits: list[Row], most: int | None) -> tuple[list[Row], list[Row]]:

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 from evaluated_runs import evaluated
-from serve_samples import Served, get, nothing_held, post, send, wait_until
+from serve_samples import Served, get, nothing_held, post, running, send, wait_until
+from test_serve_adapters import SHAPES, make_adapter
+
+from inkstone.serve.adapters import find_adapters
+from inkstone.serve.guard import Guard
+from inkstone.serve.models import Library, ServeSettings, find_models
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'inkstone[browser]'")
 CHROMIUM = shutil.which("chromium")
@@ -63,6 +68,27 @@ def short_answers(page: Any, words: dict[str, str]) -> None:
     page.get_by_role("spinbutton", name=words["max_tokens"]).fill("6")
     page.get_by_role("button", name=words["save"]).click()
     page.get_by_role("dialog").wait_for(state="detached")
+
+
+def test_an_adapter_that_is_served_is_listed_with_its_base_and_is_not_tuned(
+    browser: Any, models: Path, tmp_path: Path
+) -> None:
+    """`inkstone serve --adapter`: it can be talked to; export and tuning are its base's."""
+    make_adapter(models / "chat", tmp_path / "law", SHAPES["plain"])
+    places = find_models([models])
+    library = Library(places, ServeSettings(rows=2), find_adapters([f"law={tmp_path / 'law'}"], places))
+    with running(library, Guard([]), tmp_path / "c.sqlite") as one:
+        tab = browser.new_page(locale="en-GB")
+        tab.goto(f"{one.url}/#/models")
+        card = tab.get_by_role("article", name="law", exact=True)
+        card.get_by_text("law ← chat", exact=True).wait_for()
+        card.get_by_role("button", name="Talk to it").wait_for()
+        assert card.get_by_role("link").count() == card.locator("details").count() == 0
+        tab.screenshot(path=tmp_path / "adapters.png")
+        tab.goto(f"{one.url}/#/tune/new")
+        tab.get_by_role("checkbox", name="Select models: chat", exact=True).wait_for()
+        assert tab.get_by_role("checkbox", name="Select models: law", exact=True).count() == 0
+        tab.close()
 
 
 PAGES = ("chat", "knowledge", "tune", "tune/new", "models", "evaluation", "feedback")

@@ -17,7 +17,7 @@ from serve_samples import KEY, Served, call, get, made, send
 from inkstone.errors import InputError
 from inkstone.serve import knowledge
 from inkstone.serve.guard import Refused
-from inkstone.serve.knowledge import WIDTH, Bm25, cut, framed, read_passages, terms, width
+from inkstone.serve.knowledge import WIDTH, Bm25, cut, framed, looked_for, read_passages, terms, width
 
 TEXTS = [
     "静夜思是李白写的诗。",
@@ -216,6 +216,26 @@ def test_a_model_is_given_the_best_passages_that_fit_and_never_more_than_its_con
     assert any(one["number"] for one in few), "with little to answer there is room"
     plain = made(served, path, {"model": "chat", "messages": [{"role": "user", "content": "zzz"}]})
     assert plain == {"messages": [{"role": "user", "content": "zzz"}], "passages": []}
+
+
+@pytest.mark.parametrize(
+    ("first", "follow", "there"),
+    [
+        ("How do I clean pump 7?", "And its warranty?", "pump 7 is under warranty"),
+        ("泵七怎么清洗？", "那保修呢？", "泵七保修两年"),
+    ],
+)
+def test_a_short_follow_up_is_looked_up_with_the_question_before_it(
+    first: str, follow: str, there: str, served: Served
+) -> None:
+    others = [f"pump {n} is under warranty" for n in range(20, 40)] + [f"炉{n}保修一年" for n in range(20)]
+    number = collection(served, f"follow {first}", a_jsonl="\n".join(json.dumps({"text": t}) for t in [*others, there]))
+    said = [{"role": "user", "content": first}, {"role": "assistant", "content": "x"}]
+    asked = {"model": "chat", "messages": [*said, {"role": "user", "content": follow}], "max_tokens": 4}
+    told = made(served, f"/api/collections/{number}/ground", asked)
+    assert told["passages"][0]["text"] == there
+    assert looked_for([*said, {"role": "user", "content": "x" * 50}]) == "x" * 50
+    assert looked_for([{"role": "user", "content": follow}]) == follow
 
 
 def test_a_frame_speaks_the_questions_language() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-from serve_samples import Served, chat_model, get, running
+from serve_samples import Served, chat_model, get, made, running
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
@@ -91,6 +91,12 @@ def test_an_adapter_answers_as_its_merged_model_and_the_base_as_before(
         assert vectors[0] != vectors[1]
     page = get(adapting, "/metrics")[1]
     assert 'inkstone_engine_held{model="plain"} 0.0' in page and 'inkstone_engine_new_tokens{model="whole"}' in page
+
+
+def test_the_console_lists_adapters_with_their_base(adapting: Served, adapters: Path) -> None:
+    told = {one["name"]: one for one in made(adapting, "/api/models", None, "GET")}
+    assert set(told) == {"chat", "base", *SHAPES} and "base" not in told["chat"]
+    assert (told["plain"]["base"], told["plain"]["directory"]) == ("chat", str((adapters / "plain").resolve()))
 
 
 def test_the_weights_are_there_once(adapting: Served, library: Library) -> None:

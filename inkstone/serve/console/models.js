@@ -59,7 +59,7 @@ function useExports(report) {
 function ancestors(model, models) {
   const found = [];
   for (let one = model; one && found.length < 20; ) {
-    const { base } = settingsOf(one);
+    const base = one.base ? models.find(({ name }) => name === one.base).directory : settingsOf(one).base;
     if (!base) break;
     const beside = `${one.directory.split("/").slice(0, -1).join("/")}/${base}`;
     const next = models.find(({ directory }) => directory === base || directory === beside);
@@ -85,14 +85,15 @@ export function Models({ models: talking, report }) {
       <${Origin} model=${model} models=${models} />
       <p class="buttons start">
         ${talking.includes(model.name) && html`<button onClick=${talk(model.name)}>${t("talk")}</button>`}
-        <a class="button plain-button" href=${`#/tune/new/model/${encodeURIComponent(model.name)}`}>${t("tune_it")}</a>
+        ${!model.base && html`<a class="button plain-button" href=${`#/tune/new/model/${encodeURIComponent(model.name)}`}>${t("tune_it")}</a>`}
       </p>
-      <${Export} model=${model} files=${files.filter((file) => file.model === model.name)} change=${change} report=${report} />
+      ${!model.base && html`<${Export} model=${model} files=${files.filter((file) => file.model === model.name)} change=${change} report=${report} />`}
     </article>`)}
   </section>`;
 }
 
 function Origin({ model, models }) {
+  if (model.base) return html`<dl class="facts"><dt>${t("method")}</dt><dd>${t("adapter_on", { base: model.base })}</dd><dt>${t("lineage")}</dt><dd>${[model.name, ...ancestors(model, models)].join(" ← ")}</dd></dl>`;
   if (!model.stage) return html`<p class="faint">${t("made_elsewhere")}</p>`;
   const settings = settingsOf(model);
   const { result, seconds } = model.stage;

@@ -14,7 +14,7 @@ from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.exports import Exports, has_adapter, mount_exports
 from inkstone.serve.jobs.routes import Number
-from inkstone.serve.knowledge import MAX_BYTES, Knowledge, check_name, framed, ground
+from inkstone.serve.knowledge import MAX_BYTES, Knowledge, check_name, framed, ground, looked_for
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
 from inkstone.storage import read_json_object
@@ -207,7 +207,7 @@ def _mount_knowledge(app: FastAPI, knowledge: Knowledge) -> None:
         """The conversation as the model is to see it, and the passages that were found."""
         asked = await read_body(request, Grounded)
         turns, loaded = asked.model_dump()["messages"], await app.state.server.model(asked.model)
-        hits = await asyncio.to_thread(knowledge.search, number, turns[-1]["content"], _PASSAGES)
+        hits = await asyncio.to_thread(knowledge.search, number, looked_for(turns), _PASSAGES)
         messages, told = await asyncio.to_thread(ground, loaded, turns, hits, asked.max_tokens)
         return {"messages": messages, "passages": told}
 
@@ -222,12 +222,17 @@ def _mount_knowledge(app: FastAPI, knowledge: Knowledge) -> None:
 def _mount_models(app: FastAPI, library: Library) -> None:
     @app.get("/api/models")
     def models() -> list[dict[str, Any]]:
-        """Where each comes from, by the stage.json beside its weights."""
+        """Where each comes from, by the stage.json beside its weights; adapters that are served, with their `base`."""
         places = [(name, place, place / "stage.json") for name, place in library.directories.items()]
         told = [read_json_object(file) if file.is_file() else None for _, _, file in places]
-        return [
+        own = [
             {"name": n, "directory": str(p), "stage": one, "adapter": has_adapter(p)}
             for (n, p, _), one in zip(places, told, strict=True)
+        ]
+        return own + [
+            {"name": name, "directory": str(one.directory), "stage": None, "adapter": False, "base": one.base}
+            for name, one in library.adapters.items()
+            if one.base in library.directories
         ]
 
 

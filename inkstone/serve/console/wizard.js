@@ -36,7 +36,7 @@ export function Wizard({ preset, model: wanted, report }) {
   const plan = safely(async (tasks) => setRows(await ask("/api/tasks/plan", "POST", { tasks })));
   useEffect(() => {
     safely(async () => {
-      const known = (await ask("/v1/models")).data.map(({ id }) => id);
+      const known = (await ask("/v1/models")).data.filter(({ parent }) => !parent).map(({ id }) => id);
       setModels(known);
       await list();
       setFormer(await ask("/api/tasks"));
