@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from inkstone.errors import InputError
 from inkstone.model import DecoderConfig
 from inkstone.model.files.directory import read_config
 from inkstone.plan import estimate
@@ -50,15 +51,21 @@ def tokens_of(recipe: Recipe, stage: str, settings: TrainSettings) -> int | None
     return settings.max_steps * settings.batch_tokens if settings.max_steps else None
 
 
-def forecast(recipe: Recipe, stage: str, settings: TrainSettings, note: Callable[[str], None]) -> Watch | None:
+def forecast(
+    recipe: Recipe, stage: str, settings: TrainSettings, note: Callable[[str], None], processes: int = 1
+) -> Watch | None:
     """What compares a stage's plan on this machine with what is measured, once, and notes it.
 
-    None where there is no plan: on hardware that nobody measured, and for rollouts.
+    None where there is no plan: on hardware that nobody measured, for rollouts, for processes that share a CPU.
     """
     tuning = recipe.tunings().get(stage)
     planned = tuning is None or tuning.method in ("sft", "preference", "kto", "reward")
     device = this_device(settings.device) if planned else None
-    if device is None:
+    if device is None or (processes > 1 and not device.is_gpu):
+        return None
+    try:
+        config = shape_of(recipe, stage)
+    except InputError:  # whoever opens the base says what is wrong with it
         return None
     before = 0 if device.is_gpu else _resident(restart=True)
     chosen: dict[str, Field] = {}
@@ -72,20 +79,26 @@ def forecast(recipe: Recipe, stage: str, settings: TrainSettings, note: Callable
         first[:] = first or [done]
         if done - first[0] != STEPS:
             return
-        plan = estimate(shape_of(recipe, stage), settings.model_copy(update=chosen), device)
+        plan = estimate(config, settings.model_copy(update=chosen), device, processes)
         rate, (slow, fast) = float(fields.get("tokens_per_second") or 0.0), plan.tokens_per_second
-        peak = torch.cuda.max_memory_allocated() if device.is_gpu else _resident() - before
-        note(
-            f"plan against measured after {STEPS} steps: {rate:,.0f} tokens per second (planned {slow:,.0f} to "
-            f"{fast:,.0f}), {peak / GIB:.2f} GiB (planned {plan.memory.total:.2f})"
-        )
+        told = f"{rate:,.0f} tokens per second (planned {slow:,.0f} to {fast:,.0f})"
+        peak = torch.cuda.max_memory_allocated() if device.is_gpu else _resident()
+        if peak is not None and before is not None:
+            told += f", {(peak - before) / GIB:.2f} GiB (planned {plan.memory.total:.2f})"
+        note(f"plan against measured after {STEPS} steps: {told}")
 
     return watch
 
 
-def _resident(restart: bool = False) -> int:
-    """Bytes that the process held at its peak; with `restart` what it holds now, from where peaks count anew."""
-    if restart:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+def _resident(restart: bool = False) -> int | None:
+    """Bytes that the process held at its peak; with `restart` what it holds now, from where peaks count anew.
+
+    None where the system does not say: only Linux does, and not in every container.
+    """
+    try:
+        if restart:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)

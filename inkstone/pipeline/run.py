@@ -110,7 +110,7 @@ def _lead(
         announce(json.dumps({"stage": stage.name, "scratch": str(scratch)}), mesh)
     events, settings = StageEvents(log, stage.name, should_stop), next(iter(stage.settings.values()))
     if isinstance(settings, TrainSettings):
-        events.watch = forecast(recipe, stage.name, settings, events.note) or events.watch
+        events.watch = forecast(recipe, stage.name, settings, events.note, mesh.size) or events.watch
     try:
         result = execute(recipe, planned, scratch, events)
     except BaseException as error:

@@ -42,6 +42,18 @@ def test_a_plan_is_compared_with_twenty_real_steps_once(begun: Begun) -> None:
     assert len(found) == 1 and all(int(figure.replace(",", "")) > 0 for figure in found[0])
 
 
+def test_a_run_goes_on_where_the_system_says_nothing_of_memory_and_where_there_is_no_plan(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = begun("pretrain")
+    monkeypatch.setattr("inkstone.pipeline.forecast._resident", lambda restart=False: None)
+    notes = "\n".join(inkstone("run", recipe, *TRAIN).notes)
+    assert "tokens per second (planned" in notes and "GiB (planned" not in notes
+    monkeypatch.setattr("inkstone.pipeline.forecast.this_device", lambda wanted: None)
+    ended = inkstone("run", recipe, *TRAIN, "--set", "pretrain.seed=2")
+    assert ended.code == 0 and "plan against measured" not in "\n".join(ended.notes)
+
+
 def test_weights_and_biases_is_told_settings_and_rows(begun: Begun, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 

@@ -62,15 +62,7 @@ def test_a_shipped_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
 
 
 def test_the_recipes_for_own_data_show_every_section_but_the_primer_and_the_mixture() -> None:
-    others = {
-        "name",
-        "runs_dir",
-        "trackers",
-        "primer",
-        "tune",
-        "quantize",
-        "mixture",
-    }  # recipes/mixture.toml shows the last
+    others = {"name", "runs_dir", "trackers", "primer", "tune", "quantize", "mixture"}
     sections = set(Recipe.model_fields) - others
     chat = tomllib.loads((ROOT / "recipes" / "own-chat.toml").read_text(encoding="utf-8"))
     text = tomllib.loads((ROOT / "recipes" / "own-text.toml").read_text(encoding="utf-8"))

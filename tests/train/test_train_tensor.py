@@ -76,7 +76,7 @@ def check(folder: Path, expected: Decoder, other: Path) -> None:
             assert json.loads(split)[figure] == pytest.approx(json.loads(whole)[figure], rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["rope", "mixture", pytest.param("alibi", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("size", "shard"),
     [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow), pytest.param(4, 1, marks=pytest.mark.slow)],
