@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 
-from inkstone.allocator import give_memory_back
 from inkstone.errors import InputError
 from inkstone.serve.adapters import find_adapters
 from inkstone.serve.models import Library, ServeSettings, find_models
@@ -42,7 +41,6 @@ def serve_models(
         raise InputError(
             f"--host {host} can be reached from other machines: give an --api-key (or INKSTONE_API_KEY) first"
         )
-    give_memory_back()
     directories = find_models(paths)
     library = Library(directories, settings, find_adapters(adapters, directories))
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
