@@ -1,7 +1,9 @@
-"""What a tuning stage would learn from, before it learns: `inkstone tune preview`.
+"""What a tuning stage would learn from, before it learns: `inkstone tune preview`, and the console's page of a set.
 
-seen = as_the_model_sees(settings, files, base_dir)
-seen.rows      # number, side, ids, loss weights: the same objects that training packs
+    seen = as_the_model_sees(settings, files, base_dir)
+    seen.rows      # number, side, ids, loss weights: the same objects that training packs
+
+Large sets may be looked at in part; what is counted is then said to be of a part.
 """
 
 import math

@@ -19,8 +19,8 @@ SHAPE = DecoderConfig(
 )
 
 
-def tiny_model() -> Decoder:
-    model = Decoder(SHAPE)
+def tiny_model(shape: DecoderConfig = SHAPE) -> Decoder:
+    model = Decoder(shape)
     generator = torch.Generator().manual_seed(3)
     for weight in model.parameters():
         noise = torch.randn(weight.shape, generator=generator)

@@ -4,8 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
-from generate_samples import SHAPE, prompts
+from generate_samples import SHAPE, prompts, tiny_model
 
 from inkstone.generate import Engine, Request, SamplingSettings
 from inkstone.generate.lookup import Lookup
@@ -17,12 +16,7 @@ LONG = replace(SHAPE, max_positions=400)
 @pytest.fixture(scope="module")
 def model() -> Decoder:
     """Greedy answers of a random model soon go in circles, which is what guesses live on."""
-    made = Decoder(LONG)
-    generator = torch.Generator().manual_seed(3)
-    for weight in made.parameters():
-        noise = torch.randn(weight.shape, generator=generator)
-        weight.data = 1 + 0.3 * noise if weight.dim() == 1 else 0.25 * noise
-    return made.eval()
+    return tiny_model(LONG)
 
 
 def requests(count: int) -> list[Request]:
