@@ -14,7 +14,8 @@ from torch import Tensor
 
 @torch.library.custom_op("inkstone::masked_attention", mutates_args=())
 def masked_attention(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias_B1TT: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(d) + bias) v, [B, H, T, d], and the probabilities [B, H, T, T] that backward needs."""
+    """softmax(q k^T / sqrt(d) + bias) v, [B, H, T, d], and the probabilities that backward needs: [B, H, T, T] (with a
+    prefix, more keys than queries)."""
     scores = (q_BHTd * q_BHTd.shape[-1] ** -0.5) @ k_BHTd.transpose(-1, -2)
     scores += bias_B1TT
     torch.softmax(scores, -1, out=scores)
@@ -23,8 +24,7 @@ def masked_attention(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias_B1TT: 
 
 @masked_attention.register_fake
 def _(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias_B1TT: Tensor) -> tuple[Tensor, Tensor]:
-    rows, heads, length, _ = q_BHTd.shape
-    return q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(rows, heads, length, length)
+    return q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(*q_BHTd.shape[:3], k_BHTd.shape[2])
 
 
 @torch.library.custom_op("inkstone::masked_attention_backward", mutates_args=())
@@ -41,8 +41,9 @@ def _masked_attention_backward(
 
 
 @_masked_attention_backward.register_fake
-def _(gradient_BHTd: Tensor, q_BHTd: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(q_BHTd.shape), q_BHTd.new_empty(q_BHTd.shape)
+def _(gradient_BHTd: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (x.new_empty(x.shape) for x in inputs[:3])
+    return q, k, v
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
