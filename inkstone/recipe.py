@@ -19,6 +19,7 @@ from inkstone.errors import InputError
 from inkstone.evaluate import EvaluateSettings
 from inkstone.mixture import MixtureSettings
 from inkstone.model import ModelSettings
+from inkstone.model.size import is_size, training_of
 from inkstone.primer import PrimerSettings
 from inkstone.quantize import QuantizeSettings
 from inkstone.tokenizer import TokenizerSettings, TokensSettings
@@ -86,7 +87,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     problems = [problem for override in overrides or [] if (problem := _apply(values, override))]
     if _holds_nul(values):
         raise InputError([*problems, f"{path}: a value holds the character NUL: write it without"])
-    recipe, found = _validate(values)
+    recipe, found = _validate(_sized(values))
     problems += [f"{path}: {problem}" for problem in found]
     if problems or recipe is None:
         raise InputError(problems)
@@ -112,6 +113,18 @@ def _apply(values: dict[str, Any], override: str) -> str | None:
     except RecursionError:
         return f"--set {key}: its value is nested too deeply"
     return None
+
+
+def _sized(values: dict[str, Any]) -> dict[str, Any]:
+    """[model] size decides what [pretrain] does not say itself."""
+    model, pretrain = values.get("model"), values.get("pretrain")
+    if not (isinstance(model, dict) and isinstance(pretrain, dict) and is_size(model.get("size"))):
+        return values
+    length = pretrain.get("sequence_length", PretrainSettings.model_fields["sequence_length"].default)
+    derived = training_of(model["size"], length) if isinstance(length, int) and length > 0 else {}
+    if "batch_tokens" in pretrain:
+        del derived["micro_batch_tokens"]
+    return {**values, "pretrain": {**derived, **pretrain}}
 
 
 def _holds_nul(value: object) -> bool:

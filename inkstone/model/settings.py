@@ -3,13 +3,14 @@
 The vocabulary is not here because the tokenizer decides it; defaults that follow from other numbers are left None.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import writing_family
+from inkstone.model.size import PATTERN, is_size, shape_of
 
 
 class ModelSettings(BaseModel):
@@ -17,6 +18,12 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    size: str | None = Field(
+        None,
+        pattern=PATTERN,
+        description='e.g. "125M" or "7B": decides layers, width and heads, and the rate and batch of [pretrain], where '
+        "they are not given; embeddings come on top",
+    )
     hidden_size: int = Field(256, ge=8, description="width of the residual stream")
     num_layers: int = Field(6, ge=1, description="decoder blocks")
     num_heads: int = Field(4, ge=1, description="query heads")
@@ -36,6 +43,12 @@ class ModelSettings(BaseModel):
     num_experts: int = Field(0, ge=0, description="experts in the place of each MLP; 0: one dense MLP")
     experts_per_token: int = Field(2, ge=1, description="experts that each token is sent to")
     router_aux_loss: float = Field(0.01, ge=0, description="weight of the loss that balances the experts' load")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, values: Any) -> Any:
+        size = values.get("size") if isinstance(values, dict) else None
+        return {**shape_of(size), **values} if is_size(size) else values
 
     @model_validator(mode="after")
     def _possible(self) -> "ModelSettings":

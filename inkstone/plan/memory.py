@@ -16,8 +16,8 @@ from inkstone.tune.adapter import LoraSettings, PrefixSettings
 
 GIB = 2**30
 _GAPS_COMPILED, _GAPS_EAGER = 0.5, 0.9
-_EXPLICIT_TOKENS = 1024
-"""Up to this length a CPU keeps the probabilities of attention (`model/decoder/cpu_attention.py`)."""
+_EXPLICIT_TOKENS, _TILE = 1024, 128
+"""Up to this length a CPU keeps the probabilities of attention, in such tiles (`model/decoder/cpu_attention.py`)."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _layer_bytes(config: DecoderConfig, length: int, b: int, compiled: bool, is_
     kept = b * (4 * width + 2 * heads)
     if is_gpu or length > _EXPLICIT_TOKENS:
         kept += b * (heads + 2 * keys) + 4 * each
-    else:  # keys and values for every head, and the probabilities
-        kept += b * (2 * heads + each * length)
+    else:  # keys and values for every head, and the probabilities of the tiles that are not all ahead
+        kept += b * (2 * heads + each * (length + min(length, _TILE)) / 2)
     mlp = b * ffn * (3 if config.gated else 2)
     if not compiled:  # each norm keeps a float32 copy, and the MLP what its activation made
         kept += 2 * 4 * width

@@ -85,7 +85,7 @@ def train(
             started = time.perf_counter()
             rate = learning_rate(settings, state.step, steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate_ratio", 1)
             loss, norm, why_not = _step(model, source, objective, optimizer, settings, mesh, state)
             state.step += 1
             state.tokens += settings.batch_tokens

@@ -9,7 +9,7 @@ from model_samples import SHAPE, tiny_model, tokens
 
 from inkstone.model import BLOCK, BlockPool, CacheContext, Decoder, PackedContext, Span
 from inkstone.model.decoder.config import RopeScaling
-from inkstone.model.decoder.cpu_attention import masked_attention
+from inkstone.model.decoder.cpu_attention import first_keys, masked_attention
 from inkstone.model.decoder.packed import EXPLICIT_LENGTH
 from inkstone.model.decoder.position import alibi_slopes
 
@@ -41,15 +41,19 @@ def test_packed_row_beyond_the_explicit_length_gives_the_same_logits_as_its_docu
     check_packed_row_equals_documents(tiny_model(max_positions=2048), lengths)
 
 
-def test_explicit_attention_and_its_gradients_equal_scaled_dot_product_attention() -> None:
+@pytest.mark.parametrize("tile", [128, 8, 5])
+def test_explicit_attention_and_its_gradients_equal_scaled_dot_product_attention(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inkstone.model.decoder.cpu_attention.TILE", tile)
     generator = torch.Generator().manual_seed(0)
     q, k, v, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(4))
-    _, ids = packed([5, 9, 7])
+    ids = torch.cat([packed(lengths)[1] for lengths in ([5, 9, 7], [21])])
     visible = (ids[:, None, :, None] == ids[:, None, None, :]) & torch.ones(21, 21, dtype=torch.bool).tril()
     bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
     results = []
     for attend in (
-        lambda *qkv: masked_attention(*qkv, bias.expand(2, 1, 21, 21))[0],
+        lambda *qkv: masked_attention(*qkv, bias, first_keys(bias))[0],
         lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=bias),
     ):
         inputs = [x.clone().requires_grad_() for x in (q, k, v)]
@@ -72,7 +76,8 @@ def test_training_gradients_do_not_depend_on_which_attention_path_runs(monkeypat
 
 def test_explicit_attention_keeps_the_promises_torch_compile_relies_on() -> None:
     q, k, v = (torch.randn(1, 2, 6, 4).transpose(2, 1).contiguous().transpose(2, 1).requires_grad_() for _ in range(3))
-    torch.library.opcheck(masked_attention, (q, k, v, torch.zeros(1, 1, 6, 6)))
+    bias = torch.zeros(1, 1, 6, 6)
+    torch.library.opcheck(masked_attention, (q, k, v, bias, first_keys(bias)))
 
 
 def in_pieces(model: Decoder, row: torch.Tensor, pieces: list[int], together: bool = False) -> torch.Tensor:

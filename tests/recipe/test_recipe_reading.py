@@ -227,3 +227,25 @@ def test_malformed_overrides_are_all_named_together_with_what_is_wrong_in_the_fi
         "[pretrain] epochs = 'many': input should be a valid number, unable to parse string as a number",
         "[evaluate] shotz: there is no such key; did you mean shots?",
     ]
+
+
+def test_a_size_decides_what_the_recipe_does_not_say(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        GOOD,
+        ["model.size=7B", "model.num_kv_heads=8", "model.max_positions=4096", "pretrain.sequence_length=4096"],
+    )
+    assert recipe.pretrain
+    shape = recipe.model.decoder_config(64000)
+    assert (shape.num_layers, shape.hidden_size, shape.num_heads, shape.num_kv_heads) == (35, 4096, 32, 8)
+    # DeepSeek's fits give 5.9e-4 and 5.1 M tokens at 5.9e21 FLOPs.
+    assert (recipe.pretrain.learning_rate, recipe.pretrain.batch_tokens) == (5.9e-4, 2**22)
+    assert recipe.pretrain.micro_tokens == 16384
+    own = read(tmp_path, GOOD, ["model.size=2.5M", "model.num_layers=4", "pretrain.batch_tokens=512"])
+    assert own.pretrain and (own.model.num_layers, own.pretrain.micro_tokens) == (4, 512)
+
+
+@pytest.mark.parametrize("size", ["0M", "seven", "7T", 7])
+def test_a_size_that_is_none_is_refused(size: object, tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, GOOD, [f"model.size={size}"])
+    assert problem.startswith(f"[model] size = {size!r}: ")

@@ -1,11 +1,12 @@
 """Muon moves the matrices inside the blocks by nearly orthogonal steps, and leaves everything else to AdamW."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from train_samples import SHAPE, tiny_model, tiny_settings
+from train_samples import SHAPE, run, tiny_model, tiny_settings
 
 from inkstone.model import Decoder
 from inkstone.train.optimizer import Muon, build_optimizer
@@ -62,3 +63,15 @@ def test_muon_moves_each_expert_as_if_it_were_alone_and_skips_none() -> None:
     for weights in ([stack], alone):
         Muon(weights, 1e-2, 0.1).step()
     torch.testing.assert_close(stack.detach(), torch.stack(alone).detach(), atol=1e-4, rtol=1e-2)
+
+
+def test_what_muon_leaves_to_adamw_may_learn_faster(tmp_path: Path) -> None:
+    moved = {}
+    for ratio in (1.0, 3.0):
+        changes = {"optimizer": "muon", "max_steps": 1, "warmup_steps": 0, "weight_decay": 0.0}
+        model = run(tmp_path / f"{ratio}", tiny_settings(**changes, adamw_rate_ratio=ratio))[0]
+        start = dict(tiny_model().named_parameters())
+        moved[ratio] = {name: (p - start[name]).detach() for name, p in model.named_parameters()}
+    for name, step in moved[3.0].items():
+        inner = "layers." in name and step.dim() == 2
+        torch.testing.assert_close(step, moved[1.0][name] * (1.0 if inner else 3.0), atol=1e-6, rtol=1e-4)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inkstone.model.decoder.attention import before
 from inkstone.model.decoder.config import DecoderConfig
-from inkstone.model.decoder.cpu_attention import masked_attention
+from inkstone.model.decoder.cpu_attention import first_keys, masked_attention
 from inkstone.model.decoder.gpu_attention import HEAD_DIMS, Attend, flex, varlen
 from inkstone.model.decoder.position import head_slopes
 from inkstone.model.decoder.visibility import Visibility
@@ -81,7 +81,8 @@ class PackedContext:
         if rows * len(seen.h) * length * (prefix + length) * dtype.itemsize > KEPT_BIAS_BYTES:
             return partial(_pieces, seen)
         explicit = self.positions_BT.device.type == "cpu" and length <= EXPLICIT_LENGTH
-        return partial(_explicit if explicit else _dense, seen.bias(0, length, dtype))
+        bias = seen.bias(0, length, dtype)
+        return partial(_explicit, bias, first_keys(bias)) if explicit else partial(_dense, bias)
 
     def attend(
         self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
@@ -89,10 +90,10 @@ class PackedContext:
         return self._attend(q_BHTd, *before(prefix_2KPd, k_BKTd, v_BKTd))
 
 
-def _explicit(bias: Tensor, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+def _explicit(bias: Tensor, first: Tensor, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
     groups = q_BHTd.shape[1] // k_BKTd.shape[1]
     k_BHTd, v_BHTd = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k_BKTd, v_BKTd))
-    return masked_attention(q_BHTd, k_BHTd, v_BHTd, bias)[0]
+    return masked_attention(q_BHTd, k_BHTd, v_BHTd, bias, first)[0]
 
 
 def _dense(bias: Tensor | None, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
