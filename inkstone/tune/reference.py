@@ -38,7 +38,7 @@ def reference_logprobs(
     sums = np.zeros((len(pairs), 2), np.float32)
     at_once = max(1, settings.micro_tokens // settings.sequence_length)
     for start in range(0, len(packed.bins), at_once):
-        bins = packed.bins[start : start + at_once]
+        bins = [packed.bins[number] for number in range(start, min(start + at_once, len(packed.bins)))]
         batch = Batch.stack([packed.row_of(members) for members in bins]).to(model.device)
         found, _ = model.compute(answer_logprobs, batch)
         answers = found[batch.columns["side"] != 0].view(-1, 2).float().cpu().numpy()
