@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 # tools/install_torch.py picks the CPU build where there is no NVIDIA GPU.
 TORCH ?= torch==2.13.0
 
-# Tests share the cores as processes of one thread each; a file's tests stay together, because they share fixtures.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+# Tests share the cores as processes; a file's tests stay together, because they share fixtures.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: quickstart test test-all lint benchmark clean
 

@@ -43,7 +43,7 @@ EXPECTED_PREFERENCE = (
     '"chosen" and "rejected" (or "reject") beside "prompt", "instruction", "messages" or "conversations"'
 )
 
-
+EXPECTED_TEXT = '"text"'
 EXPECTED_VERDICT = f"{' or '.join(_VERDICT_FIELDS)} (true or false) beside a conversation"
 
 
@@ -121,6 +121,17 @@ def _one_list(row: Row) -> Row:
     if isinstance(prompt, list) and isinstance(completion, list):
         return {**row, "messages": [*prompt, *completion]}
     return row
+
+
+def detect_text(row: Row) -> Layout | None:
+    """Any row may be a text, or lack it."""
+    return Layout(None)
+
+
+def read_text(row: Row, layout: Layout) -> tuple[str, list[Fault]]:
+    """Plain text to learn whole."""
+    text = row.get("text")
+    return (text, []) if isinstance(text, str) else ("", [("text", "is missing or no string")])
 
 
 def read_prompt(row: Row, goes_on: bool = False) -> tuple[list[Message], list[Fault]]:

@@ -7,14 +7,14 @@ A malformed conversation or question found after hours of pretraining is found t
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from inkstone.chat import MalformedRows, read_chats, read_preferences, read_verdicts
+from inkstone.chat import CHATS, PREFERENCES, TEXTS, VERDICTS, Kind, MalformedRows, check_rows
 from inkstone.errors import InputError
 from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
 from inkstone.tune import SFT, SFTSettings
-from inkstone.tune.conversations import read_texts
 from inkstone.tune.rewards import read_tasks
 
 
@@ -32,7 +32,8 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
         files = [path for pattern in _outside([*tuning.inputs, *tuning.heldout]) for path in match_paths(pattern)]
         if files and name in stages:
             attempt(name, partial(_read_rows, files, tuning, name if name == SFT.name else f"tune.{name}"))
-            attempt(name, partial(read_texts, [path for one in _outside(tuning.texts) for path in match_paths(one)]))
+            texts = [path for one in _outside(tuning.texts) for path in match_paths(one)]
+            attempt(name, partial(check_rows, TEXTS, texts) if texts else tuple)
     if recipe.evaluate and EVALUATE.name in stages:
         asked = recipe.evaluate
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):
@@ -47,8 +48,8 @@ def _read_rows(files: list[Path], tuning: SFTSettings, section: str) -> None:
         if tuning.method in ("grpo", "ppo"):
             read_tasks(files)
         else:
-            readers = {"preference": read_preferences, "reward": read_preferences, "kto": read_verdicts}
-            readers.get(tuning.method, read_chats)(files, tuning.on_problem)
+            kinds: dict[str, Kind[Any]] = {"preference": PREFERENCES, "reward": PREFERENCES, "kto": VERDICTS}
+            check_rows(kinds.get(tuning.method, CHATS), files, tuning.on_problem)
     except MalformedRows as error:
         hint = f"correct what is malformed, or leave it out with --set {section}.on_problem=skip"
         raise InputError([*error.problems, hint]) from error

@@ -7,12 +7,15 @@ older version is recognised as what it is. A stage that is fresh keeps the finge
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from inkstone.chat.dataset_info import is_entry, open_input
+from inkstone.chat.rows import UnreadableFile
 from inkstone.corpus.read.files import url_states
 from inkstone.errors import InkstoneError, InputError
 from inkstone.pipeline.stages import Stage
@@ -78,6 +81,11 @@ def _digests(inputs: tuple[Path | str, ...], digests: Digests) -> dict[str, str]
     local = [path for path in inputs if isinstance(path, Path)]
     files = [file for path in local for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     found = {str(file): digests.sha256(file) for file in files if file.is_file()}
+    for entry in filter(is_entry, local):
+        with suppress(UnreadableFile):  # the check of inputs says why
+            opened = open_input(entry)
+            content = [digests.sha256(file) for file in opened.files if file.is_file()]
+            found[str(entry)] = fingerprint([content, opened.said])
     for url in (path for path in inputs if isinstance(path, str)):
         found |= url_states(url)
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from inkstone.chat.dataset_info import is_entry
 from inkstone.corpus import CORPUS
 from inkstone.corpus.read.files import is_url
 from inkstone.errors import InputError
@@ -108,11 +109,13 @@ def resolve(patterns: list[str], run_dir: Path) -> list[Path | str]:
 
 
 def match_paths(pattern: str) -> list[Path]:
-    """Existing paths a pattern names, sorted; `**` descends into folders."""
+    """Existing paths a pattern names, sorted; `**` descends into folders, `#` names an entry of a dataset_info.json."""
     try:
         path = Path(pattern).expanduser()
     except RuntimeError as error:
         raise InputError(f'"{pattern}": {str(error).rstrip(".").lower()}') from error
     if path.resolve() == Path(path.anchor or "/").resolve():
         raise InputError(f'"{pattern}" is the whole file system: name the folder with the files')
+    if is_entry(path):
+        return [path] if Path(str(path).partition("#")[0]).is_file() else []
     return [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))

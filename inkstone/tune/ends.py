@@ -1,11 +1,15 @@
 """Both ends of a tuning stage, whatever it learns from: the base that is opened, the directory that is written."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inkstone.chat import Message, Template, attach_template, find_template, require_tokens
+from inkstone.chat.messages import ROLES
 from inkstone.errors import InputError
 from inkstone.model import Decoder
 from inkstone.model.files.adapter import FOLDER, save_prefix
@@ -17,6 +21,7 @@ from inkstone.train.mesh import ALONE
 from inkstone.train.parallelize import gathered, open_model
 from inkstone.train.source import Source
 from inkstone.tune.adapter import attach, save_and_merge
+from inkstone.tune.encoded import Kept
 from inkstone.tune.settings import SFTSettings
 
 
@@ -41,6 +46,12 @@ class Work:
     """PPO: conversations that are learned on beside the answers."""
     others: Sequence[Path] = ()
     """A merge: the models to join with the base, and last what all come from, if it is needed."""
+    rows: Path | None = None
+    """Where encoded rows stay for the next run; default: in scratch."""
+
+    def kept(self, tokenizer: Tokenizer) -> Kept:
+        """This work's encoded rows."""
+        return Kept(self.rows or self.scratch / "rows", tokenizer, self.progress, self.mesh)
 
     def train(
         self, model: Decoder, source: Source, objective: Objective | None = None, heldout: Rows | None = None
@@ -85,14 +96,24 @@ def write_tuned(work: Work, model: Decoder, template: Template, tokenizer: Token
     finish(whole, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
 
 
-def check_roles(chats: Sequence[Sequence[Message]], template: Template) -> None:
-    """Refuse conversations with roles that the template has no place for, counted."""
+def roles_of(chats: Sequence[Sequence[Message]]) -> Counter[str]:
+    """How many conversations there are, and how many use each role."""
     used = Counter(role for chat in chats for role in {message.role for message in chat})
+    return Counter({"chats": len(chats), **{f"role {role}": count for role, count in used.items()}})
+
+
+def check_roles(used: Mapping[str, int], template: Template) -> None:
+    """Refuse conversations with roles that the template has no place for, as `roles_of` counts them."""
     problems = [
-        f'[sft] template = "{template.name}" has no role "{role}", which {count} of {len(chats)} conversations use: '
-        f"take these messages out, or choose a template that has it (inkstone template list)"
-        for role, count in sorted(used.items())
-        if role not in template.turns
+        f'[sft] template = "{template.name}" has no role "{role}", which {used[f"role {role}"]} of {used["chats"]} '
+        "conversations use: take these messages out, or choose a template that has it (inkstone template list)"
+        for role in sorted(ROLES)
+        if used.get(f"role {role}") and role not in template.turns
     ]
     if problems:
         raise InputError(problems)
+
+
+def heldout_numbers(count: int, fraction: float) -> NDArray[np.int64]:
+    """Every n-th of `count` examples, spread evenly over the files; none where there is one alone."""
+    return np.arange(0, count, max(2, round(1 / fraction))) if fraction and count > 1 else np.zeros(0, np.int64)

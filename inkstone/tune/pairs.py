@@ -5,30 +5,52 @@ is (`side`: 1 chosen, -1 rejected, 0 padding), what the reference model thinks o
 the pair's first answer is good (`label`: 1 or -1).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inkstone.chat import Message, Preference, Template, encode_chat, read_preferences, without_rounds
+from inkstone.chat import PREFERENCES, Message, Preference, Template, encode_chat, without_rounds
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Row
-from inkstone.tune.ends import Work, check_roles
+from inkstone.tune.encoded import EncodedChat, EncodedChats, told_of
+from inkstone.tune.ends import Work, check_roles, heldout_numbers, roles_of
 from inkstone.tune.packing import best_fit_decreasing
+
+Side = tuple[Sequence[int] | NDArray[Any], Sequence[float] | NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class EncodedPair:
     """Ids and loss weights of both answers with their prompt: weights are 1 for the answers' tokens, else 0."""
 
-    chosen: tuple[list[int], list[float]]
-    rejected: tuple[list[int], list[float]]
+    chosen: Side
+    rejected: Side
 
     @property
     def length(self) -> int:
         return len(self.chosen[0]) + len(self.rejected[0])
+
+
+class KeptPairs(Sequence[EncodedPair]):
+    """Pairs on disk: two sequences are one. `lengths` [pairs, 2] are of the chosen and the rejected."""
+
+    def __init__(self, chats: EncodedChats) -> None:
+        self.chats, self.lengths = chats, chats.lengths.reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> EncodedPair:  # type: ignore[override]
+        sides = [self.chats[2 * number], self.chats[2 * number + 1]]
+        return EncodedPair(*((side.ids, side.weights) for side in sides))
+
+    def of(self, numbers: NDArray[np.int64]) -> "KeptPairs":
+        """Some of them, in this order."""
+        return KeptPairs(EncodedChats(self.chats.files, (2 * numbers[:, None] + np.arange(2)).flatten()))
 
 
 def encode_pair(pair: Preference, template: Template, tokenizer: Tokenizer, length: int) -> EncodedPair | None:
@@ -47,22 +69,35 @@ def encode_pair(pair: Preference, template: Template, tokenizer: Tokenizer, leng
 
 def read_pairs(
     work: Work, template: Template, tokenizer: Tokenizer
-) -> tuple[list[EncodedPair], list[int], list[int], dict[str, int]]:
+) -> tuple[KeptPairs, NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
     """All pairs that fit, the numbers of those to train on and of those held out, and what became of the rows."""
-    settings = work.settings
-    dataset = read_preferences(work.inputs, settings.on_problem)
-    tests = read_preferences(work.tests, settings.on_problem).preferences if work.tests else []
-    told = [*dataset.preferences, *tests]
-    check_roles([pair.prompt for pair in told], template)
-    found = [encode_pair(pair, template, tokenizer, settings.sequence_length) for pair in told]
-    pairs = [pair for pair in found if pair is not None]
-    every = max(2, round(1 / settings.heldout_fraction)) if settings.heldout_fraction and len(pairs) > 1 else 0
-    held = [number for number in range(len(pairs)) if every and number % every == 0]
-    if work.tests:
-        held = list(range(sum(pair is not None for pair in found[: len(dataset.preferences)]), len(pairs)))
-    training = sorted(set(range(len(pairs))) - set(held))
-    counts = {"pairs": len(training), "too_long_pairs": len(found) - len(pairs), "skipped_rows": len(dataset.skipped)}
-    return pairs, training, held, counts
+    settings, kept = work.settings, work.kept(tokenizer)
+
+    def encode(pairs: list[Preference]) -> tuple[list[list[EncodedChat]], Mapping[str, int]]:
+        told = roles_of([pair.prompt for pair in pairs])
+        fits = [all(one.role in template.turns for one in pair.prompt) for pair in pairs]
+        found = [
+            encode_pair(pair, template, tokenizer, settings.sequence_length) if fit else None
+            for pair, fit in zip(pairs, fits, strict=True)
+        ]
+        told["too_long"] = found.count(None)
+        return [[EncodedChat(*one.chosen), EncodedChat(*one.rejected)] if one else [] for one in found], told
+
+    how = [asdict(template), settings.sequence_length]
+    inputs, tests = (
+        kept.files(paths, PREFERENCES, how, encode, settings.on_problem) if paths else []
+        for paths in (work.inputs, work.tests)
+    )
+    told = told_of([*inputs, *tests])
+    check_roles(told, template)
+    kept.forget_others([*inputs, *tests])
+    pairs = KeptPairs(EncodedChats([*inputs, *tests]))
+    held = heldout_numbers(len(pairs), settings.heldout_fraction)
+    if tests:
+        held = np.arange(sum(file.chats for file in inputs), len(pairs))
+    training = np.setdiff1d(np.arange(len(pairs)), held)
+    skipped = sum(file.facts["faults"]["malformed"] for file in inputs)
+    return pairs, training, held, {"pairs": len(training), "too_long_pairs": told["too_long"], "skipped_rows": skipped}
 
 
 def _answer_only(side: tuple[list[int], list[float]]) -> tuple[list[int], list[float]]:
@@ -94,7 +129,8 @@ class PackedPairs:
         self.pairs, self.sequence_length, self.seed, self.pad_id = pairs, sequence_length, seed, pad_id
         self.reference = np.zeros((len(pairs), 2), np.float32) if reference is None else reference
         self.labels = [0.0] * len(pairs) if labels is None else labels
-        self.bins = best_fit_decreasing([pair.length for pair in pairs], sequence_length)
+        lengths = pairs.lengths.sum(1) if isinstance(pairs, KeptPairs) else [pair.length for pair in pairs]
+        self.bins = best_fit_decreasing(lengths, sequence_length)
         self.rows_per_epoch = len(self.bins)
 
     def members(self, epoch: int, index: int) -> list[int]:

@@ -21,8 +21,8 @@ def prefer(work: Work) -> dict[str, object]:
     if settings.preference.needs_reference:
         reference = reference_logprobs(model, pairs, settings, tokenizer.fill_id, work.scratch, work.progress)
     length, seed, pad_id = settings.sequence_length, settings.seed, tokenizer.fill_id
-    rows = PackedPairs([pairs[n] for n in training], length, seed, pad_id, reference[training])
-    heldout = PackedPairs([pairs[n] for n in held], length, seed, pad_id, reference[held]) if held else None
+    rows = PackedPairs(pairs.of(training), length, seed, pad_id, reference[training])
+    heldout = PackedPairs(pairs.of(held), length, seed, pad_id, reference[held]) if len(held) else None
     steps = settings.steps(rows.rows_per_epoch)
     work.progress.note(f"{len(training)} pairs in {rows.rows_per_epoch} rows, {steps} steps", **counts)
     objective = Preferred(settings.preference)

@@ -84,7 +84,7 @@ def as_the_model_sees(
             encoded = encode_pair(pair, template, tokenizer, length)
             too_long += encoded is None
             for side, row in zip(sides, (encoded.chosen, encoded.rejected) if encoded else (), strict=False):
-                rows.append(Seen(number, side, *row))
+                rows.append(Seen(number, side, list(row[0]), list(row[1])))
     else:
         raise InputError(f'method = "{settings.method}" learns from its own answers: there are no rows to show')
     lengths = sorted(len(row.ids) for row in rows) or [0]

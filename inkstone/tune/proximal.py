@@ -1,7 +1,7 @@
 """The stage of PPO: a chat model, questions and a reward in; the actor, the mean of its weights and its answers out."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,8 @@ def proximal(work: Work) -> dict[str, object]:
     model.add_module(CRITIC, critic.train().requires_grad_())
     reference = None if settings.adapted else load_model(work.base_dir, torch.float32).requires_grad_(False)
     tasks, held = split_tasks(read_tasks(work.inputs), settings.heldout_fraction)
-    ptx = packed_chats(work.ptx, template, settings, tokenizer)[0] if work.ptx else None
+    learned = replace(work, inputs=work.ptx, tests=(), texts=())
+    ptx = packed_chats(learned, template, tokenizer)[0] if work.ptx else None
     source = PpoRollouts(
         model, tokenizer, template, tasks, find_rewards(how.rewards), how, settings.sequence_length,
         settings.rows_per_step, settings.seed, work.scratch / "rollouts.jsonl",

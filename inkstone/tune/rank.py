@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from inkstone.errors import InputError
 from inkstone.model import Decoder
 from inkstone.train import Batch, InOrder
 from inkstone.tune.ends import Work, open_base, write_tuned
-from inkstone.tune.pairs import EncodedPair, PackedPairs, read_pairs
+from inkstone.tune.pairs import KeptPairs, PackedPairs, read_pairs
 from inkstone.tune.score import Ranked, add_score, document_scores, save_score
 
 
@@ -19,9 +20,9 @@ def rank(work: Work) -> dict[str, object]:
     template, tokenizer, model = open_base(work)
     settings = work.settings
     pairs, training, held, counts = read_pairs(work, template, tokenizer)
-    rows = PackedPairs([pairs[n] for n in training], settings.sequence_length, settings.seed, tokenizer.fill_id)
-    tested = [pairs[n] for n in held]
-    heldout = PackedPairs(tested, settings.sequence_length, settings.seed, tokenizer.fill_id) if held else None
+    rows = PackedPairs(pairs.of(training), settings.sequence_length, settings.seed, tokenizer.fill_id)
+    tested = pairs.of(held)
+    heldout = PackedPairs(tested, settings.sequence_length, settings.seed, tokenizer.fill_id) if len(held) else None
     add_score(model, settings.seed)
     work.progress.note(f"{len(training)} pairs, {settings.steps(rows.rows_per_epoch)} steps", **counts)
     result = work.train(model, InOrder(rows), Ranked(), heldout)
@@ -46,7 +47,7 @@ def _share_right(model: Decoder, rows: PackedPairs) -> float:
     return right / max(1, total)
 
 
-def _longer_wins(pairs: list[EncodedPair]) -> float:
+def _longer_wins(pairs: KeptPairs) -> float:
     """What "the longer answer is better" gets right: a reward model must be better than that."""
-    gaps = [len(pair.chosen[0]) - len(pair.rejected[0]) for pair in pairs]
-    return sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps) / max(1, len(pairs))
+    gaps = -np.diff(pairs.lengths)
+    return float(((gaps > 0) + 0.5 * (gaps == 0)).sum()) / max(1, len(pairs))

@@ -39,7 +39,7 @@ def reference_logprobs(
     sums = np.zeros((len(pairs), 2), np.float32)
     at_once = max(1, settings.micro_tokens // settings.sequence_length)
     for start in range(0, len(packed.bins), at_once):
-        bins = packed.bins[start : start + at_once]
+        bins = [packed.bins[number] for number in range(start, min(start + at_once, len(packed.bins)))]
         batch = Batch.stack([packed.row_of(members) for members in bins]).to(model.device)
         with adapter_off(model):
             found, _ = model.compute(answer_logprobs, batch)

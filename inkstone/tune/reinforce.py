@@ -8,7 +8,7 @@ from inkstone.errors import InputError
 from inkstone.generate import Request, SamplingSettings
 from inkstone.model import Decoder
 from inkstone.model.decoder.lora import adapter_off
-from inkstone.tune.ends import Work, open_base, write_tuned
+from inkstone.tune.ends import Work, heldout_numbers, open_base, write_tuned
 from inkstone.tune.grpo import GroupAdvantage
 from inkstone.tune.rewards import Task, find_rewards, read_tasks, reward_of
 from inkstone.tune.rollouts import Rollouts, answer_all
@@ -46,9 +46,11 @@ def reinforce(work: Work) -> dict[str, object]:
 
 def split_tasks(tasks: Sequence[Task], fraction: float) -> tuple[list[Task], list[Task]]:
     """Those to train on, and every n-th, held out."""
-    every = max(2, round(1 / fraction)) if fraction and len(tasks) > 1 else 0
-    held = [task for number, task in enumerate(tasks) if every and number % every == 0]
-    return [task for number, task in enumerate(tasks) if not (every and number % every == 0)], held
+    held = set(heldout_numbers(len(tasks), fraction).tolist())
+    return (
+        [task for number, task in enumerate(tasks) if number not in held],
+        [tasks[number] for number in sorted(held)],
+    )
 
 
 def mean_reward(model: Decoder, source: Rollouts, tasks: Sequence[Task]) -> float | None:

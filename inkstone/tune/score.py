@@ -79,7 +79,7 @@ def score_documents(model: Decoder, documents: Sequence[Sequence[int]], length: 
     bins = best_fit_decreasing([len(ids) for ids in documents], length)
     scores = np.zeros(len(documents))
     for start in range(0, len(bins), _AT_ONCE):
-        chosen = bins[start : start + _AT_ONCE]
+        chosen = [bins[number] for number in range(start, min(start + _AT_ONCE, len(bins)))]
         batch = Batch.stack([packed_row([documents[n] for n in members], length, pad_id) for members in chosen])
         found = model.compute(document_scores, batch.to(model.device)).cpu().numpy()
         real = batch.columns["real"].numpy() > 0

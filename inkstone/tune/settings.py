@@ -19,7 +19,9 @@ class SFTSettings(TrainSettings):
     answer."""
 
     inputs: list[str] = Field(
-        [], description='files or globs of rows; "primer:chats" is the embedded set of conversations; merge has none'
+        [],
+        description='files or globs of rows; "primer:chats" is the embedded set; "data/dataset_info.json#NAME" is an '
+        "entry of LLaMA-Factory's; merge has none",
     )
     weights: dict[str, float] = Field(
         {}, description='sft: how often a file\'s rows are seen in an epoch, by pattern: {"alpaca*" = 0.5, "own*" = 2}'

@@ -26,7 +26,7 @@ def sft(work: Work) -> dict[str, object]:
     """Tune on conversations; returns the run's figures. With `tests` the base is measured on them too."""
     template, tokenizer, model = open_base(work)
     settings = work.settings
-    rows, heldout, counts = packed_chats(work.inputs, template, settings, tokenizer, work.tests, work.texts)
+    rows, heldout, counts = packed_chats(work, template, tokenizer)
     work.progress.note(
         f"{counts['conversations']} conversations in {rows.rows_per_epoch} rows ({rows.fill:.0%} full), "
         f"{settings.steps(rows.rows_per_epoch)} steps",
@@ -79,6 +79,7 @@ def _run(job: Job) -> Result:
         judge_dir=place(judge) if judge else None,
         texts=job.paths(settings.texts),
         ptx=job.paths(settings.ppo.ptx),
+        rows=job.run_dir / ".rows" / job.section,
         others=[place(name) for name in (*joined.models, joined.origin) if name],
     )
     return _METHODS[settings.method](work)

@@ -12,7 +12,7 @@ from inkstone.chat import Preference, Template, Verdict, read_verdicts
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import InOrder
-from inkstone.tune.ends import Work, check_roles, open_base, write_tuned
+from inkstone.tune.ends import Work, check_roles, heldout_numbers, open_base, roles_of, write_tuned
 from inkstone.tune.kto import Verdicts
 from inkstone.tune.pairs import EncodedPair, PackedPairs, encode_pair
 from inkstone.tune.reference import reference_logprobs
@@ -32,8 +32,7 @@ def kto(work: Work) -> dict[str, object]:
     settings = work.settings
     dataset = read_verdicts(work.inputs, settings.on_problem)
     told = encode_verdicts(dataset.verdicts, template, tokenizer, settings.sequence_length)
-    every = max(2, round(1 / settings.heldout_fraction)) if settings.heldout_fraction else 0
-    held = [number for number in range(len(told.pairs)) if every and number % every == 0]
+    held: list[int] = heldout_numbers(len(told.pairs), settings.heldout_fraction).tolist()
     training = sorted(set(range(len(told.pairs))) - set(held))
     reference = reference_logprobs(model, told.pairs, settings, tokenizer.fill_id, work.scratch, work.progress)
 
@@ -63,7 +62,7 @@ def encode_verdicts(verdicts: list[Verdict], template: Template, tokenizer: Toke
     if len(kinds) < 2:
         said = "good" if kinds == {True} else "bad"
         raise InputError(f'every answer is {said}: kto needs both kinds (good answers alone are method = "sft")')
-    check_roles([verdict.chat for verdict in verdicts], template)
+    check_roles(roles_of([verdict.chat for verdict in verdicts]), template)
     pairs, labels = [], []
     for verdict, made in zip(verdicts, beside_next(verdicts), strict=True):
         if pair := encode_pair(made, template, tokenizer, length):

@@ -1,11 +1,9 @@
 """Small data made with the commands themselves, and two tiny models with random weights."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 # The commands are called as tests/pipeline calls them.
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
@@ -16,15 +14,6 @@ from inkstone.chat import CHATML, save_template
 from inkstone.model import ModelSettings, save_model
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import new_model
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny and the machine may be shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

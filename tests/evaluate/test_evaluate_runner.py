@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,6 @@ from inkstone.progress import Silent
 from inkstone.tokenizer import Tokenizer
 
 SUBJECTS = ("anatomy", "arts", "astronomy")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_model(directory: Path, seed: int = 0, max_positions: int = 2048) -> Path:

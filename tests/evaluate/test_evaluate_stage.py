@@ -4,7 +4,6 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from inkstone.tokenizer import Tokenizer, TokenizerSettings, TokensSettings, enc
 
 SETTINGS = EvaluateSettings(max_new_tokens=12, sample_tokens=8, max_problems=3, shots=2, device="cpu")
 CITIES = [("法国", "巴黎", "France", "Paris"), ("日本", "东京", "Japan", "Tokyo"), ("挪威", "奥斯陆", "Norway", "Oslo")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

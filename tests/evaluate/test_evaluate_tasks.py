@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from inkstone.errors import InputError
 from inkstone.evaluate.protocols import PROTOCOLS, find
@@ -54,7 +53,6 @@ def test_lm_eval_prompts_equal_the_recorded_ones_to_the_byte(task: str, count: i
 @needs_data
 @pytest.mark.parametrize("task", ["cmmlu", "mmlu"])
 def test_lm_eval_log_probabilities_equal_the_recorded_ones(task: str) -> None:
-    torch.set_num_threads(1)
     items, rows = recorded_items(task)
     items, rows = items[::4], rows[::4]
     protocol = find(f"{task}@lm-eval")

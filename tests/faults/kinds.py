@@ -28,7 +28,7 @@ from checkpoint_samples import CONFIGS, tensors_of, write
 from tiny_run import inkstone
 from tiny_tokenizers import byte_level, sentencepiece_like
 
-from inkstone.chat import CHATML, read_chats, read_preferences, read_verdicts, save_template
+from inkstone.chat import CHATML, TEXTS, check_rows, read_chats, read_preferences, read_verdicts, save_template
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
 from inkstone.errors import InkstoneError
@@ -37,7 +37,6 @@ from inkstone.model import load_model, open_directory
 from inkstone.model.inspect import inspect_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
 from inkstone.tokenizer.bpe.train import train
-from inkstone.tune.conversations import read_texts
 
 Call = Callable[[], object]
 Kind = Callable[[Path, random.Random], Call]
@@ -216,7 +215,7 @@ _PLAIN: list[Any] = [{"text": "a"}, {"text": "你好"}]
 
 
 def _read_plain(paths: list[Path], on_problem: str = "refuse") -> object:
-    return read_texts(paths)
+    return check_rows(TEXTS, paths)
 
 
 @kind

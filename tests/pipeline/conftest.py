@@ -1,31 +1,18 @@
 """One uninterrupted run for all tests of the pipeline, and folders that start from a part of it."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_run import STAGES, inkstone, write_recipe
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are tiny and the machine may be shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that was never disturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     ended = inkstone("run", write_recipe(folder))
-    torch.set_num_threads(threads)
     assert ended.code == 0, ended.err
     return folder / "runs" / "tiny"
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from serve_samples import KEY, Served, chat_model, running
 
 pytest.importorskip("fastapi")
@@ -12,14 +11,6 @@ pytest.importorskip("fastapi")
 from inkstone.serve.guard import Guard
 from inkstone.serve.jobs import process
 from inkstone.serve.models import Library, ServeSettings, find_models
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

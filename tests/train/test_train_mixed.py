@@ -119,7 +119,6 @@ def online_run(scratch: Path, progress: Silent | None = None, mesh: Mesh = ALONE
 
 def online_rank(rank: int, port: int, folder: Path) -> None:
     """One of two ranks of the same run; leaves its weights and its mixer's state."""
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     model, mixer = online_run(folder / "scratch", mesh=join_mesh())
     save_file(dict(model.named_parameters()), folder / f"rank-{rank}.safetensors")

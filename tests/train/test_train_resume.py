@@ -14,7 +14,6 @@ from train_samples import (
     SampleRows,
     SignalAt,
     run,
-    run_in_child,
     same_bits,
     start,
     tiny_model,
@@ -142,7 +141,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits_and_metrics(tmp_pa
     whole, _ = run(tmp_path / "whole", settings)
     scratch, draw = tmp_path / "killed", random.Random(7)
     for target in (8, 25, 45):
-        child = start(run_in_child, scratch, settings)
+        child = start(run, scratch, settings)
         while not (scratch / "metrics.jsonl").exists() or len(metrics_lines(scratch)) < target:
             assert child.is_alive(), "the child ended before it was killed"
             child.join(0.002)
@@ -179,7 +178,7 @@ def run_and_die(scratch: Path, settings: TrainSettings, event: str, ending: str,
                 signal.raise_signal(signal.SIGKILL)
 
     sys.addaudithook(die)
-    run_in_child(scratch, settings)
+    run(scratch, settings)
 
 
 @pytest.mark.parametrize(

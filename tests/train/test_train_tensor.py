@@ -34,7 +34,6 @@ MODEL = "model.safetensors"
 def one_rank(
     rank: int, size: int, port: int, config: DecoderConfig, folder: Path, settings: TrainSettings, base: Path | None
 ) -> None:
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     mesh = join_mesh(settings.shard, settings.tensor)
     model = open_model(base, mesh) if base else empty(config, mesh)

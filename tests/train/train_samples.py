@@ -122,16 +122,10 @@ def start(target: object, *arguments: object) -> ForkServerProcess:
     return process
 
 
-def run_in_child(scratch: Path, settings: TrainSettings) -> None:
-    torch.set_num_threads(1)
-    run(scratch, settings)
-
-
 def run_rank(
     rank: int, size: int, port: int, scratch: Path, output: Path, settings: TrainSettings, fault: str = ""
 ) -> None:
     """One rank as torchrun starts it; `fault` is what happens to the last rank. Saves its final weights."""
-    torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     mesh = join_mesh(settings.shard)
     assert mesh == Mesh(rank, replicate=size // settings.shard, shard=settings.shard)

@@ -1,10 +1,8 @@
 """A tokenizer that knows a few conversations and a tiny base model to tune."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from inkstone.model import ModelSettings, save_model
 from inkstone.tokenizer import Tokenizer, TokenizerSettings
@@ -12,14 +10,6 @@ from inkstone.tokenizer.bpe.train import train
 from inkstone.train import new_model
 
 _TEXT = "system\nuser\nassistant\ntool\n你好，世界！Hello, what is 12 + 7?\n明月照我还。The answer is 19.\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

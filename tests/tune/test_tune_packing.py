@@ -9,7 +9,8 @@ from inkstone.chat import CHATML, Message, encode_chat, encode_segments, encode_
 from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats
-from inkstone.tune.packing import EncodedChat, best_fit_decreasing
+from inkstone.tune.encoded import EncodedChat
+from inkstone.tune.packing import best_fit_decreasing
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 

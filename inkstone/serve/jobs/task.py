@@ -27,7 +27,7 @@ from inkstone.serve.guard import Body
 from inkstone.serve.jobs.queue import STAGE, toml
 from inkstone.tokenizer import Tokenizer
 from inkstone.tune import PackedChats, SFTSettings
-from inkstone.tune.packing import EncodedChat
+from inkstone.tune.encoded import EncodedChat
 from inkstone.tune.pairs import PackedPairs, encode_pair
 from inkstone.tune.verdicts import beside_next
 
