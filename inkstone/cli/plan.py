@@ -40,7 +40,8 @@ def _show(
     rows: list[list[Cell]] = [[part.replace("_", " "), f"{gib:,.2f} GiB"] for part, gib in made.memory.parts().items()]
     rows.append(["in all, each process", f"{made.memory.total:,.2f} of {device.memory_gib:,.0f} GiB"])
     rows += _figures(made, config, settings)
-    title = f"{name}: {made.parameters / 1e6:,.1f} M parameters on {count} x {device.name}"
+    trained = f", {made.trained / 1e6:,.1f} M trained" if made.trained != made.parameters else ""
+    title = f"{name}: {made.parameters / 1e6:,.1f} M parameters{trained} on {count} x {device.name}"
     show_table(["", "estimate"], rows, title, left=1)
     if not made.fits:
         typer.echo(_advice(config, settings, device, count))

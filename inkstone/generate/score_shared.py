@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inkstone.generate.score import Scored, score
 from inkstone.model import Decoder, DecoderConfig, PackedContext
-from inkstone.model.decoder.attention import position_bias
+from inkstone.model.decoder.attention import before, position_bias
 from inkstone.model.decoder.position import head_slopes
 
 ROW_TOKENS = 4096
@@ -76,12 +76,14 @@ class _Keeping:
         self.positions_BT = self.inner.positions_BT
         self.kept: list[tuple[Tensor, Tensor]] = []
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        self.inner.prepare(config, dtype)
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None:
+        self.inner.prepare(config, dtype, prefix)
 
-    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
         self.kept.append((k_BKTd, v_BKTd))
-        return self.inner.attend(layer, q_BHTd, k_BKTd, v_BKTd)
+        return self.inner.attend(layer, q_BHTd, k_BKTd, v_BKTd, prefix_2KPd)
 
 
 class _AfterPrefix:
@@ -91,7 +93,7 @@ class _AfterPrefix:
         self.prefix, self.positions_BT, self.ending_BT = prefix, positions_BT, ending_BT
         self.length = prefix[0][0].shape[2] if prefix else 0
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None:
         slopes, window = head_slopes(config, self.positions_BT.device), config.sliding_window
         position_BT1 = self.positions_BT[..., None]
         bias = position_bias(position_BT1 - self.positions_BT[:, None], slopes, window)
@@ -99,29 +101,34 @@ class _AfterPrefix:
         ahead = torch.ones(other_BTT.shape[1:], dtype=torch.bool, device=other_BTT.device).triu(1)
         self.bias = bias.masked_fill((other_BTT | ahead)[:, None], -torch.inf).to(dtype)
         # Two kernels and a merge where the kernel gives its log-sum-exp and every row sees the whole prefix.
-        self.merge = bool(self.prefix) and slopes is None and window is None and self.positions_BT.device.type == "cpu"
-        if self.prefix and not self.merge:
-            distance = position_BT1 - torch.arange(self.length, device=self.positions_BT.device)
-            self.bias = torch.cat((position_bias(distance, slopes, window).to(dtype), self.bias), -1)
+        self.shares, device = bool(self.prefix) or prefix > 0, self.positions_BT.device
+        self.merge = self.shares and slopes is None and window is None and device.type == "cpu"
+        if self.shares and not self.merge:
+            distance = position_BT1 - torch.arange(-prefix, self.length, device=device)
+            self.bias = torch.cat((position_bias(distance, slopes, window, prefix).to(dtype), self.bias), -1)
 
-    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
         rows, heads, tokens, size = q_BHTd.shape
         groups = heads // k_BKTd.shape[1]
+        nothing = k_BKTd[:1, :, :0]
+        shared = before(prefix_2KPd, *(self.prefix[layer] if self.prefix else (nothing, nothing)))
         if self.merge:
             k_BHTd, v_BHTd = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k_BKTd, v_BKTd))
             attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             inside, weight_BHT = attend(q_BHTd, k_BHTd, v_BHTd, 0.0, False, attn_mask=self.bias)
             # All rows' queries of the heads that share keys are one long row.
             q_1KNd = q_BHTd.unflatten(1, (-1, groups)).permute(1, 0, 2, 3, 4).reshape(1, heads // groups, -1, size)
-            outside, other = attend(q_1KNd, *self.prefix[layer], 0.0, False)
+            outside, other = attend(q_1KNd, *shared, 0.0, False)
             outside, other = (
                 x.view(heads // groups, rows, groups, tokens, -1).transpose(0, 1).flatten(1, 2)
                 for x in (outside, other[..., None])
             )
             share = (weight_BHT[..., None].float() - other.float()).sigmoid()
             return torch.lerp(outside.float(), inside.float(), share).to(q_BHTd.dtype)
-        if self.prefix:
-            pairs = zip(self.prefix[layer], (k_BKTd, v_BKTd), strict=True)
+        if self.shares:
+            pairs = zip(shared, (k_BKTd, v_BKTd), strict=True)
             k_BKTd, v_BKTd = (torch.cat((kept.expand(rows, -1, -1, -1), own), 2) for kept, own in pairs)
         return F.scaled_dot_product_attention(q_BHTd, k_BKTd, v_BKTd, self.bias, enable_gqa=groups > 1)
 

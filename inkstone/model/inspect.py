@@ -20,6 +20,7 @@ from inkstone.errors import InkstoneError, InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
 from inkstone.model.families.reading import two_ropes
+from inkstone.model.files.adapter import own_prefix
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.model.files.weights import GGUF, decoder_shapes, open_weights, read_values
 from inkstone.tokenizer import Tokenizer
@@ -79,6 +80,9 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
     config = family.read_config(values, where)
     remarks = ["auto_map in config.json names code; it is ignored, never run"] if values.get("auto_map") else []
     remarks += [sentence] if (sentence := two_ropes(values)) else []
+    remarks += (
+        ["has a prefix (P-tuning v2), which other programs do not read"] if directory and own_prefix(directory) else []
+    )
     missing: list[str] = []
     weights = tokenizer = template = "not looked for"
     if directory is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from inkstone.model import DecoderConfig
 from inkstone.plan.hardware import Device
-from inkstone.plan.memory import GIB, Memory, training_memory
+from inkstone.plan.memory import GIB, Memory, adapter_numbers, training_memory
 from inkstone.train import TrainSettings
 from inkstone.tune import SFTSettings
 
@@ -28,6 +28,7 @@ class Estimate:
     count: int
     memory: Memory
     parameters: int
+    trained: int
     tokens_per_second: tuple[float, float]
     tokens: int | None
     checkpoint_gib: float
@@ -60,8 +61,10 @@ def estimate(
     )
     low, high = _SHARE_OF_PEAK["cpu" if not gpu else "experts" if config.num_experts else "dense"]
     work = config.flops_per_token(settings.sequence_length) * (4 / 3 if settings.recompute else 1)
-    if isinstance(settings, SFTSettings) and settings.adapter == "lora":
+    trained = config.num_parameters()
+    if isinstance(settings, SFTSettings) and settings.adapted:
         work *= 2 / 3  # frozen weights need no gradient of their own
+        trained = adapter_numbers(config, settings.adapted)
     peak = device.tflops * 1e12 * count / work
     keep = _SCALING if count > 1 else (1.0, 1.0)
     moments = memory.optimizer * settings.shard * settings.tensor
@@ -70,9 +73,10 @@ def estimate(
         count=count,
         memory=memory,
         parameters=config.num_parameters(),
+        trained=trained,
         tokens_per_second=(peak * low * keep[0], peak * high * keep[1]),
         tokens=tokens,
-        checkpoint_gib=4 * config.num_parameters() / GIB + moments,
+        checkpoint_gib=4 * trained / GIB + moments,
         traffic_gib=_traffic(config, settings, count) / GIB,
     )
 

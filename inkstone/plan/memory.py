@@ -12,7 +12,7 @@ from inkstone.model import DecoderConfig
 from inkstone.train import TrainSettings
 from inkstone.train.loss import CHUNK
 from inkstone.tune import SFTSettings
-from inkstone.tune.adapter import LoraSettings
+from inkstone.tune.adapter import LoraSettings, PrefixSettings
 
 GIB = 2**30
 _GAPS_COMPILED, _GAPS_EAGER = 0.5, 0.9
@@ -62,10 +62,10 @@ def training_memory(
     numbers = (inner + outer) / shard
     moments = 8 * numbers if settings.optimizer == "adamw" else 8 * (numbers - inner / shard) + 4 * inner / shard
     trained, stored, packed = numbers, 4 * numbers, False
-    if isinstance(settings, SFTSettings) and settings.adapter == "lora":
-        trained = adapter_numbers(config, settings.lora)
-        moments, packed = 8 * trained, settings.lora.quantize is not None
-        stored = 4 * (outer + trained) + _STORED_BYTES[settings.lora.quantize] * inner
+    if isinstance(settings, SFTSettings) and settings.adapted:
+        trained = adapter_numbers(config, settings.adapted)
+        moments, packed = 8 * trained, settings.adapted.quantize is not None
+        stored = 4 * (outer + trained) + _STORED_BYTES[settings.adapted.quantize] * inner
     tokens = min(settings.micro_tokens, settings.batch_tokens // max(1, count // tensor))
     layer = _layer_bytes(config, settings.sequence_length, dtype_bytes, compiled, is_gpu, tensor) * tokens
     casts = dtype_bytes * inner / (config.num_layers if packed else 1) if dtype_bytes < 4 or packed else 0
@@ -93,8 +93,13 @@ _STORED_BYTES = {None: 4.0, "int8": 1.01, "int4": 0.55, "nf4": 0.52}
 """Of a frozen number, scales included."""
 
 
-def adapter_numbers(config: DecoderConfig, lora: LoraSettings) -> int:
-    """Numbers of a low-rank adapter: rank x (in + out) of each map that has one; whole embeddings where asked."""
+def adapter_numbers(config: DecoderConfig, lora: LoraSettings | PrefixSettings) -> int:
+    """Numbers of a low-rank adapter: rank x (in + out) of each map that has one; whole embeddings where asked.
+
+    Of a prefix: keys and values of each virtual token.
+    """
+    if isinstance(lora, PrefixSettings):
+        return config.num_layers * 2 * config.num_kv_heads * config.head_dim * lora.length
     width, heads = config.hidden_size, config.num_heads * config.head_dim
     keys, ffn = config.num_kv_heads * config.head_dim, 0 if config.num_experts else config.intermediate_size
     sides = {"q_proj": (width, heads), "k_proj": (width, keys), "v_proj": (width, keys), "o_proj": (heads, width)}

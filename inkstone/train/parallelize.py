@@ -18,7 +18,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from inkstone.errors import InputError
 from inkstone.model import Decoder, DecoderConfig, load_model
+from inkstone.model.files.adapter import own_prefix
 from inkstone.model.files.weights import open_weights
 from inkstone.train.mesh import Mesh
 from inkstone.train.tensor_parallel import split_layers
@@ -71,6 +73,8 @@ def open_model(directory: Path, mesh: Mesh) -> Decoder:
     """The model of a directory to train on, in float32: whole, or this rank's part of it."""
     if mesh.whole:
         return load_model(directory, torch.float32)
+    if own_prefix(directory):
+        raise InputError(f"{directory} has a prefix, which is not split: set shard and tensor to 1")
     model = empty(open_weights(directory).config, mesh)
     fill(model, directory)
     return model

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import torch
 
+from inkstone.chat.export import GENERATION_FILE
 from inkstone.errors import InputError
 from inkstone.model import Decoder, ModelSettings, save_model
 from inkstone.model.decoder.decoder import initialise
+from inkstone.model.files.rewrite import copy_model
+from inkstone.model.files.weight_shards import write_json
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
 from inkstone.tokenizer import Tokenizer, TokenShards, open_shards
@@ -108,15 +111,23 @@ def save_for(tokenizer: Tokenizer, model: Decoder, output: Path, stop_ids: list[
 
 
 def finish(
-    model: Decoder,
+    model: Decoder | Path,
     tokenizer: Tokenizer,
     scratch: Path,
     output: Path,
     stop_ids: list[int],
     extra: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the model directory and move the metrics beside it; `extra` adds files, e.g. a chat template."""
-    save_for(tokenizer, model, output, stop_ids)
+    """Write the model directory and move the metrics beside it; `extra` adds files, e.g. a chat template.
+
+    `model` may be a directory, whose weights are taken as they are stored.
+    """
+    if isinstance(model, Decoder):
+        save_for(tokenizer, model, output, stop_ids)
+    else:
+        copy_model(model, output)
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": stop_ids, "pad_token_id": tokenizer.pad_id}
+        write_json(output / GENERATION_FILE, {**ids, "do_sample": False})
     tokenizer.save(output)
     if extra:
         extra(output)

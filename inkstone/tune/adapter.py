@@ -1,4 +1,4 @@
-"""The adapter of a tuning stage: what is attached before training, what is written after it."""
+"""The adapter of a tuning stage, LoRA or a prefix: what is attached before training, what is written after it."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inkstone.errors import InputError
 from inkstone.model import Decoder, load_model
-from inkstone.model.decoder.lora import LINEARS, LoraShape, attach_lora, merge_lora
+from inkstone.model.decoder.lora import LINEARS, LoraShape, attach_lora, attach_prefix, merge_lora
+from inkstone.model.decoder.prefix import draw_prefix
+from inkstone.model.families import position_after_prefix
 from inkstone.model.files.adapter import load_adapter, save_adapter
 from inkstone.model.packed.pack import Kind, pack_model, packed_maps
 
@@ -34,16 +36,30 @@ class LoraSettings(BaseModel):
         return LoraShape(self.rank, self.alpha, tuple(self.targets), self.dropout, self.rslora, self.dora, also)
 
 
-def attach(model: Decoder, settings: LoraSettings, seed: int, whole: bool) -> None:
+class PrefixSettings(BaseModel):
+    """`[sft.prefix]`: P-tuning v2, keys and values before every conversation; all else is frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    length: int = Field(128, ge=1, le=4096, description="virtual tokens; ChatGLM2's trainer has 128")
+    quantize: Kind | None = Field(None, description="pack the frozen base while the prefix trains")
+
+
+def attach(model: Decoder, settings: LoraSettings | PrefixSettings, seed: int, whole: bool) -> None:
     """Freeze the model, pack it if asked (QLoRA), and give it the adapter.
 
-    Raises InputError for sharded weights and unknown targets.
+    Raises InputError for sharded weights, unknown targets and a second prefix.
     """
     if not whole:
         raise InputError("an adapter trains on whole weights: set shard and tensor to 1")
     if settings.quantize:
         pack_model(model, settings.quantize)
-    attach_lora(model, settings.shape(model.config.tie_embeddings), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(settings, LoraSettings):
+        attach_lora(model, settings.shape(model.config.tie_embeddings), generator)
+    else:
+        begin = position_after_prefix(model.config, settings.length)
+        attach_prefix(model, draw_prefix(model.config, settings.length, begin, generator))
 
 
 def save_and_merge(model: Decoder, output: Path, base: Path) -> Decoder:

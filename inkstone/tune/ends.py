@@ -12,6 +12,7 @@ from inkstone.chat import Message, Template, attach_template, find_template, req
 from inkstone.chat.messages import ROLES
 from inkstone.errors import InputError
 from inkstone.model import Decoder
+from inkstone.model.files.adapter import FOLDER, save_prefix
 from inkstone.progress import Progress
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import Mesh, Objective, TrainResult, finish, train
@@ -67,18 +68,19 @@ def open_base(work: Work) -> tuple[Template, Tokenizer, Decoder]:
     tokenizer = Tokenizer.load(base_dir)
     require_tokens(template, tokenizer)
     model = open_model(base_dir, mesh)
-    if settings.sequence_length > model.config.max_positions:
+    if settings.adapted:
+        attach(model, settings.adapted, settings.seed, mesh.whole)
+    before = model.model.prefix.first_position if model.model.prefix else 0
+    if settings.sequence_length + before > model.config.max_positions:
         raise InputError(
             f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
-            "positions: shorten it"
+            f"positions{f', of which the prefix takes {before}' if before else ''}: shorten it"
         )
-    if settings.adapter == "lora":
-        attach(model, settings.lora, settings.seed, mesh.whole)
     return template, tokenizer, model
 
 
 def write_tuned(work: Work, model: Decoder, template: Template, tokenizer: Tokenizer) -> None:
-    """The model directory with its template; an adapter is kept apart and merged."""
+    """The model directory with its template; LoRA is kept apart and merged, a prefix lies beside the base's weights."""
     output, scratch = work.output, work.scratch
     model = gathered(model, work.mesh)
     if not work.mesh.first:
@@ -86,8 +88,12 @@ def write_tuned(work: Work, model: Decoder, template: Template, tokenizer: Token
     if work.settings.adapter == "lora":
         model = save_and_merge(model, output, work.base_dir)
         attach_template(template, tokenizer, output / "adapter")
+    elif work.settings.adapter == "prefix":
+        save_prefix(model, output / FOLDER, str(work.base_dir))
+        attach_template(template, tokenizer, output / FOLDER)
     stop_ids = sorted(template.stop_ids(tokenizer))
-    finish(model, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
+    whole = work.base_dir if work.settings.adapter == "prefix" else model
+    finish(whole, tokenizer, scratch, output, stop_ids, lambda folder: attach_template(template, tokenizer, folder))
 
 
 def roles_of(chats: Sequence[Sequence[Message]]) -> Counter[str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model import load_model
 from inkstone.model.decoder.lora import merge_lora
-from inkstone.model.files.adapter import load_adapter
+from inkstone.model.files.adapter import is_prefix, load_adapter, own_prefix
 from inkstone.model.files.directory import carry_files, read_config, read_stop_ids
 from inkstone.model.files.stored import Checkpoint
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_weights
@@ -69,6 +69,11 @@ class Merge:
 @torch.inference_mode()
 def merge_adapter(base: Path, adapter: Path, output: Path, dtype: torch.dtype | None = None) -> dict[str, float]:
     """Write the base with the adapter in its weights; says how far the logits of both are apart."""
+    if is_prefix(adapter):
+        raise InputError(
+            f"{adapter} is a prefix: keys and values before the text, which weights cannot say; leave it beside its "
+            f"base (inkstone chat {base} --adapter {adapter})"
+        )
     model = load_model(base, dtype)
     load_adapter(model.eval(), adapter)
     vocab = model.config.vocab_size
@@ -173,6 +178,7 @@ def _check(sources: Sequence[Path], how: Merge, base: Path | None) -> None:
         problems.append(f"{how.method} joins differences: give the model they come from with --base")
     if not how.needs_base and base is not None:
         problems.append(f"{how.method} does not look at a base: leave --base out")
+    problems += [f"{one} has a prefix, which cannot be joined with other models" for one in sources if own_prefix(one)]
     if problems:
         raise InputError(problems)
     first, *others = [*sources, *([base] if base else [])]

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from inkstone.model.decoder.lora import adapter_off
 from inkstone.train import InOrder
 from inkstone.tune.ends import Work, open_base, write_tuned
 from inkstone.tune.pairs import PackedPairs, read_pairs
@@ -25,7 +26,8 @@ def prefer(work: Work) -> dict[str, object]:
     steps = settings.steps(rows.rows_per_epoch)
     work.progress.note(f"{len(training)} pairs in {rows.rows_per_epoch} rows, {steps} steps", **counts)
     objective = Preferred(settings.preference)
-    before = preferred_share(model, heldout, objective) if heldout else None
+    with adapter_off(model):
+        before = preferred_share(model, heldout, objective) if heldout else None
     result = work.train(model, InOrder(rows), objective, heldout)
     after = preferred_share(model, heldout, objective) if heldout else None
     write_tuned(work, model, template, tokenizer)

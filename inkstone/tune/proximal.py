@@ -9,6 +9,7 @@ import torch
 from inkstone.chat import attach_template
 from inkstone.errors import InputError
 from inkstone.model import Decoder, load_model
+from inkstone.model.decoder.lora import adapter_off
 from inkstone.model.files.adapter import save_adapter
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import InOrder, finish
@@ -34,7 +35,7 @@ def proximal(work: Work) -> dict[str, object]:
     if not judge_dir:
         add_score(critic, settings.seed)
     model.add_module(CRITIC, critic.train().requires_grad_())
-    reference = None if settings.adapter == "lora" else load_model(work.base_dir, torch.float32).requires_grad_(False)
+    reference = None if settings.adapted else load_model(work.base_dir, torch.float32).requires_grad_(False)
     tasks, held = split_tasks(read_tasks(work.inputs), settings.heldout_fraction)
     learned = replace(work, inputs=work.ptx, tests=(), texts=())
     ptx = packed_chats(learned, template, tokenizer)[0] if work.ptx else None
@@ -45,7 +46,8 @@ def proximal(work: Work) -> dict[str, object]:
     )  # fmt: skip
     source.check_lengths([*tasks, *held])
     work.progress.note(f"{len(tasks)} questions, {how.prompts} asked together, {how.updates} steps on their answers")
-    before = mean_reward(model, source, held)
+    with adapter_off(model):
+        before = mean_reward(model, source, held)
     result = work.train(model, source, Proximal(how))
     after = mean_reward(model, source, held)
     del model._modules[CRITIC]
@@ -74,7 +76,7 @@ def _write_mean(work: Work, model: Decoder, source: PpoRollouts) -> None:
     for name, mean in source.mean.items():
         weights[name].copy_(mean)
     folder, template = work.output / "ema", source.template
-    if work.settings.adapter == "lora":
+    if work.settings.adapted:
         save_adapter(model, folder, str(work.base_dir))
     else:
         stop_ids = sorted(template.stop_ids(source.tokenizer))

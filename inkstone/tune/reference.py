@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from inkstone.model import Decoder
+from inkstone.model.decoder.lora import adapter_off
 from inkstone.progress import Progress
 from inkstone.storage import atomic_file
 from inkstone.train import Batch
@@ -26,7 +27,7 @@ def reference_logprobs(
     scratch: Path,
     progress: Progress,
 ) -> NDArray[np.float32]:
-    """Log-probabilities [pairs, 2] of both answers under the model as it is now: before its first step."""
+    """Log-probabilities [pairs, 2] of both answers under the base: before the first step, without an adapter."""
     kept = scratch / "reference.npy"
     if kept.is_file():
         known: NDArray[np.float32] = np.load(kept, allow_pickle=False)
@@ -40,7 +41,8 @@ def reference_logprobs(
     for start in range(0, len(packed.bins), at_once):
         bins = [packed.bins[number] for number in range(start, min(start + at_once, len(packed.bins)))]
         batch = Batch.stack([packed.row_of(members) for members in bins]).to(model.device)
-        found, _ = model.compute(answer_logprobs, batch)
+        with adapter_off(model):
+            found, _ = model.compute(answer_logprobs, batch)
         answers = found[batch.columns["side"] != 0].view(-1, 2).float().cpu().numpy()
         sums[[number for members in bins for number in members]] = answers
         progress.advance(start + len(bins), len(packed.bins), "rows of the reference")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from inkstone.errors import InputError
 from inkstone.generate import Request, SamplingSettings
 from inkstone.model import Decoder
+from inkstone.model.decoder.lora import adapter_off
 from inkstone.tune.ends import Work, heldout_numbers, open_base, write_tuned
 from inkstone.tune.grpo import GroupAdvantage
 from inkstone.tune.rewards import Task, find_rewards, read_tasks, reward_of
@@ -17,9 +18,9 @@ def reinforce(work: Work) -> dict[str, object]:
     """Train on questions with verifiable answers; returns the run's figures."""
     settings, how = work.settings, work.settings.grpo
     rewards = find_rewards(how.rewards)
-    if how.beta and settings.adapter == "none":
-        raise InputError('[grpo] beta holds the policy to its base: set adapter = "lora", or beta = 0')
-    if how.beta and settings.lora.embeddings:
+    if how.beta and not settings.adapted:
+        raise InputError('[grpo] beta holds the policy to its base: set adapter = "lora" or "prefix", or beta = 0')
+    if how.beta and settings.adapter == "lora" and settings.lora.embeddings:
         raise InputError(
             "[grpo] beta: embeddings that are trained whole cannot be switched off: set one of both to none"
         )
@@ -33,7 +34,8 @@ def reinforce(work: Work) -> dict[str, object]:
     )  # fmt: skip
     source.check_lengths([*training, *held])
     work.progress.note(f"{len(training)} questions, {how.prompts} in a step, {how.group} answers each")
-    before = mean_reward(model, source, held)
+    with adapter_off(model):
+        before = mean_reward(model, source, held)
     result = work.train(model, source, GroupAdvantage(how.beta))
     after = mean_reward(model, source, held)
     write_tuned(work, model, template, tokenizer)

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from inkstone.chat import TEMPLATES
 from inkstone.train import TrainSettings
-from inkstone.tune.adapter import LoraSettings
+from inkstone.tune.adapter import LoraSettings, PrefixSettings
 from inkstone.tune.grpo import GrpoSettings
 from inkstone.tune.kto import KtoSettings
 from inkstone.tune.merge import MergeSettings
@@ -38,10 +38,13 @@ class SFTSettings(TrainSettings):
     grpo: GrpoSettings = Field(GrpoSettings(), description="answers and their rewards")
     merge: MergeSettings = Field(MergeSettings(), description="what is joined with the base, and how")
     ppo: PpoSettings = Field(PpoSettings(), description="answers, their reward and how far a step may go")
-    adapter: Literal["none", "lora"] = Field(
-        "none", description="lora: train a low-rank adapter; it is kept beside the merged model"
+    adapter: Literal["none", "lora", "prefix"] = Field(
+        "none",
+        description="lora: train a low-rank adapter, kept beside the merged model; prefix: P-tuning v2, kept beside "
+        "the base's weights",
     )
     lora: LoraSettings = Field(LoraSettings(), description="the adapter's size and place")
+    prefix: PrefixSettings = Field(PrefixSettings(), description="the prefix's length")
     base: str = Field("pretrain", description='"pretrain": the recipe\'s own model; else a model directory')
     template: str = Field(
         "chatml",
@@ -83,6 +86,14 @@ class SFTSettings(TrainSettings):
         for name in ("neftune_alpha", "weights", "texts"):
             if getattr(self, name) and self.method != "sft":
                 raise ValueError(f'{name} has no part in method = "{self.method}": leave it out')
+        for name, unset in (("lora", LoraSettings()), ("prefix", PrefixSettings())):
+            if getattr(self, name) != unset and self.adapter not in (name, "none"):
+                raise ValueError(f'{name} has no part in adapter = "{self.adapter}": a stage trains one adapter')
         if any(weight <= 0 for weight in self.weights.values()):
             raise ValueError("weights must be above 0: leave a file out of inputs instead")
         return self
+
+    @property
+    def adapted(self) -> LoraSettings | PrefixSettings | None:
+        """What the stage trains beside frozen weights."""
+        return self.lora if self.adapter == "lora" else self.prefix if self.adapter == "prefix" else None

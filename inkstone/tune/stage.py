@@ -6,6 +6,7 @@ The template is inside, and with an adapter the adapter alone too (`adapter/`, a
 from dataclasses import asdict
 from pathlib import Path
 
+from inkstone.model.decoder.lora import adapter_off
 from inkstone.stage import Job, Result, StageKind
 from inkstone.train import InOrder, heldout_loss, join_mesh
 from inkstone.train.arithmetic import choose_arithmetic
@@ -34,7 +35,8 @@ def sft(work: Work) -> dict[str, object]:
     before = {}
     if work.tests and heldout:
         model.to(choose_arithmetic(settings, 0).device)
-        before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
+        with adapter_off(model):
+            before = {"heldout_loss_before": heldout_loss(model, heldout, settings)}
     objective = NoisyEmbeddings(settings.neftune_alpha) if settings.neftune_alpha else None
     result = work.train(model, InOrder(rows), objective, heldout)
     write_tuned(work, model, template, tokenizer)

@@ -5,6 +5,8 @@ from dataclasses import replace
 import torch
 
 from inkstone.model import Decoder, DecoderConfig
+from inkstone.model.decoder.lora import attach_prefix
+from inkstone.model.decoder.prefix import draw_prefix
 
 SHAPE = DecoderConfig(
     vocab_size=97,
@@ -20,13 +22,15 @@ SHAPE = DecoderConfig(
 )
 
 
-def tiny_model(**changes: object) -> Decoder:
+def tiny_model(prefix: int = 0, **changes: object) -> Decoder:
     """Weights are larger than fresh ones and norms differ from 1, so that attention, positions and norms all matter."""
     model = Decoder(replace(SHAPE, **changes))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         weight.data = 1 + 0.3 * noise if name.endswith("norm.weight") else 0.25 * noise
+    if prefix:
+        attach_prefix(model, draw_prefix(model.config, prefix, prefix, generator))
     return model.eval()
 
 

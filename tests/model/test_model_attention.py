@@ -41,15 +41,17 @@ def test_packed_row_beyond_the_explicit_length_gives_the_same_logits_as_its_docu
     check_packed_row_equals_documents(tiny_model(max_positions=2048), lengths)
 
 
-@pytest.mark.parametrize("tile", [128, 8, 5])
+@pytest.mark.parametrize(("tile", "prefix"), [(128, 0), (8, 0), (5, 0), (128, 3), (8, 3)])
 def test_explicit_attention_and_its_gradients_equal_scaled_dot_product_attention(
-    tile: int, monkeypatch: pytest.MonkeyPatch
+    tile: int, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inkstone.model.decoder.cpu_attention.TILE", tile)
     generator = torch.Generator().manual_seed(0)
-    q, k, v, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(4))
+    q, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(2))
+    k, v = (torch.randn(2, 3, prefix + 21, 8, generator=generator) for _ in range(2))
     ids = torch.cat([packed(lengths)[1] for lengths in ([5, 9, 7], [21])])
     visible = (ids[:, None, :, None] == ids[:, None, None, :]) & torch.ones(21, 21, dtype=torch.bool).tril()
+    visible = F.pad(visible, (prefix, 0), value=True)
     bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
     results = []
     for attend in (
@@ -162,6 +164,9 @@ KINDS = {
     "llama3 scaling": {"rope_scaling": RopeScaling("llama3", 8.0, 16)},
     "experts": {"num_experts": 4},
     "plain MLP with biases": {"gated": False, "activation": "gelu_tanh", "mlp_bias": True, "out_bias": True},
+    "prefix": {"prefix": 5},
+    "prefix and alibi": {"prefix": 18, "position": "alibi"},
+    "prefix and sliding window": {"prefix": 3, "sliding_window": 4},
     "normalised head": {"normalised_head": True, "tie_embeddings": False, "embedding_norm": True},
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -182,7 +187,7 @@ def test_the_cache_changes_no_logits_of_any_kind_of_decoder(kind: str) -> None:
         torch.testing.assert_close(logits, model(row), atol=2e-5, rtol=1e-5)
 
 
-@EVERY_KIND
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "prefix" not in kind])
 def test_every_weight_of_any_kind_of_decoder_is_trained_and_counted(kind: str) -> None:
     model = tiny_model(**KINDS[kind])
     loss = model.hidden(tokens(4, 20)).float() @ model.head_weight().T
@@ -194,7 +199,7 @@ def test_every_weight_of_any_kind_of_decoder_is_trained_and_counted(kind: str) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["alibi, 6 heads", "alibi, grouped queries", "alibi in a sliding window"])
+@pytest.mark.parametrize("kind", ["alibi, 6 heads", "alibi in a sliding window", "prefix and alibi"])
 @pytest.mark.parametrize("lengths", [[1100], [700, 5, 395]], ids=["one document", "three documents"])
 def test_a_bias_too_large_to_keep_is_made_in_pieces_with_the_same_logits(
     kind: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch

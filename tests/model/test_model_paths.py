@@ -20,6 +20,8 @@ KINDS = {
     "alibi": {"position": "alibi"},
     "sliding window": {"sliding_window": 5},
     "alibi in a sliding window": {"position": "alibi", "sliding_window": 40},
+    "prefix": {"prefix": 7},
+    "prefix, alibi and a sliding window": {"prefix": 7, "position": "alibi", "sliding_window": 40},
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention and its gradients need CUDA")
@@ -38,8 +40,8 @@ def packed_rows(rows: list[list[int]], device: str = "cpu", known_starts: bool =
 class WithKernels(PackedContext):
     """Chooses as on a GPU."""
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
-        self._attend = self.choose(config, dtype, flash=True)
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None:
+        self._attend = self.choose(config, dtype, True, prefix)
 
 
 def frozen(**changes: object) -> Decoder:
@@ -175,10 +177,11 @@ def test_on_a_gpu_gradients_are_those_of_the_dense_mask(kind: str) -> None:
     model.compute_dtype = torch.bfloat16
     row, context, gradients = tokens(2, 130).cuda(), packed_rows(DOCUMENTS, "cuda"), []
     for flash in (True, False):
-        context.prepare = lambda config, dtype, flash=flash: setattr(  # type: ignore[method-assign]
-            context, "_attend", context.choose(config, dtype, flash)
+        context.prepare = lambda config, dtype, prefix=0, flash=flash: setattr(  # type: ignore[method-assign]
+            context, "_attend", context.choose(config, dtype, flash, prefix)
         )
         loss = model(row, context).float().logsumexp(-1).sum()
-        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        gradients.append(torch.autograd.grad(loss, trained))
     for one, other in zip(*gradients, strict=True):
         assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99

@@ -12,7 +12,7 @@ from inkstone.plan import estimate, find_device, nearest_fit, training_memory
 from inkstone.plan.memory import GIB, adapter_numbers
 from inkstone.train import Batch, NextToken, Row, TrainSettings, new_model
 from inkstone.tune import SFTSettings
-from inkstone.tune.adapter import LoraSettings, attach
+from inkstone.tune.adapter import LoraSettings, PrefixSettings, attach
 
 SHAPES = [
     {},
@@ -120,10 +120,11 @@ def test_unknown_hardware_is_refused_with_the_nearest_name() -> None:
         ({"num_kv_heads": 2}, {"rank": 8, "dora": True, "targets": ["q_proj", "v_proj", "down_proj"]}),
         ({"num_experts": 4, "experts_per_token": 2}, {"rank": 4}),
         ({}, {"rank": 4, "embeddings": True}),
+        ({"num_kv_heads": 2}, {"length": 7}),
     ],
 )
 def test_an_adapters_numbers_are_those_that_train(shape: dict[str, int], lora: dict[str, object]) -> None:
-    settings = LoraSettings.model_validate(lora)
+    settings = (PrefixSettings if "length" in lora else LoraSettings).model_validate(lora)
     model = new_model(ModelSettings(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=160, **shape), 96, 1)
     attach(model, settings, 1, whole=True)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

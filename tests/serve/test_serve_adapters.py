@@ -15,7 +15,8 @@ from inkstone.chat import Message
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, stream_reply
 from inkstone.model import load_model, open_directory
-from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules
+from inkstone.model.decoder.lora import LoraShape, attach_lora, attach_prefix, lora_modules
+from inkstone.model.decoder.prefix import draw_prefix
 from inkstone.model.files.adapter import beside, save_adapter
 from inkstone.model.opened import adapted
 from inkstone.serve.adapters import find_adapters
@@ -28,6 +29,7 @@ SHAPES = {
     "dora": LoraShape(2, 8, ("q_proj", "v_proj"), rslora=True, dora=True),
     "whole": LoraShape(2, 4, also=("embed_tokens", "lm_head")),
 }
+NAMES = [*SHAPES, "prefix"]
 ASKED = {"messages": [{"role": "user", "content": "你好 hello"}], "max_tokens": 16, "temperature": 0}
 
 
@@ -52,13 +54,18 @@ def adapters(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shape in SHAPES.items():
         make_adapter(models / "chat", folder / name, shape)
         merge_adapter(models / "chat", folder / name, folder / f"{name}-merged")
+    model = load_model(models / "chat")
+    attach_prefix(model, draw_prefix(model.config, 9, 9, torch.Generator().manual_seed(7)))
+    save_adapter(model, folder / "prefix", "chat")
+    shutil.copytree(models / "chat", folder / "prefix-merged")  # as far as it can be: a model directory that has it
+    shutil.copytree(folder / "prefix", folder / "prefix-merged" / "prefix")
     return folder
 
 
 @pytest.fixture(scope="module")
 def library(models: Path, adapters: Path) -> Library:
     served = find_models([models])
-    return Library(served, ServeSettings(rows=2), find_adapters([f"{n}={adapters / n}" for n in SHAPES], served))
+    return Library(served, ServeSettings(rows=2), find_adapters([f"{n}={adapters / n}" for n in NAMES], served))
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +85,15 @@ def test_an_adapter_answers_as_its_merged_model_and_the_base_as_before(
 ) -> None:
     with openai.OpenAI(base_url=f"{adapting.url}/v1", api_key="none", max_retries=0) as client:
         listed = {one.id: one for one in client.models.list()}
-        assert {"chat", "base", *SHAPES} == set(listed)
-        assert all(listed[name].parent == "chat" and listed[name].chat for name in SHAPES)
+        assert {"chat", "base", *NAMES} == set(listed)
+        assert all(listed[name].parent == "chat" and listed[name].chat for name in NAMES)
         assert not hasattr(listed["chat"], "parent")
         answers = {}
-        for name in [*SHAPES, "chat"]:
+        for name in [*NAMES, "chat"]:
             answers[name] = client.chat.completions.create(model=name, **ASKED).choices[0].message.content
             merged = models / "chat" if name == "chat" else adapters / f"{name}-merged"
             assert answers[name] == own_reply(merged), name
-        assert len(set(answers.values())) == 4
+        assert len(set(answers.values())) == 5
         vectors = [client.embeddings.create(model=name, input="水").data[0].embedding for name in ("plain", "chat")]
         assert vectors[0] != vectors[1]
     page = get(adapting, "/metrics")[1]
@@ -95,7 +102,7 @@ def test_an_adapter_answers_as_its_merged_model_and_the_base_as_before(
 
 def test_the_console_lists_adapters_with_their_base(adapting: Served, adapters: Path) -> None:
     told = {one["name"]: one for one in made(adapting, "/api/models", None, "GET")}
-    assert set(told) == {"chat", "base", *SHAPES} and "base" not in told["chat"]
+    assert set(told) == {"chat", "base", *NAMES} and "base" not in told["chat"]
     assert (told["plain"]["base"], told["plain"]["directory"]) == ("chat", str((adapters / "plain").resolve()))
 
 

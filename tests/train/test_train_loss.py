@@ -93,9 +93,11 @@ class PlainContext:
         same = batch.document_ids[:, None, :, None] == batch.document_ids[:, None, None, :]
         self.positions_BT, self.mask = batch.positions, same & torch.ones(16, 16).tril().bool()
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None: ...
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None: ...
 
-    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
         return F.scaled_dot_product_attention(q_BHTd, k_BKTd, v_BKTd, self.mask, enable_gqa=True)
 
 

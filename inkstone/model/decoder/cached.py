@@ -5,7 +5,8 @@ may share the blocks of a common beginning. One forward takes new tokens of many
 their number: a piece of a long prompt beside the last token of everybody else.
 
 On a CPU each sequence attends alone, without padding, and over a view where its blocks lie side by side; on a GPU those
-of one token attend together, sorted by size so that a long one does not pad the others.
+of one token attend together, sorted by size so that a long one does not pad the others. A prefix is not in the pool: it
+is put in front of what a layer reads.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inkstone.model.decoder.attention import position_bias
+from inkstone.model.decoder.attention import before, position_bias
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.position import head_slopes
 
@@ -80,7 +81,7 @@ class CacheContext:
         slots = [blocks[position // BLOCK] * BLOCK + position % BLOCK for blocks, position in at]
         self.slots_N = torch.tensor(slots, device=device)
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None:
         device, positions_N = self.positions_BT.device, self.positions_BT.flatten()
         slopes = head_slopes(config, device)
         alike: dict[int, list[tuple[int, Span]]] = {}
@@ -94,20 +95,24 @@ class CacheContext:
         for group in self.groups:
             window = config.sliding_window if config.sliding_window and config.sliding_window < group.width else None
             plain = slopes is None and window is None
-            if plain and group.rows == 1 and group.count in (1, group.width):
+            if plain and group.rows == 1 and group.count in (1, 0 if prefix else group.width):
                 continue
-            distance_GTS = positions_N[group.tokens].view(-1, group.count, 1) - torch.arange(group.width, device=device)
-            bias = (distance_GTS >= 0)[:, None] if plain else position_bias(distance_GTS, slopes, window).to(dtype)
-            group.mask_GHTS = bias
+            place_S = torch.arange(-prefix, group.width, device=device)
+            distance_GTS = positions_N[group.tokens].view(-1, group.count, 1) - place_S
+            bias = (distance_GTS >= 0)[:, None] if plain else position_bias(distance_GTS, slopes, window, prefix)
+            group.mask_GHTS = bias if plain else bias.to(dtype)
 
-    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
         q_HNd, k_KNd, v_KNd = (x.transpose(0, 1).flatten(1, 2) for x in (q_BHTd, k_BKTd, v_BKTd))
         keys, values = self.pool.write(layer, self.slots_N, k_KNd, v_KNd)
         out_HNd, grouped = torch.empty_like(q_HNd), len(q_HNd) != len(keys)
         for group in self.groups:
             queries_HMd, mask = q_HNd[:, group.tokens], group.mask_GHTS
             queries_GHTd = queries_HMd.view(len(q_HNd), -1, group.count, q_HNd.shape[2]).transpose(0, 1)
-            kv, causal = (group.read(keys), group.read(values)), mask is None and group.count > 1
+            kv = before(prefix_2KPd, group.read(keys), group.read(values))
+            causal = mask is None and group.count > 1
             out_GHTd = F.scaled_dot_product_attention(queries_GHTd, *kv, mask, is_causal=causal, enable_gqa=grouped)
             out_HNd[:, group.tokens] = out_GHTd.transpose(0, 1).reshape_as(queries_HMd)
         return out_HNd.view(len(q_HNd), len(q_BHTd), *q_BHTd.shape[2:]).transpose(0, 1)

@@ -22,6 +22,7 @@ from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.experts import ExpertProduct, MixtureMLP, matmul_runs
 from inkstone.model.decoder.packed import PackedContext
 from inkstone.model.decoder.position import rotary_angles, rotate
+from inkstone.model.decoder.prefix import Prefix
 
 T = TypeVar("T")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
@@ -112,14 +113,16 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, angles: Angles, context: AttentionContext, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BHTd = self.q_norm(self.q_proj(x_BTD).view(heads)).transpose(1, 2)
         k_BKTd = self.k_norm(self.k_proj(x_BTD).view(heads)).transpose(1, 2)
         v_BKTd = self.v_proj(x_BTD).view(heads).transpose(1, 2)
         if angles is not None:
             q_BHTd, k_BKTd = rotate(q_BHTd, *angles), rotate(k_BKTd, *angles)
-        out_BHTd = context.attend(self.layer, q_BHTd, k_BKTd, v_BKTd)
+        out_BHTd = context.attend(self.layer, q_BHTd, k_BKTd, v_BKTd, prefix_2KPd)
         return self.o_proj(out_BHTd.transpose(1, 2).flatten(2))
 
 
@@ -152,13 +155,15 @@ class Block(nn.Module):
         self.routed = config.num_experts > 0
         self.mlp = MixtureMLP(config, experts) if self.routed else MLP(config, linear)
 
-    def forward(self, x_BTD: Tensor, angles: Angles, context: AttentionContext) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x_BTD: Tensor, angles: Angles, context: AttentionContext, prefix_2KPd: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The residual stream after the block, and the router's logits [N, E] where it has experts.
 
         They are returned, not collected in a list: activation checkpointing would append them twice, and the list's
         length would make every layer another program to torch.compile.
         """
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, context)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, context, prefix_2KPd)
         normed_BTD = self.post_attention_layernorm(x_BTD)
         out_BTD, logits_NE = self.mlp(normed_BTD) if self.routed else (self.mlp(normed_BTD), None)
         return x_BTD + out_BTD, logits_NE
@@ -175,21 +180,26 @@ class Trunk(nn.Module):
             self.embed_norm = norm(config)
         self.layers = nn.ModuleList(Block(config, layer, linear, experts) for layer in range(config.num_layers))
         self.norm = norm(config)
+        self.prefix: Prefix | None = None
         self.recompute = False
         """Keep only each block's input for the backward pass and compute the rest again."""
 
     def forward(self, tokens_BT: Tensor, context: AttentionContext, dtype: torch.dtype) -> HiddenAndRouting:
         """Hidden states [B, T, D] computed in `dtype` with a prepared context; router logits of layers with experts."""
-        angles = rotary_angles(self.config, context.positions_BT) if self.config.position == "rope" else None
+        prefix = self.prefix if self.prefix and self.prefix.enabled else None
+        positions_BT = context.positions_BT + (prefix.first_position if prefix else 0)
+        angles = rotary_angles(self.config, positions_BT) if self.config.position == "rope" else None
         x_BTD = self.embed_tokens(tokens_BT).to(dtype)
         if self.config.embedding_norm:
             x_BTD = self.embed_norm(x_BTD)
         routing: list[Tensor] = []
-        for block in self.layers:
+        prefixes = prefix.layers(dtype) if prefix else [None] * len(self.layers)
+        for block, prefix_2KPd in zip(self.layers, prefixes, strict=True):
+            given = (x_BTD, angles, context, prefix_2KPd)
             if self.recompute and torch.is_grad_enabled():
-                x_BTD, logits_NE = checkpoint(block, x_BTD, angles, context, use_reentrant=False)
+                x_BTD, logits_NE = checkpoint(block, *given, use_reentrant=False)
             else:
-                x_BTD, logits_NE = block(x_BTD, angles, context)
+                x_BTD, logits_NE = block(*given)
             routing += [] if logits_NE is None else [logits_NE]
         return self.norm(x_BTD), routing
 
@@ -234,7 +244,8 @@ class Decoder(nn.Module):
     def hidden_and_routing(self, tokens_BT: Tensor, context: AttentionContext | None = None) -> HiddenAndRouting:
         """`hidden`, and the router's logits [B T, E] of each layer that has experts, first layer first."""
         context = context or PackedContext.whole_rows(tokens_BT.shape[0], tokens_BT.shape[1], tokens_BT.device)
-        context.prepare(self.held, self.dtype)
+        prefix = self.model.prefix
+        context.prepare(self.held, self.dtype, prefix.length if prefix and prefix.enabled else 0)
         return self.model(tokens_BT, context, self.dtype)
 
     def compute(self, function: Callable[..., T], *arguments: Any) -> T:

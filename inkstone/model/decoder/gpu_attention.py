@@ -42,7 +42,7 @@ def _varlen(starts: Tensor, longest: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd
 def flex(seen: Visibility, length: int) -> Attend:
     """Attention by `seen`'s rules, which skips blocks of 128 x 128 that nobody sees."""
     make_mask, attention = _flex_kernels(seen.b.is_cuda)
-    mask = make_mask(seen.sees, len(seen.b), None, length, length, device=seen.b.device)
+    mask = make_mask(seen.sees, len(seen.b), None, length, seen.prefix + length, device=seen.b.device)
     return partial(attention, score_mod=seen.score, block_mask=mask, enable_gqa=True)
 
 

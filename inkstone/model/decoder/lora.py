@@ -1,8 +1,9 @@
-"""Low-rank adapters beside frozen linear maps (Hu et al. 2021, arXiv 2106.09685), with rsLoRA's scale and DoRA.
+"""Adapters: low-rank ones beside frozen linear maps (Hu et al. 2021, arXiv 2106.09685), with rsLoRA's scale and DoRA.
 
     names = attach_lora(model, LoraShape(rank=16, alpha=32), torch.Generator().manual_seed(1))
     with adapter_off(model): ...       # the base model, to the last bit
     merge_lora(model)                  # the products added to the weights; the model is a plain one again
+    attach_prefix(model, draw_prefix(...))       # or keys and values before every document (`prefix.py`)
 
 Scales and updates are those of PEFT, whose directories `files/adapter.py` reads and writes.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder, Linear
+from inkstone.model.decoder.prefix import Prefix
 from inkstone.model.packed.linear import PackedLinear
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -107,6 +109,14 @@ def attach_lora(model: Decoder, shape: LoraShape, generator: torch.Generator) ->
     return list(found)
 
 
+def attach_prefix(model: Decoder, prefix: Prefix) -> None:
+    """Freeze the model and put a prefix before every document. Raises InputError for a model that has one."""
+    if model.model.prefix:
+        raise InputError("the base has a prefix of its own, and a model takes one: start from the base of that prefix")
+    model.requires_grad_(False)
+    model.model.prefix = prefix
+
+
 def lora_modules(model: Decoder) -> dict[str, LoraLinear]:
     """The adapted maps by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
@@ -115,7 +125,9 @@ def lora_modules(model: Decoder) -> dict[str, LoraLinear]:
 @contextmanager
 def adapter_off(model: Decoder) -> Iterator[None]:
     """Within it the model computes as if it had no adapter."""
-    modules = lora_modules(model).values()
+    modules: list[LoraLinear | Prefix] = [*lora_modules(model).values()]
+    if model.model.prefix and not model.model.prefix.of_base:
+        modules.append(model.model.prefix)
     for module in modules:
         module.enabled = False
     try:

@@ -3,7 +3,7 @@
 The context keeps what says who sees whom, and `prepare` chooses once per forward how it is computed. A T x T mask is
 made only where the kernel wants one:
 
-- causal: every row is one document, without ALiBi or window. PyTorch's own causal kernel.
+- causal: every row is one document, without ALiBi, window or prefix. PyTorch's own causal kernel.
 - varlen: the same for documents whose `starts` are known, on a GPU in 16 bits. Flash attention.
 - flex: everything else in training on a GPU. (Scoring there takes a bias: it is not worth compiling a kernel for.)
 - explicit: rows up to `EXPLICIT_LENGTH` on a CPU. Products with a bias, see `cpu_attention.py`.
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inkstone.model.decoder.attention import before
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.cpu_attention import first_keys, masked_attention
 from inkstone.model.decoder.gpu_attention import HEAD_DIMS, Attend, flex, varlen
@@ -59,32 +60,34 @@ class PackedContext:
         """Rows that hold several documents: token t sees token s when s <= t and both have the same document id."""
         return cls(positions_BT, document_ids_BT, starts, longest)
 
-    def prepare(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def prepare(self, config: DecoderConfig, dtype: torch.dtype, prefix: int = 0) -> None:
         device = self.positions_BT.device
         flash = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        self._attend = self.choose(config, dtype, flash and config.head_dim in HEAD_DIMS)
+        self._attend = self.choose(config, dtype, flash and config.head_dim in HEAD_DIMS, prefix)
 
-    def choose(self, config: DecoderConfig, dtype: torch.dtype, flash: bool) -> Attend:
+    def choose(self, config: DecoderConfig, dtype: torch.dtype, flash: bool, prefix: int = 0) -> Attend:
         """How this forward attends; `flash`: the kernels of `gpu_attention.py` can be used."""
         rows, length = self.positions_BT.shape
         slopes = head_slopes(config, self.positions_BT.device)
         window = config.sliding_window if config.sliding_window and config.sliding_window < length else None
-        plain = slopes is None and window is None
+        plain = slopes is None and window is None and not prefix
         if plain and self.document_ids_BT is None:
             return partial(_dense, None)
         if flash and plain and self.starts is not None and dtype in (torch.bfloat16, torch.float16):
             return varlen(self.starts, self.longest or length, length)
-        seen = Visibility.of(self.positions_BT, self.document_ids_BT, slopes, window)
+        seen = Visibility.of(self.positions_BT, self.document_ids_BT, slopes, window, prefix)
         if flash and torch.is_grad_enabled():
             return flex(seen, length)
-        if rows * len(seen.h) * length**2 * dtype.itemsize > KEPT_BIAS_BYTES:
+        if rows * len(seen.h) * length * (prefix + length) * dtype.itemsize > KEPT_BIAS_BYTES:
             return partial(_pieces, seen)
         explicit = self.positions_BT.device.type == "cpu" and length <= EXPLICIT_LENGTH
         bias = seen.bias(0, length, dtype)
         return partial(_explicit, bias, first_keys(bias)) if explicit else partial(_dense, bias)
 
-    def attend(self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
-        return self._attend(q_BHTd, k_BKTd, v_BKTd)
+    def attend(
+        self, layer: int, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor, prefix_2KPd: Tensor | None = None
+    ) -> Tensor:
+        return self._attend(q_BHTd, *before(prefix_2KPd, k_BKTd, v_BKTd))
 
 
 def _explicit(bias: Tensor, first: Tensor, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
@@ -103,5 +106,6 @@ def _dense(bias: Tensor | None, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) 
 def _pieces(seen: Visibility, q_BHTd: Tensor, k_BKTd: Tensor, v_BKTd: Tensor) -> Tensor:
     edges = [(start, min(start + _PIECE, q_BHTd.shape[2])) for start in range(0, q_BHTd.shape[2], _PIECE)]
     biases = (seen.bias(start, stop, q_BHTd.dtype) for start, stop in edges)
-    parts = [(q_BHTd[:, :, start:stop], k_BKTd[:, :, :stop], v_BKTd[:, :, :stop]) for start, stop in edges]
+    kept = [(start, stop, seen.prefix + stop) for start, stop in edges]
+    parts = [(q_BHTd[:, :, start:stop], k_BKTd[:, :, :end], v_BKTd[:, :, :end]) for start, stop, end in kept]
     return torch.cat([_dense(bias, *qkv) for bias, qkv in zip(biases, parts, strict=True)], 2)

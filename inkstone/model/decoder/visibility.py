@@ -1,7 +1,8 @@
 """Who sees whom in packed rows, said once for every attention path: as rules over indices, or as a bias made from them.
 
 The rules take numbers of rows, heads, queries and keys that broadcast, as FlexAttention asks. Distances are between
-positions inside a document, so packing does not change ALiBi or a sliding window.
+positions inside a document, so packing does not change ALiBi or a sliding window. The first P keys may be a
+prefix's: every document sees them, at positions -P to -1, whatever the window.
 """
 
 from collections.abc import Callable
@@ -22,28 +23,41 @@ class Visibility:
     """The score less slope x distance."""
     b: Tensor
     h: Tensor
+    prefix: int = 0
 
     @classmethod
-    def of(cls, positions_BT: Tensor, ids_BT: Tensor | None, slopes_H: Tensor | None, window: int | None) -> Self:
+    def of(
+        cls,
+        positions_BT: Tensor,
+        ids_BT: Tensor | None,
+        slopes_H: Tensor | None,
+        window: int | None,
+        prefix: int = 0,
+    ) -> Self:
         """Causal attention inside documents (`ids_BT` None: inside rows), with ALiBi and a window where given."""
 
         def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            seen = k <= q
+            at = (k - prefix).clamp(min=0) if prefix else k
+            seen = at <= q
             if ids_BT is not None:
-                seen = seen & (ids_BT[b, q] == ids_BT[b, k])
+                seen = seen & (ids_BT[b, q] == ids_BT[b, at])
             if window is not None:
-                seen = seen & (positions_BT[b, q] - positions_BT[b, k] < window)
-            return seen
+                seen = seen & (positions_BT[b, q] - positions_BT[b, at] < window)
+            return seen | (k < prefix) if prefix else seen
 
         def score(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return score if slopes_H is None else score - slopes_H[h] * (positions_BT[b, q] - positions_BT[b, k])
+            if slopes_H is None:
+                return score
+            at = k - prefix
+            place = torch.where(at < 0, at, positions_BT[b, at.clamp(min=0)]) if prefix else positions_BT[b, k]
+            return score - slopes_H[h] * (positions_BT[b, q] - place)
 
         rows, heads = 1 if ids_BT is None else len(ids_BT), 1 if slopes_H is None else len(slopes_H)
         numbers = torch.arange(max(rows, heads), device=positions_BT.device)
-        return cls(sees, score, numbers[:rows, None, None, None], numbers[:heads, None, None])
+        return cls(sees, score, numbers[:rows, None, None, None], numbers[:heads, None, None], prefix)
 
     def bias(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """[B or 1, H or 1, stop - start, stop] for queries from `start`: 0 or -slope x distance, -inf where closed."""
-        k = torch.arange(stop, device=self.b.device)
-        at = (self.b, self.h, k[start:, None], k)
+        """[B or 1, H or 1, stop - start, P + stop] for queries from `start`: 0 or -slope x distance, or -inf."""
+        k = torch.arange(self.prefix + stop, device=self.b.device)
+        at = (self.b, self.h, k[start:stop, None], k)
         return torch.where(self.sees(*at), self.score(k.new_zeros((), dtype=dtype), *at).to(dtype), -torch.inf)

@@ -17,7 +17,7 @@ from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import baichuan, bloom, chatglm, glm, llama, mixtral, qwen
 from inkstone.model.families.layout import Piece
 
-__all__ = ["FAMILIES", "Family", "Piece", "family_of", "writing_family"]
+__all__ = ["FAMILIES", "Family", "Piece", "family_of", "position_after_prefix", "writing_family"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ def writing_family(config: DecoderConfig, name: str | None = None) -> Family:
             + ", ".join(f"{name} = {getattr(config, name)}" for name in lost)
         )
     return family
+
+
+def position_after_prefix(config: DecoderConfig, length: int) -> int:
+    """Where a family's own code lets a text begin after a prefix of `length` virtual tokens.
+
+    transformers counts what its cache holds; ChatGLM2's code counts the text alone.
+    """
+    return 0 if _writing_name(config) == "chatglm" else length
 
 
 def _writing_name(config: DecoderConfig) -> str:

@@ -1,15 +1,20 @@
-"""LoRA adapters as PEFT directories: adapter_config.json and adapter_model.safetensors, read and written.
+"""Adapters, LoRA and prefixes, as PEFT directories: adapter_config.json and adapter_model.safetensors.
 
     save_adapter(model, Path("my-adapter"), base="Llama-3-8B")
     load_adapter(model, Path("my-adapter"))
     adapted = beside(model, Path("my-adapter"))      # another decoder around the same weights
 
 What a file holds decides what is adapted; what is not understood (other kinds, biases, ranks that differ by layer) is
-refused by name, and so is an adapter whose shapes are those of another base.
+refused by name, and so is an adapter whose shapes are those of another base. A prefix's config says where the text
+begins (`first_position`) where that is not what PEFT takes for granted.
+
+A prefix cannot be added to weights: a model directory that was tuned with one holds it as `prefix/`, which belongs to
+the model as its weights do (`load_model`, `save_model`).
 """
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,19 +24,26 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.decoder.experts import Experts
-from inkstone.model.decoder.lora import LoraShape, attach_lora, lora_modules
+from inkstone.model.decoder.lora import LoraShape, attach_lora, attach_prefix, lora_modules
+from inkstone.model.decoder.prefix import Prefix
+from inkstone.model.families import position_after_prefix
 from inkstone.model.files.weight_shards import write_json
 from inkstone.model.packed.linear import PackedLinear
 from inkstone.storage.json_object import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FOLDER = "prefix"
+"""Of a model directory whose model has a prefix."""
 _PREFIX = "base_model.model."
+_NUMBERS = "prompt_embeddings"
 _PARTS = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
 
 
 def save_adapter(model: Decoder, directory: Path, base: str) -> None:
     """Write what was attached; `base` is the directory or hub's name that PEFT will look for."""
     modules = lora_modules(model)
+    if not modules:
+        return save_prefix(model, directory, base)
     shape = next(iter(modules.values())).shape
     directory.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -64,8 +76,55 @@ def save_adapter(model: Decoder, directory: Path, base: str) -> None:
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
+def save_prefix(model: Decoder, directory: Path, base: str) -> None:
+    """Write the model's prefix as PEFT's `prefix_tuning` does: one row of numbers for each virtual token."""
+    prefix = model.model.prefix
+    assert prefix is not None
+    layers, _, heads, length, size = prefix.numbers.shape
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(
+        directory / CONFIG,
+        {
+            "peft_type": "PREFIX_TUNING",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "num_virtual_tokens": length,
+            "num_layers": layers,
+            "num_attention_heads": heads,
+            "token_dim": heads * size,
+            "num_transformer_submodules": 1,
+            "prefix_projection": False,
+            "inference_mode": True,
+            **({} if prefix.first_position == length else {"first_position": prefix.first_position}),
+        },
+    )
+    rows = prefix.numbers.detach().float().cpu().permute(3, 0, 1, 2, 4).flatten(1)
+    save_file({_NUMBERS: rows.contiguous()}, directory / WEIGHTS, {"format": "pt"})
+
+
+def read_prefix(model: Decoder, directory: Path, of_base: bool = False) -> Prefix:
+    """The prefix of a PEFT directory, for `model`. Raises InputError for one that does not belong to it."""
+    told, tensors = _told(directory), _tensors(directory)
+    config, rows = model.config, tensors.get(_NUMBERS)
+    shape = (config.num_layers, 2, config.num_kv_heads, config.head_dim)
+    numbers = config.num_layers * 2 * config.num_kv_heads * config.head_dim
+    if rows is None or rows.dim() != 2 or not len(rows) or rows.shape[1] != numbers:
+        found = "has no " + _NUMBERS if rows is None else f"{_NUMBERS} is {list(rows.shape)}"
+        raise InputError(
+            f"{directory}: {found}; this model wants rows of {numbers} numbers, for {shape[0]} layers and {shape[2]} "
+            f"key heads of {shape[3]}: the prefix is for another base"
+        )
+    first = told.get("first_position", position_after_prefix(config, len(rows)))
+    if first not in (0, len(rows)):
+        raise InputError(f"{directory / CONFIG}: first_position = {first!r}; a text begins at 0 or at {len(rows)}")
+    made = rows.view(-1, *shape).permute(1, 2, 3, 0, 4).contiguous()
+    return Prefix(made.to(model.device, model.dtype), first, of_base)
+
+
 def load_adapter(model: Decoder, directory: Path) -> None:
     """Attach a directory's adapter to `model`. Raises InputError for one that does not belong to it."""
+    if is_prefix(directory):
+        return attach_prefix(model, read_prefix(model, directory))
     _attach(model, directory, *_read(directory))
 
 
@@ -74,12 +133,25 @@ def beside(model: Decoder, directory: Path) -> Decoder:
 
     Only what an adapter keeps whole (embedding, head) is a copy.
     """
-    shape, tensors = _read(directory)
+    shape, tensors = (None, {}) if is_prefix(directory) else _read(directory)
     parts = [one for one in model.modules() if isinstance(one, PackedLinear | Experts) or not list(one.children())]
-    own = [model.model.embed_tokens, model.lm_head] if shape.also else []
+    own = [model.model.embed_tokens, model.lm_head] if shape and shape.also else []
     adapted = copy.deepcopy(model, {id(one): one for one in parts if all(one is not other for other in own)})
-    _attach(adapted, directory, shape, tensors)
+    if shape is None:
+        load_adapter(adapted, directory)
+    else:
+        _attach(adapted, directory, shape, tensors)
     return adapted.eval()
+
+
+def is_prefix(directory: Path) -> bool:
+    """Whether a PEFT directory holds a prefix."""
+    return _told(directory).get("peft_type") == "PREFIX_TUNING"
+
+
+def own_prefix(directory: Path) -> Path | None:
+    """Where a model directory keeps a prefix, if it has one."""
+    return directory / FOLDER if (directory / FOLDER / CONFIG).is_file() else None
 
 
 def named_base(directory: Path) -> str:
@@ -118,11 +190,21 @@ def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str
         raise InputError(problems)
 
 
-def _read(directory: Path) -> tuple[LoraShape, dict[str, Tensor]]:
-    path = directory / CONFIG
-    if not path.is_file():
+def _told(directory: Path) -> dict[str, Any]:
+    if not (directory / CONFIG).is_file():
         raise InputError(f"{directory} is no adapter: it has no {CONFIG}")
-    told = read_json_object(path)
+    return read_json_object(directory / CONFIG)
+
+
+def _tensors(directory: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{directory / WEIGHTS} cannot be read as an adapter: {error}") from error
+
+
+def _read(directory: Path) -> tuple[LoraShape, dict[str, Tensor]]:
+    path, told = directory / CONFIG, _told(directory)
     wrong = {
         "peft_type": told.get("peft_type") == "LORA",
         "bias": told.get("bias", "none") == "none",
@@ -139,10 +221,6 @@ def _read(directory: Path) -> tuple[LoraShape, dict[str, Tensor]]:
     if problems:
         raise InputError(problems)
     also = told.get("modules_to_save") or []
-    try:
-        tensors = load_file(directory / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{directory / WEIGHTS} cannot be read as an adapter: {error}") from error
     names = tuple(str(name) for name in also) if isinstance(also, list) else ()
     flags = bool(told.get("use_rslora")), bool(told.get("use_dora"))
-    return LoraShape(int(rank), float(alpha), (), 0.0, *flags, names), tensors  # type: ignore[arg-type]
+    return LoraShape(int(rank), float(alpha), (), 0.0, *flags, names), _tensors(directory)  # type: ignore[arg-type]

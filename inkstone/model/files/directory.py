@@ -25,6 +25,7 @@ from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.families import family_of, writing_family
+from inkstone.model.files.adapter import FOLDER, own_prefix, read_prefix, save_prefix
 from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, their_tensor
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
@@ -72,6 +73,8 @@ def load_model(
     put_packed(model, packed)
     if weights.config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
+    if prefix := own_prefix(directory):
+        model.model.prefix = read_prefix(model, prefix, of_base=True)
     return model.eval()
 
 
@@ -85,7 +88,8 @@ def save_model(
     stop_ids: list[int],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write config.json, generation_config.json (which stops at `stop_ids`) and the weights, in its family's layout."""
+    """Write config.json, generation_config.json (which stops at `stop_ids`), the weights in their family's layout, and
+    a prefix."""
     if packed_maps(model):
         raise InputError(f"{directory}: this model's weights are packed: unpack or merge them before it is saved")
     directory.mkdir(parents=True, exist_ok=True)
@@ -103,6 +107,8 @@ def save_model(
     ids: dict[str, object] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     write_json(directory / "config.json", config_values(family, model.config, dtype, ids))
     write_json(directory / GENERATION_FILE, {**ids, "eos_token_id": stop_ids, "do_sample": False})
+    if model.model.prefix:
+        save_prefix(model, directory / FOLDER, "")
 
 
 def read_config(directory: Path) -> DecoderConfig:
@@ -125,9 +131,11 @@ def read_stop_ids(directory: Path) -> set[int]:
 
 
 def carry_files(source: Path, target: Path) -> None:
-    """Copy what stands beside the weights: tokenizer, template, generation settings, licence; never code."""
+    """Copy what stands beside the weights: tokenizer, template, generation settings, licence, prefix; never code."""
     target.mkdir(parents=True, exist_ok=True)
     for pattern in (*_CARRIED, *_CARRIED_TOO):
         for path in source.glob(pattern):
             if path.is_file() and path.suffix != ".py":
                 shutil.copyfile(path, target / path.name)
+    if prefix := own_prefix(source):
+        shutil.copytree(prefix, target / FOLDER, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""A checkpoint with some of its tensors changed, in its own names and layout, streamed shard by shard.
+"""A checkpoint with some of its tensors changed, or none, in its own names and layout, streamed shard by shard.
 
     names = vocabulary_of(source)
     rewrite_weights(source, draft, {names.embedding: grow, names.head: grow})
@@ -7,6 +7,7 @@ For what changes a few tensors of a large model, e.g. a vocabulary's new rows: t
 being understood.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,3 +75,9 @@ def rewrite_weights(
 
     target.mkdir(parents=True, exist_ok=True)
     write_weights(target, entries, tensor_of, max_shard_bytes)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """The weights of `source`, as they are stored, and its config.json, into the directory `target`."""
+    rewrite_weights(source, target, {})
+    shutil.copyfile(source / "config.json", target / "config.json")

@@ -21,6 +21,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families.layout import Piece
+from inkstone.model.files.adapter import own_prefix
 from inkstone.model.files.directory import read_stop_ids
 from inkstone.model.files.pieces import Box, by_theirs, their_shape, their_tensor
 from inkstone.model.files.weights import Weights, open_weights
@@ -42,6 +43,8 @@ def write_gguf(source: Path, target: Path, kind: str, progress: Progress) -> Non
     gguf = _package()
     quantise = _llama_cpp() if kind in _BY_LLAMA_CPP else None
     weights = open_weights(source)
+    if own_prefix(source):
+        raise InputError(f"{source} has a prefix, which llama.cpp does not know: take its base, or tune it with LoRA")
     arch = architecture_of(weights.config)
     keys = {
         "general.name": source.resolve().stem,

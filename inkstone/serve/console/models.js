@@ -99,7 +99,7 @@ function Origin({ model, models }) {
   const { result, seconds } = model.stage;
   const facts = [
     ["lineage", [model.name, ...ancestors(model, models)].join(" ← ")],
-    ["method", [settings.method && t(settings.method), settings.method && t(settings.adapter === "lora" ? "lora" : "whole")].filter(Boolean).join(" · ")],
+    ["method", [settings.method && t(settings.method), settings.method && t({ lora: "lora", prefix: "prefix" }[settings.adapter] ?? "whole")].filter(Boolean).join(" · ")],
     ["data", (settings.inputs ?? []).map(last).join(", ")],
     ["steps", result.steps],
     ["time_taken", duration(seconds)],

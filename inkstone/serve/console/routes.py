@@ -226,7 +226,7 @@ def _mount_models(app: FastAPI, library: Library) -> None:
         places = [(name, place, place / "stage.json") for name, place in library.directories.items()]
         told = [read_json_object(file) if file.is_file() else None for _, _, file in places]
         own = [
-            {"name": n, "directory": str(p), "stage": one, "adapter": has_adapter(p)}
+            {"name": n, "directory": str(p), "stage": one, "adapter": bool(has_adapter(p))}
             for (n, p, _), one in zip(places, told, strict=True)
         ]
         return own + [

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import Field
 
 from inkstone.errors import Absent, InkstoneError, InputError
+from inkstone.model.files.adapter import CONFIG, FOLDER
 from inkstone.model.gguf import write_gguf
 from inkstone.progress import Silent
 from inkstone.serve.guard import Body, Refused, read_body
@@ -65,7 +66,7 @@ class Exports:
         """Make a file anew, unless it is being made."""
         file, place = self.path(model, kind), self.library.directories[model]
         if kind == "adapter" and not has_adapter(place):
-            raise InputError(f"{model} has no adapter: only a model tuned with LoRA has")
+            raise InputError(f"{model} has no adapter: only a model tuned with LoRA or a prefix has")
         with self._lock:
             if self._said.get(file, {}).get("state") != "running":
                 self._said[file] = {"state": "running"}
@@ -76,7 +77,9 @@ class Exports:
         try:
             with self._turn:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                _zip(place / "adapter", file) if kind == "adapter" else write_gguf(place, file, kind, Silent())
+                _zip(has_adapter(place) or place, file) if kind == "adapter" else write_gguf(
+                    place, file, kind, Silent()
+                )
             del self._said[file]
         except InkstoneError as error:
             self._said[file] = {"state": "failed", "error": str(error)[:4000]}
@@ -85,8 +88,9 @@ class Exports:
             self._said[file] = {"state": "failed", "error": f"{type(error).__name__}: {error}"[:4000]}
 
 
-def has_adapter(place: Path) -> bool:
-    return (place / "adapter" / "adapter_config.json").is_file()
+def has_adapter(place: Path) -> Path | None:
+    """Where a model directory keeps an adapter of its own."""
+    return next((place / name for name in ("adapter", FOLDER) if (place / name / CONFIG).is_file()), None)
 
 
 def _zip(folder: Path, file: Path) -> None:
