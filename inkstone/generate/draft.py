@@ -43,9 +43,13 @@ class Draft:
 
     def begin(self, one: Guessed, shared: int) -> None:
         """A request has its blocks, of which the first `shared` hold a known beginning: perhaps for the draft too."""
-        self._filled[one.blocks[shared:]] = False
+        self.forget(one.blocks[shared:])
         filled = self._filled[one.blocks]
         one.drafted = BLOCK * (len(filled) if filled.all() else int(filled.argmin()))
+
+    def forget(self, blocks: list[int]) -> None:
+        """They will hold something else."""
+        self._filled[blocks] = False
 
     def guess(self, chosen: Mapping[One, int], rooms: Mapping[One, int]) -> dict[One, list[int]]:
         """As many tokens as there is room for after each; what is `chosen` of those is computed here as well."""

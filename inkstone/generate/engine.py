@@ -6,8 +6,9 @@
         for delta in engine.step(): ...
 
 A step gives every running request one token, and fills what is left of its budget with pieces of prompts, so a long
-prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request waits until
-the pool has blocks for its prompt and its longest answer, so one that runs is never pushed out. With `lookup` a request
+prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request gets blocks
+for its longest answer where the pool has them for all that could run, else for its beginning; it then takes more as it
+grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later. With `lookup` a request
 may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model (`draft.py`), that the
 same forward finds right. What is right is what plain decoding would choose, by the same draws. `generate` and `stream`
 are helpers for a list of prompts and for one.
@@ -182,6 +183,7 @@ class Engine:
             # One prompt, or one token of everybody.
             new = self._admitted()
             return {new: new.missing} if new else dict.fromkeys(self.running, 1)
+        self._grow()
         chosen: dict[_Sequence, int] = {}
         budget = self.step_tokens
         decoding_first = sorted(self.running, key=lambda one: one.missing > 1)
@@ -193,6 +195,22 @@ class Engine:
             if not budget:
                 break
         return chosen
+
+    def _grow(self) -> None:
+        """Blocks for what each may compute now, oldest first; where they lack the youngest is pushed out."""
+        for one in list(self.running):
+            while one in self.running:
+                need = blocks_for(min(one.limit, len(one.tokens) + self.lookup)) - len(one.blocks)
+                if need <= self.blocks.free:
+                    taken = self.blocks.take(need, one.blocks[-1] + 1) if need > 0 else []
+                    one.blocks += taken
+                    if self.draft:
+                        self.draft.forget(taken)
+                    break
+                youngest = self.running[-1]
+                self._end(youngest)
+                self.waiting.appendleft(youngest)
+                self.counts["pushed_out"] += 1
 
     def _learn(self, one: _Sequence, count: int) -> None:
         """The blocks that `count` more tokens fill keep what they hold for others."""
@@ -217,8 +235,13 @@ class Engine:
         one = self.waiting[0]
         # A prompt whose log-probabilities are asked for is computed whole.
         found, serial = ([], 0) if self._whole or one.asks_for_prompt else self.blocks.match(one.tokens)
-        count = blocks_for(one.limit) - len(found)
-        if count > self.blocks.free:
+        count, room = blocks_for(one.limit) - len(found), self.blocks.free
+        together = itertools.islice(self.waiting, self.rows - len(self.running))
+        if sum(blocks_for(other.limit) for other in together) > room and not self._whole:
+            # Not enough for all that could run. Those that do will want a block each before long.
+            count = blocks_for(min(one.limit, len(one.tokens) + _MARGIN)) - len(found)
+            room -= len(self.running)
+        if count > room:
             self.blocks.release(found)
             return None
         one.blocks = found + self.blocks.take(count)
@@ -324,7 +347,17 @@ def _is_plain(request: Request) -> bool:
     return plain and not request.logprobs and request.prompt_logprobs is None and request.constraint is None
 
 
-_COUNTED = ("prompt_tokens", "shared_tokens", "new_tokens", "cancelled", "guessed_tokens", "guessed_right")
+_COUNTED = (
+    "prompt_tokens",
+    "shared_tokens",
+    "new_tokens",
+    "cancelled",
+    "guessed_tokens",
+    "guessed_right",
+    "pushed_out",
+)
+_MARGIN = 4 * BLOCK
+"""Tokens of an answer that there must be blocks for when it begins."""
 _DRAFTED = 4
 """Tokens that a draft guesses at a time, where it is not said."""
 _SCORED_TOGETHER = 128
