@@ -8,10 +8,11 @@
 A step gives every running request one token, and fills what is left of its budget with pieces of prompts, so a long
 prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request gets blocks
 for its longest answer where the pool has them for all that could run, else for its beginning; it then takes more as it
-grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later. With `lookup` a request
-may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model (`draft.py`), that the
-same forward finds right. What is right is what plain decoding would choose, by the same draws. `generate` and `stream`
-are helpers for a list of prompts and for one.
+grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later.
+
+With `lookup` a request may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model
+(`draft.py`), that the same forward finds right. What is right is what plain decoding would choose, by the same draws.
+`generate` and `stream` are helpers for a list of prompts and for one.
 """
 
 import itertools
