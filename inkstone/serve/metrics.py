@@ -16,8 +16,9 @@ _HELD = {
     "shared_tokens": "of them, found in the cache",
     "new_tokens": "tokens generated since the engine began",
     "cancelled": "requests given up since the engine began",
-    "guessed_tokens": "tokens guessed from what texts had said before",
+    "guessed_tokens": "tokens guessed, from what texts had said before or by a draft",
     "guessed_right": "of them, taken",
+    "pushed_out": "times that a request lost its blocks to older ones",
 }
 
 

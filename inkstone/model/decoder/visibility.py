@@ -60,4 +60,5 @@ class Visibility:
         """[B or 1, H or 1, stop - start, P + stop] for queries from `start`: 0 or -slope x distance, or -inf."""
         k = torch.arange(self.prefix + stop, device=self.b.device)
         at = (self.b, self.h, k[start:stop, None], k)
-        return torch.where(self.sees(*at), self.score(k.new_zeros((), dtype=dtype), *at).to(dtype), -torch.inf)
+        bias = torch.where(self.sees(*at), self.score(k.new_zeros((), dtype=dtype), *at).to(dtype), -torch.inf)
+        return bias[(None,) * (4 - bias.dim())]  # where neither rows nor heads matter
