@@ -13,8 +13,7 @@ from inkstone.serve.models import Loaded
 from inkstone.serve.requests import Asked
 from inkstone.tokenizer import Tokenizer
 
-KEEP_ALIVE_S = 15.0
-"""Seconds of silence after which a stream says that it is alive."""
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass
@@ -51,7 +50,7 @@ async def events(loaded: Loaded, requests: Sequence[Request], answers: Sequence[
     flow = loaded.runner.open(requests)
     try:
         while not flow.done:
-            happened = await flow.next(KEEP_ALIVE_S)
+            happened = await flow.next()
             if happened is None:
                 yield Event(None)
                 continue
@@ -107,7 +106,7 @@ def head(kind: str, loaded: Loaded, prefix: str) -> dict[str, Any]:
 
 def sse(content: dict[str, Any]) -> str:
     """One server-sent event."""
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {_encode(content)}\n\n"
 
 
 def usage(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """One model's engine in a thread of its own, and the flows of answers that coroutines wait for.
 
     flow = runner.open([request, request])        # raises Busy when the queue is full
-    while (event := await flow.next()) is not None: index, delta = event
+    while not flow.done: happened = await flow.next()   # (index, delta), or None: nothing has come for a while
+    flow.cancel()
 
 The thread alone touches the engine; requests and cancellations reach it through a queue and take effect between two
 steps. A step that fails ends the requests it had with EngineFailed, and the next request finds a new engine.
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 from inkstone.errors import InkstoneError, InputError
 from inkstone.generate import Delta, Engine, Request
 from inkstone.model import Decoder
+
+QUIET_S = 10.0
+"""After once to twice as long without a token a stream says that it is alive."""
 
 
 class Busy(InkstoneError):
@@ -33,19 +37,26 @@ class Flow:
     size: int
     runner: "Runner"
     loop: asyncio.AbstractEventLoop
-    events: "asyncio.Queue[tuple[int, Delta | InkstoneError]]" = field(default_factory=asyncio.Queue)
+    events: "asyncio.Queue[tuple[int, Delta | InkstoneError] | None]" = field(default_factory=asyncio.Queue)
     ended: set[int] = field(default_factory=set)
+    quiet: bool = False
 
-    async def next(self, patience_s: float | None = None) -> tuple[int, Delta] | None:
-        """The next event, or None when `patience_s` is over or all have ended (`done`). Raises what went wrong."""
-        if self.done:
+    def __post_init__(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Say None where nothing has come since the last look. One timer for a flow, for one for each token costs."""
+        if self.quiet:
+            self.events.put_nowait(None)
+        self.quiet = True
+        self.timer = self.loop.call_later(QUIET_S, self._look)
+
+    async def next(self) -> tuple[int, Delta] | None:
+        """The next event, or None after up to twice QUIET_S without one. Raises what went wrong."""
+        happened = await self.events.get()
+        if happened is None:
             return None
-        try:
-            # Not wait_for: until Python 3.12 it forgets that it was cancelled when an event comes at the same moment.
-            async with asyncio.timeout(patience_s):
-                index, event = await self.events.get()
-        except TimeoutError:
-            return None
+        self.quiet, (index, event) = False, happened
         if isinstance(event, InkstoneError):
             raise event
         if event.finish:
@@ -59,6 +70,8 @@ class Flow:
     def cancel(self, index: int | None = None) -> None:
         """End one request, or all."""
         gone = {index} if index is not None else set(range(self.size)) - self.ended
+        if gone | self.ended == set(range(self.size)):
+            self.timer.cancel()
         self.ended |= gone
         self.runner.commands.put(lambda: self.runner.forget(self, gone))
 
