@@ -154,6 +154,26 @@ def test_a_client_that_goes_away_ends_its_request(stream: bool, served: Served) 
     assert after["new_tokens"] - before["new_tokens"] < 12 * 200
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_tokens_that_come_soon_after_one_another_come_together_and_none_is_lost(count: int, served: Served) -> None:
+    """Streamed and whole are the same text, tokens and end; a stop string may lie within what comes together."""
+    asked = CHAT | {"max_tokens": 60, "min_tokens": 60, "temperature": 1, "seed": 5, "n": count, "logprobs": True}
+    whole = post(served, "/v1/chat/completions", asked)[1]["choices"]
+    for stop in ([], [whole[0]["message"]["content"][20:22]]):
+        whole = post(served, "/v1/chat/completions", asked | {"stop": stop})[1]["choices"]
+        content = json.dumps(asked | {"stop": stop, "stream": True}).encode()
+        request = urllib.request.Request(served.url + "/v1/chat/completions", content)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            pieces = [json.loads(line[6:])["choices"][0] for line in response.read().splitlines() if b"{" in line]
+        for choice in whole:
+            own = [one for one in pieces if one["index"] == choice["index"]]
+            assert "".join(one["delta"].get("content", "") for one in own) == choice["message"]["content"]
+            tokens = [token["token"] for one in own if one["logprobs"] for token in one["logprobs"]["content"]]
+            assert tokens == [token["token"] for token in choice["logprobs"]["content"]]
+            assert len(own) < 2 + len(tokens) / 2
+            assert [one["finish_reason"] for one in own if one["finish_reason"]] == [choice["finish_reason"]]
+
+
 def test_a_stream_that_waits_says_that_it_is_alive(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     post(served, "/v1/chat/completions", CHAT)
     engine = served.library.open["chat"].runner.engine
