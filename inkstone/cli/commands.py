@@ -191,7 +191,10 @@ def serve(
         float | None, typer.Option(min=0.01, help="weights of all open models; idle ones close")
     ] = None,
     drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
-    database: Annotated[str | None, typer.Option(help="file or DSN of conversations; without it in your home")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(envvar="INKSTONE_DATABASE", help="file or DSN of conversations; without it in your home"),
+    ] = None,
     console: Annotated[bool, typer.Option("--console/--no-console", help="pages to chat in a browser")] = True,
     tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; default: beside the database")] = None,
     tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,

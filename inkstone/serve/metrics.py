@@ -36,7 +36,11 @@ class Metrics:
             registry=self.registry,
         )
         self.next_token = Histogram(
-            "inkstone_next_token_seconds", "between tokens", labels, buckets=_SECONDS, registry=self.registry
+            "inkstone_next_token_seconds",
+            "between pieces of a stream",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.requests = Counter(
             "inkstone_requests", "requests by how they ended", ["model", "ended"], registry=self.registry
