@@ -4,7 +4,8 @@
 `verdicts` answers that are good or bad (KTO: `kto`), `noise` adds NEFTune's,
 `rank` makes a reward model (`score`) and `proximal` answers by it (PPO: `ppo`, `ppo_rollouts`); `ends` opens the base
 and writes the result for all. `conversations`, `packing` and `pairs` make rows of what
-`encoded` keeps on disk, `preference` has the losses of pairs, `reference` what the base thinks of them, `adapter` LoRA, `merge` joins weights.
+`encoded` keeps on disk, `preference` has the losses of pairs, `reference` what the base thinks of them, `adapter`
+LoRA, `merge` joins weights.
 """
 
 from inkstone.tune.ends import Work
