@@ -289,26 +289,14 @@ class Engine:
         ids = [drawn[start] for start in starts]
         asked = [row for row, one in enumerate(ready) if one.request.logprobs]
         most = max((ready[row].request.logprobs for row in asked), default=0)
-        scored = dict(
-            zip(
-                asked,
-                score_tokens(logits_RV[[starts[row] for row in asked]], [ids[row] for row in asked], most),
-                strict=True,
-            )
-        )
+        told = score_tokens(logits_RV[[starts[row] for row in asked]], [ids[row] for row in asked], most)
+        scored = dict(zip(asked, told, strict=True))
         deltas = []
         for row, (one, token) in enumerate(zip(ready, ids, strict=True)):
             prompt, one.scored = tuple(one.scored), []
             allowed = choices[starts[row]].allowed
-            if token in one.request.stop_ids or (allowed is not None and not allowed.any()):
-                deltas.append(Delta(one.id, None, finish="stop", prompt=prompt))
-            else:
-                one.tokens.append(token)
-                self._remember(one, token)
-                finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
-                seen = scored.get(row)
-                top = seen.top[: one.request.logprobs] if seen else ()
-                deltas.append(Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt))
+            closed = allowed is not None and not allowed.any()
+            deltas.append(self._delta(one, token, prompt, scored.get(row), closed))
             for place, guess in enumerate(guesses[one]):
                 self.counts["guessed_tokens"] += 1
                 if deltas[-1].finish or guess != deltas[-1].token:
@@ -316,18 +304,23 @@ class Engine:
                 self._learn(one, 1)  # its keys and values are there
                 one.cached += 1
                 self.counts["guessed_right"] += 1
-                deltas.append(self._plain_delta(one, drawn[starts[row] + place + 1]))
+                deltas.append(self._delta(one, drawn[starts[row] + place + 1]))
             if deltas[-1].finish:
                 self._end(one)
         return deltas
 
-    def _plain_delta(self, one: _Sequence, token: int) -> Delta:
-        """A token that a guess before it was right about."""
-        if token in one.request.stop_ids:
-            return Delta(one.id, None, finish="stop")
+    def _delta(
+        self, one: _Sequence, token: int, prompt: tuple[TokenScore, ...] = (), seen: TokenScore | None = None,
+        closed: bool = False,
+    ) -> Delta:  # fmt: skip
+        """The token said, unless it ends the answer or nothing may come (`closed`)."""
+        if closed or token in one.request.stop_ids:
+            return Delta(one.id, None, finish="stop", prompt=prompt)
         one.tokens.append(token)
         self._remember(one, token)
-        return Delta(one.id, token, finish="length" if len(one.tokens) == one.limit else None)
+        finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
+        top = seen.top[: one.request.logprobs] if seen else ()
+        return Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt)
 
     def _remember(self, one: _Sequence, token: int) -> None:
         """What the next choice wants to know of this one."""
