@@ -39,6 +39,10 @@ WEIGHTS = {"int8": 8.06, "int4": 4.25, "q8_0": 8.5, "q4_0": 4.5}
 
 
 def work(options: argparse.Namespace) -> dict[str, float]:
+    if options.worker.startswith("inkstone"):
+        from inkstone.allocator import keep_memory
+
+        keep_memory()  # as our command line does
     import torch
 
     torch.set_num_threads(options.threads)

@@ -15,6 +15,7 @@ from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
 from inkstone.model import Opened, open_directory
+from inkstone.model.opened import with_draft
 
 _HINT = "type a message; /help says more"
 _COMMANDS = """/help   these lines; they never go to the model
@@ -36,6 +37,7 @@ def converse(
     adapter: Path | None = None,
     quantize: Literal["int8", "int4", "nf4"] | None = None,
     lookup: int = 0,
+    draft: Path | None = None,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -52,6 +54,7 @@ def converse(
         quantize=quantize,
         prepack=True,
     )
+    opened = with_draft(opened, draft)
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []

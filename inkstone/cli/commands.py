@@ -11,7 +11,7 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import DryRun, Lookup, Overrides, Quantize, RecipePath, refuse_existing
+from inkstone.cli.options import Draft, DryRun, Lookup, Overrides, Quantize, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app
@@ -150,6 +150,7 @@ def chat(
     dtype: model_commands.Dtype = None,
     quantize: Quantize = None,
     lookup: Lookup = 0,
+    draft: Draft = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -163,7 +164,7 @@ def chat(
         "seed": seed,
     }
     kind = model_commands.DTYPES.get(dtype or "")
-    converse(model, system, asked, template, show_prompt, kind, adapter, quantize, lookup)
+    converse(model, system, asked, template, show_prompt, kind, adapter, quantize, lookup, draft)
 
 
 @app.command()
@@ -190,7 +191,10 @@ def serve(
         float | None, typer.Option(min=0.01, help="weights of all open models; idle ones close")
     ] = None,
     drain_s: Annotated[int, typer.Option(min=0, help="on SIGTERM: seconds for requests that run")] = 30,
-    database: Annotated[str | None, typer.Option(help="file or DSN of conversations; without it in your home")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(envvar="INKSTONE_DATABASE", help="file or DSN of conversations; without it in your home"),
+    ] = None,
     console: Annotated[bool, typer.Option("--console/--no-console", help="pages to chat in a browser")] = True,
     tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; default: beside the database")] = None,
     tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,
@@ -198,12 +202,13 @@ def serve(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     quantize: Quantize = None,
     lookup: Lookup = 0,
+    draft: Draft = None,
 ) -> None:
     """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models
     from inkstone.serve.models import ServeSettings
 
     kind = model_commands.DTYPES.get(dtype or "")
-    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize, lookup)
+    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize, lookup, draft)
     limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
     serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work, adapter or [])

@@ -22,7 +22,7 @@ evaluate_app = typer.Typer(
     no_args_is_help=True,
     help="Score a model (inkstone evaluate MODEL ...), compare runs, see the exact prompts.",
 )
-Data = Annotated[Path, typer.Option(help="folder with the benchmarks' files, one folder each")]
+Data = Annotated[Path, typer.Option(help="folder with one folder per benchmark, or hub: downloaded once")]
 
 
 @evaluate_app.command("run")
@@ -32,7 +32,7 @@ def evaluate_run(
     tasks: Annotated[
         str | None, typer.Option(metavar="TASK,...", help="benchmarks, e.g. cmmlu,mmlu@official,ceval@lm-eval/5")
     ] = None,
-    data: Annotated[Path, typer.Option(help="folder with the benchmarks' files, one folder each")] = Path("data"),
+    data: Data = Path("data"),
     limit: Annotated[int | None, typer.Option(min=1, help="questions per task, spread evenly; default: all")] = None,
     split: Annotated[str, typer.Option(help="val or test, where a benchmark has both")] = "",
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="where models write; another protocol then")] = None,

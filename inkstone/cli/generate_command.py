@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import Lookup, Quantize, refuse_existing
+from inkstone.cli.options import Draft, Lookup, Quantize, refuse_existing
 
 
 def generate(
@@ -37,6 +37,7 @@ def generate(
     dtype: Dtype = None,
     quantize: Quantize = None,
     lookup: Lookup = 0,
+    draft: Draft = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     import torch
@@ -45,6 +46,7 @@ def generate(
     from inkstone.generate import SamplingSettings, read_sampling
     from inkstone.generate.batch import BatchWork, answer_file
     from inkstone.model import open_directory
+    from inkstone.model.opened import with_draft
     from inkstone.storage.json_object import read_json_object
 
     refuse_existing(output)
@@ -66,6 +68,7 @@ def generate(
         quantize=quantize,
         prepack=True,
     )
+    opened = with_draft(opened, draft)
     given = {key: value for key, value in chosen.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})
     whose = json.dumps([str(path) if path else None for path in (model, adapter)] + [template, kind, quantize])

@@ -19,7 +19,11 @@ Quantize = Annotated[
 ]
 Lookup = Annotated[
     int,
-    typer.Option(min=0, max=16, help="tokens guessed from what the text has said before; greedy answers stay equal"),
+    typer.Option(min=0, max=16, help="tokens guessed at a time from what the text has said; answers stay equal"),
+]
+Draft = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="smaller model of the same vocabulary that guesses; answers stay equal"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 

@@ -43,7 +43,7 @@ class BatchWork:
     rows: int = 32
     """Requests that are decoded together."""
     lookup: int = 0
-    """Tokens guessed for greedy requests."""
+    """Tokens guessed at a time."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _answers(
     """(place of the prompt, sample, answer) as each is complete."""
     sizes = sorted((len(prompts[place].ids) for place, _ in todo), reverse=True)[: work.rows]
     blocks = sum(-(-(size + work.sampling.max_new_tokens) // BLOCK) for size in sizes)
-    engine = Engine(opened.model, blocks * BLOCK, work.rows, lookup=work.lookup)
+    engine = Engine(opened.model, blocks * BLOCK, work.rows, lookup=work.lookup, draft=opened.draft)
     left = iter(todo)
     running: dict[int, tuple[int, int, TextStream, list[str], list[int]]] = {}
     while True:

@@ -69,14 +69,16 @@ class Blocks:
             self._key_of[block] = key
         return self._known[key][1]
 
-    def take(self, count: int) -> list[int]:
-        """Hold `count` blocks, which must be free: side by side if possible; those unused for longest."""
+    def take(self, count: int, first: int | None = None) -> list[int]:
+        """Hold `count` blocks, which must be free: from `first` on or side by side if possible; else the oldest."""
         free = np.isfinite(self._stamps)
         taken, age = (np.append(0, values.cumsum()) for values in (~free, np.where(free, self._stamps, 0)))
         chosen = np.argsort(self._stamps, kind="stable")[:count]
         starts = np.flatnonzero(taken[count:] == taken[: len(taken) - count])
         if len(starts):
             chosen = starts[np.argmin(age[starts + count] - age[starts])] + np.arange(count)
+        if first is not None and free[first : first + count].sum() == count:
+            chosen = first + np.arange(count)
         for block in chosen.tolist():
             self._known.pop(self._key_of.pop(block, None), None)
         return self._hold(chosen.tolist())

@@ -57,4 +57,5 @@ def stream_reply(
     """The reply's text, piece by piece, without white space before it. Raises InputError like `build_prompt`."""
     prompt = build_prompt(opened, history, sampling)
     shown = Shown(replacements=opened.template.replacements if opened.template else (), from_first_word=True)
-    yield from text_deltas(opened.tokenizer, stream(opened.model, prompt, sampling, opened.stop_ids, lookup), shown)
+    tokens = stream(opened.model, prompt, sampling, opened.stop_ids, lookup, opened.draft)
+    yield from text_deltas(opened.tokenizer, tokens, shown)

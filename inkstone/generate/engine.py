@@ -6,10 +6,13 @@
         for delta in engine.step(): ...
 
 A step gives every running request one token, and fills what is left of its budget with pieces of prompts, so a long
-prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request waits until
-the pool has blocks for its prompt and its longest answer, so one that runs is never pushed out. With `lookup` a greedy
-request may get several tokens in a step: guesses (`lookup.py`) that the same forward finds right. `generate` and
-`stream` are helpers for a list of prompts and for one.
+prompt never stalls the others. A prompt shares the blocks of whatever beginning is already known. A request gets blocks
+for its longest answer where the pool has them for all that could run, else for its beginning; it then takes more as it
+grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later.
+
+With `lookup` a request may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model
+(`draft.py`), that the same forward finds right. What is right is what plain decoding would choose, by the same draws.
+`generate` and `stream` are helpers for a list of prompts and for one.
 """
 
 import itertools
@@ -24,6 +27,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.generate.blocks import Blocks, blocks_for, hidden_of
+from inkstone.generate.draft import Draft
 from inkstone.generate.lookup import Lookup
 from inkstone.generate.request import Delta, Request, TokenScore, score_tokens
 from inkstone.generate.sampler import Choice, SamplingSettings, sample
@@ -46,7 +50,13 @@ class _Sequence:
     """Of the last block that is known (`Blocks.learn`)."""
     said: Counter[int] = field(default_factory=Counter)
     scored: list[TokenScore] = field(default_factory=list)
+    guesses: bool = False
+    """Whether its tokens may be guessed."""
     lookup: Lookup | None = None
+    drafted: int = 0
+    """How many of its tokens the draft has computed."""
+    draws: deque[float] = field(default_factory=deque)
+    """Of the coming tokens, as far as one has looked."""
 
     @property
     def missing(self) -> int:
@@ -57,8 +67,8 @@ class _Sequence:
         """Whether its prompt's log-probabilities are still to be given."""
         return self.request.prompt_logprobs is not None and len(self.tokens) == len(self.request.prompt)
 
-    def choice(self, known_ids: int) -> Choice:
-        """What its next token depends on."""
+    def choice(self, known_ids: int, ahead: int = 0) -> Choice:
+        """What its next token depends on, or the one that many places further."""
         how, forbidden = self.request.sampling, float("-inf")
         added = {token: -how.presence_penalty - how.frequency_penalty * times for token, times in self.said.items()}
         for token, bias in how.logit_bias.items():
@@ -66,16 +76,28 @@ class _Sequence:
         if len(self.tokens) - len(self.request.prompt) < how.min_tokens:
             added |= {stop: forbidden for stop in self.request.stop_ids if stop < known_ids}
         allowed = self.request.constraint.allowed() if self.request.constraint else None
-        return Choice(how, self.draw.random(), self.seen_V, (list(added), list(added.values())), allowed)
+        while len(self.draws) <= ahead:
+            self.draws.append(self.draw.random())
+        return Choice(how, self.draws[ahead], self.seen_V, (list(added), list(added.values())), allowed)
 
 
 class Engine:
     """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step, `lookup` tokens guessed."""
 
-    def __init__(self, model: Decoder, tokens: int, rows: int = 32, step_tokens: int = 1024, lookup: int = 0) -> None:
-        self.model, self.rows, self.step_tokens, self.lookup = model, rows, max(step_tokens, rows + 1), lookup
+    def __init__(
+        self,
+        model: Decoder,
+        tokens: int,
+        rows: int = 32,
+        step_tokens: int = 1024,
+        lookup: int = 0,
+        draft: Decoder | None = None,
+    ) -> None:
+        self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
+        self.lookup = lookup or (_DRAFTED if draft else 0)
         self.blocks = Blocks(blocks_for(tokens))
         self.pool = BlockPool(model.config.num_layers, self.blocks.count, model.device)
+        self.draft = Draft(draft, self.blocks.count) if draft else None
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
         self._ids = itertools.count()
@@ -122,8 +144,9 @@ class Engine:
             seen_V = seen_V[: self.model.known_ids].to(self.model.device)
         draw = random.Random(request.sampling.seed % 2**64)
         tokens = list(request.prompt)
-        lookup = Lookup(tokens) if self.lookup and not self._whole and _is_plain(request) else None
-        self.waiting.append(_Sequence(number, request, tokens, limit, draw, seen_V, lookup=lookup))
+        guesses = self.lookup > 0 and not self._whole and _is_plain(request)
+        lookup = Lookup(tokens) if guesses and not self.draft else None
+        self.waiting.append(_Sequence(number, request, tokens, limit, draw, seen_V, guesses=guesses, lookup=lookup))
         return number
 
     def cancel(self, number: int) -> None:
@@ -140,8 +163,8 @@ class Engine:
         chosen = self._schedule()
         if not chosen:
             return []
-        guesses = {one: self._guess(one) if count == one.missing else [] for one, count in chosen.items()}
         try:
+            guesses = self._guess(chosen)
             logits_RV = self._forward(chosen, guesses)
         except BaseException:
             # Others count already on what was to be computed: nothing of it is known, all of it comes again.
@@ -161,6 +184,7 @@ class Engine:
             # One prompt, or one token of everybody.
             new = self._admitted()
             return {new: new.missing} if new else dict.fromkeys(self.running, 1)
+        self._grow()
         chosen: dict[_Sequence, int] = {}
         budget = self.step_tokens
         decoding_first = sorted(self.running, key=lambda one: one.missing > 1)
@@ -173,16 +197,37 @@ class Engine:
                 break
         return chosen
 
+    def _grow(self) -> None:
+        """Blocks for what each may compute now, oldest first; where they lack the youngest is pushed out."""
+        for one in list(self.running):
+            while one in self.running:
+                need = blocks_for(min(one.limit, len(one.tokens) + self.lookup)) - len(one.blocks)
+                if need <= self.blocks.free:
+                    taken = self.blocks.take(need, one.blocks[-1] + 1) if need > 0 else []
+                    one.blocks += taken
+                    if self.draft:
+                        self.draft.forget(taken)
+                    break
+                youngest = self.running[-1]
+                self._end(youngest)
+                self.waiting.appendleft(youngest)
+                self.counts["pushed_out"] += 1
+
     def _learn(self, one: _Sequence, count: int) -> None:
         """The blocks that `count` more tokens fill keep what they hold for others."""
         for number in range(one.cached // BLOCK, (one.cached + count) // BLOCK):
             tokens = one.tokens[number * BLOCK : (number + 1) * BLOCK]
             one.serial = self.blocks.learn(one.blocks[number], one.serial, tokens)
 
-    def _guess(self, one: _Sequence) -> list[int]:
-        """Tokens that may follow the next one's place; there are blocks for them."""
-        room = min(self.lookup, one.limit - len(one.tokens) - 1)
-        return one.lookup.guess(room) if one.lookup and room > 0 else []
+    def _guess(self, chosen: dict[_Sequence, int]) -> dict[_Sequence, list[int]]:
+        """Tokens that may follow the next one's place, for those that are complete; there are blocks for them."""
+        rooms = {one: min(self.lookup, one.limit - len(one.tokens) - 1) for one in chosen if one.guesses}
+        rooms = {one: max(0, room) if chosen[one] == one.missing else 0 for one, room in rooms.items()}
+        if self.draft:
+            found = self.draft.guess(chosen, rooms)
+        else:
+            found = {one: one.lookup.guess(room) for one, room in rooms.items() if one.lookup and room}
+        return {one: found.get(one, []) for one in chosen}
 
     def _admitted(self) -> _Sequence | None:
         """The first that waits, now running, if there are a row and blocks for it."""
@@ -191,11 +236,18 @@ class Engine:
         one = self.waiting[0]
         # A prompt whose log-probabilities are asked for is computed whole.
         found, serial = ([], 0) if self._whole or one.asks_for_prompt else self.blocks.match(one.tokens)
-        count = blocks_for(one.limit) - len(found)
-        if count > self.blocks.free:
+        count, room = blocks_for(one.limit) - len(found), self.blocks.free
+        together = itertools.islice(self.waiting, self.rows - len(self.running))
+        if sum(blocks_for(other.limit) for other in together) > room and not self._whole:
+            # Not enough for all that could run. Those that do will want a block each before long.
+            count = blocks_for(min(one.limit, len(one.tokens) + _MARGIN)) - len(found)
+            room -= len(self.running)
+        if count > room:
             self.blocks.release(found)
             return None
         one.blocks = found + self.blocks.take(count)
+        if self.draft:
+            self.draft.begin(one, len(found))
         one.cached, one.serial, one.scored = len(found) * BLOCK, serial, []
         self.counts["prompt_tokens"] += len(one.tokens)
         self.counts["shared_tokens"] += one.cached
@@ -230,27 +282,21 @@ class Engine:
 
     def _deltas(self, ready: list[_Sequence], guesses: dict[_Sequence, list[int]], logits_RV: Tensor) -> list[Delta]:
         """The next token of each, and more where guesses were right; who stops there or is long enough leaves."""
-        choices = [one.choice(logits_RV.shape[1]) for one in ready]
-        best = logits_RV.argmax(-1).tolist() if any(guesses.values()) else []
-        starts = list(itertools.accumulate((1 + len(guesses[one]) for one in ready), initial=0))
-        logits_RV = logits_RV[starts[:-1]] if best else logits_RV
-        ids = sample(logits_RV, choices).tolist()
+        vocab = logits_RV.shape[1]
+        choices = [one.choice(vocab, ahead) for one in ready for ahead in range(1 + len(guesses[one]))]
+        drawn = sample(logits_RV, choices).tolist()
+        starts = list(itertools.accumulate((1 + len(guesses[one]) for one in ready), initial=0))[:-1]
+        ids = [drawn[start] for start in starts]
         asked = [row for row, one in enumerate(ready) if one.request.logprobs]
         most = max((ready[row].request.logprobs for row in asked), default=0)
-        scored = dict(zip(asked, score_tokens(logits_RV[asked], [ids[row] for row in asked], most), strict=True))
+        told = score_tokens(logits_RV[[starts[row] for row in asked]], [ids[row] for row in asked], most)
+        scored = dict(zip(asked, told, strict=True))
         deltas = []
         for row, (one, token) in enumerate(zip(ready, ids, strict=True)):
             prompt, one.scored = tuple(one.scored), []
-            allowed = choices[row].allowed
-            if token in one.request.stop_ids or (allowed is not None and not allowed.any()):
-                deltas.append(Delta(one.id, None, finish="stop", prompt=prompt))
-            else:
-                one.tokens.append(token)
-                self._remember(one, token)
-                finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
-                seen = scored.get(row)
-                top = seen.top[: one.request.logprobs] if seen else ()
-                deltas.append(Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt))
+            allowed = choices[starts[row]].allowed
+            closed = allowed is not None and not allowed.any()
+            deltas.append(self._delta(one, token, prompt, scored.get(row), closed))
             for place, guess in enumerate(guesses[one]):
                 self.counts["guessed_tokens"] += 1
                 if deltas[-1].finish or guess != deltas[-1].token:
@@ -258,22 +304,28 @@ class Engine:
                 self._learn(one, 1)  # its keys and values are there
                 one.cached += 1
                 self.counts["guessed_right"] += 1
-                deltas.append(self._plain_delta(one, best[starts[row] + place + 1]))
+                deltas.append(self._delta(one, drawn[starts[row] + place + 1]))
             if deltas[-1].finish:
                 self._end(one)
         return deltas
 
-    def _plain_delta(self, one: _Sequence, token: int) -> Delta:
-        """The best token of a greedy request that asks for nothing else."""
-        if token in one.request.stop_ids:
-            return Delta(one.id, None, finish="stop")
+    def _delta(
+        self, one: _Sequence, token: int, prompt: tuple[TokenScore, ...] = (), seen: TokenScore | None = None,
+        closed: bool = False,
+    ) -> Delta:  # fmt: skip
+        """The token said, unless it ends the answer or nothing may come (`closed`)."""
+        if closed or token in one.request.stop_ids:
+            return Delta(one.id, None, finish="stop", prompt=prompt)
         one.tokens.append(token)
         self._remember(one, token)
-        return Delta(one.id, token, finish="length" if len(one.tokens) == one.limit else None)
+        finish: Literal["length"] | None = "length" if len(one.tokens) == one.limit else None
+        top = seen.top[: one.request.logprobs] if seen else ()
+        return Delta(one.id, token, seen.logprob if seen else None, finish, top, prompt)
 
     def _remember(self, one: _Sequence, token: int) -> None:
         """What the next choice wants to know of this one."""
         self.counts["new_tokens"] += 1
+        one.draws.popleft()
         if one.seen_V is not None:
             one.seen_V[token] = True
         if one.request.sampling.presence_penalty or one.request.sampling.frequency_penalty:
@@ -283,14 +335,25 @@ class Engine:
 
 
 def _is_plain(request: Request) -> bool:
-    """Whether its next token is the best one, whatever came before: what guesses can be held against."""
-    how = request.sampling
-    plain = SamplingSettings(seed=how.seed, max_new_tokens=how.max_new_tokens, temperature=how.temperature)
-    greedy = how.temperature == 0 and how.model_copy(update={"top_p": 1.0, "top_k": 0, "min_p": 0.0}) == plain
-    return greedy and not request.logprobs and request.prompt_logprobs is None and request.constraint is None
+    """Whether its choices depend on logits and draws alone, so that several are made at once."""
+    kept = {"seed", "max_new_tokens", "temperature", "top_p", "top_k", "min_p"}
+    plain = SamplingSettings(**request.sampling.model_dump(include=kept)) == request.sampling
+    return plain and not request.logprobs and request.prompt_logprobs is None and request.constraint is None
 
 
-_COUNTED = ("prompt_tokens", "shared_tokens", "new_tokens", "cancelled", "guessed_tokens", "guessed_right")
+_COUNTED = (
+    "prompt_tokens",
+    "shared_tokens",
+    "new_tokens",
+    "cancelled",
+    "guessed_tokens",
+    "guessed_right",
+    "pushed_out",
+)
+_MARGIN = 4 * BLOCK
+"""Tokens of an answer that there must be blocks for when it begins."""
+_DRAFTED = 4
+"""Tokens that a draft guesses at a time, where it is not said."""
 _SCORED_TOGETHER = 128
 """Positions of a prompt whose logits are there at once."""
 
@@ -320,17 +383,24 @@ def generate_each(
 
 
 def stream(
-    model: Decoder, prompt: list[int], sampling: SamplingSettings, stop_ids: Collection[int], lookup: int = 0
+    model: Decoder,
+    prompt: list[int],
+    sampling: SamplingSettings,
+    stop_ids: Collection[int],
+    lookup: int = 0,
+    draft: Decoder | None = None,
 ) -> Iterator[int]:
     """The tokens of one request as they are decoded."""
-    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1, lookup)
+    deltas = _run(model, [Request(prompt, sampling, stop_ids)], 1, lookup, draft)
     return (delta.token for delta in deltas if delta.token is not None)
 
 
-def _run(model: Decoder, requests: list[Request], rows: int, lookup: int = 0) -> Iterator[Delta]:
+def _run(
+    model: Decoder, requests: list[Request], rows: int, lookup: int = 0, draft: Decoder | None = None
+) -> Iterator[Delta]:
     """All deltas, from an engine that is as large as the `rows` longest requests need."""
     blocks = sorted((blocks_for(_limit(model, request)) for request in requests), reverse=True)
-    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows, lookup=lookup)
+    engine = Engine(model, sum(blocks[:rows]) * BLOCK, rows, lookup=lookup, draft=draft)
     for request in requests:
         engine.submit(request)
     while engine.busy:

@@ -33,6 +33,8 @@ class Opened:
     stop_ids: set[int]
     """Where a text or a reply ends: what the template, generation_config.json and the tokenizer say."""
     why_template: str = ""
+    draft: Decoder | None = None
+    """A smaller model of the same vocabulary, whose guesses save steps in decoding."""
 
 
 def open_directory(
@@ -84,7 +86,21 @@ def adapted(base: Opened, adapter: Path) -> Opened:
         return replace(base, model=model)
     require_tokens(found.template, base.tokenizer)
     stop_ids = base.stop_ids | found.template.stop_ids(base.tokenizer)
-    return Opened(model, base.tokenizer, found.template, stop_ids, found.reason)
+    return Opened(model, base.tokenizer, found.template, stop_ids, found.reason, base.draft)
+
+
+def with_draft(opened: Opened, source: Path | None) -> Opened:
+    """The model beside a draft, if any is asked for. Raises InputError where their vocabularies differ."""
+    if source is None:
+        return opened
+    draft = open_directory(source, opened.model.dtype, opened.model.device, prepack=True)
+    sizes = draft.tokenizer.vocab_size, opened.tokenizer.vocab_size
+    if draft.tokenizer.fingerprint != opened.tokenizer.fingerprint:
+        raise InputError(
+            f"{source} cannot guess for this model: its vocabulary of {sizes[0]} ids is not the model's of {sizes[1]}; "
+            "a draft is a smaller model that was trained with the same tokenizer"
+        )
+    return replace(opened, draft=draft.model)
 
 
 def _template_of(directory: Path, name: str | None, chat: bool) -> TemplateChoice | None:

@@ -7,12 +7,14 @@ in the layer's output is made up for by the columns still to come.
 `U` is the upper Cholesky factor of the inverse Hessian: row i says how column i's error spreads.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from inkstone.model.packed.grouped import Grouped, scales_of
 
-_BLOCK = 128
+_BLOCK, _TILE = 32, 256
 
 
 class Hessian:
@@ -24,12 +26,13 @@ class Hessian:
 
     def add(self, x_MK: Tensor) -> None:
         flat = x_MK.reshape(-1, self.sum.shape[0]).float()
-        self.sum.addmm_(flat.T, flat)
+        for start in range(0, len(self.sum), _TILE):  # it is symmetric: the tiles below the diagonal are not computed
+            self.sum[start : start + _TILE, start:].addmm_(flat[:, start : start + _TILE].T, flat[:, start:])
         self.magnitude += flat.abs().sum(0)
         self.tokens += len(flat)
 
     def mean(self) -> Tensor:
-        return self.sum * (2 / max(1, self.tokens))
+        return (self.sum.triu() + self.sum.triu(1).T) * (2 / max(1, self.tokens))
 
     def loudness(self) -> Tensor:
         """The mean magnitude [K]."""
@@ -62,28 +65,29 @@ def gptq(
         order = matrix.diagonal().argsort(descending=True, stable=True)
         weight_KN, matrix = weight_KN[order], matrix[order][:, order]
     upper = _upper(matrix, damp)
-    most = 2**bits - 1
-    codes_KN = torch.empty_like(weight_KN, dtype=torch.uint8)
+    diagonal, most = upper.diagonal().tolist(), 2**bits - 1
+    codes_KN = torch.empty_like(weight_KN)
     scales: list[Tensor] = []
     zeros: list[Tensor] = []
-    size = group if group < _BLOCK else _BLOCK
+    # Blocks end where groups do: a group's scale is found from weights that carry all errors before it.
+    size = _BLOCK if group == columns else math.gcd(group, _BLOCK)
     for start in range(0, columns, size):
         stop = min(start + size, columns)
-        errors = torch.empty(stop - start, weight_KN.shape[1])
-        for column in range(start, stop):
-            if column % group == 0:
-                # From weights that already carry the errors of earlier groups.
-                found = scales_of(weight_KN[column : column + group].T, bits, symmetric)
-                scales.append(found[0])
-                zeros.append(found[1])
-            row = weight_KN[column]
-            code = (row / scales[-1]).round_().add_(zeros[-1]).clamp_(0, most)
-            codes_KN[column] = code
-            error = (row - (code - zeros[-1]) * scales[-1]) / upper[column, column]
-            weight_KN[column:stop].addr_(upper[column, column:stop], error, alpha=-1)
-            errors[column - start] = error
+        if start % group == 0:
+            scale_N, zero_N = scales_of(weight_KN[start : start + group].T, bits, symmetric)
+            scales.append(scale_N)
+            zeros.append(zero_N)
+            low_N, high_N = -zero_N, most - zero_N
+        block, inside = weight_KN[start:stop], upper[start:stop, start:stop]
+        errors = torch.empty_like(block)
+        for at, (row_N, code_N, error_N) in enumerate(zip(block, codes_KN[start:stop], errors, strict=True)):
+            torch.div(row_N, scale_N, out=code_N).round_().clamp_(low_N, high_N)
+            torch.addcmul(row_N, code_N, scale_N, value=-1, out=error_N).div_(diagonal[start + at])
+            block[at + 1 :].addr_(inside[at, at + 1 :], error_N, alpha=-1)
         weight_KN[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    return Grouped(codes_KN.T, torch.stack(scales, 1).half(), torch.stack(zeros, 1), bits, group, order)
+    zeros_GN = torch.stack(zeros)
+    codes_KN.view(len(zeros), -1, len(weight_NK)).add_(zeros_GN[:, None])
+    return Grouped(codes_KN.T, torch.stack(scales, 1).half(), zeros_GN.T, bits, group, order)
 
 
 def _upper(matrix: Tensor, damp: float) -> Tensor:

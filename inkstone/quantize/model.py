@@ -124,7 +124,7 @@ def _flow(
         else:
             packed, folded = quantise_block(block, partial(_through, model, block, states), how, progress.note)
             _write(path, packed, folded)
-        if rows_BT is not None:
+        if states and layer + 1 < len(layers):
             put_weights(block, packed, folded)
             states = _through(model, block, states)
         progress.advance(layer + 1, len(layers), "blocks")

@@ -13,8 +13,7 @@ from inkstone.serve.models import Loaded
 from inkstone.serve.requests import Asked
 from inkstone.tokenizer import Tokenizer
 
-KEEP_ALIVE_S = 15.0
-"""Seconds of silence after which a stream says that it is alive."""
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass
@@ -33,7 +32,7 @@ class Event:
 
     index: int | None
     text: str = ""
-    delta: Delta | None = None
+    deltas: Sequence[Delta] = ()
     finish: str | None = None
 
 
@@ -51,26 +50,34 @@ async def events(loaded: Loaded, requests: Sequence[Request], answers: Sequence[
     flow = loaded.runner.open(requests)
     try:
         while not flow.done:
-            happened = await flow.next(KEEP_ALIVE_S)
-            if happened is None:
+            told = await flow.next()
+            if not told:
                 yield Event(None)
-                continue
-            index, delta = happened
-            answer = answers[index]
-            new = ""
-            if delta.token is not None:
-                answer.deltas.append(delta)
-                new = answer.stream.push(delta.token)
-            stopped = answer.stream.shown.stopped is not None
-            if stopped and not delta.finish:
-                flow.cancel(index)
-            if stopped or delta.finish:
-                new += answer.stream.close()
-                answer.finish = "stop" if stopped else delta.finish
-            answer.text += new
-            yield Event(index, new, delta, answer.finish)
+            for index in dict.fromkeys(index for index, _ in told if not answers[index].finish):
+                answer = answers[index]
+                new, used = _grow(answer, [delta for one, delta in told if one == index])
+                if answer.finish and not used[-1].finish:
+                    flow.cancel(index)
+                yield Event(index, new, used, answer.finish)
     finally:
         flow.cancel()
+
+
+def _grow(answer: Answer, deltas: Sequence[Delta]) -> tuple[str, list[Delta]]:
+    """The text that an answer gets, and the deltas that count: none after a stop string."""
+    new, used = "", list[Delta]()
+    for delta in deltas:
+        used.append(delta)
+        if delta.token is not None:
+            answer.deltas.append(delta)
+            new += answer.stream.push(delta.token)
+        stopped = answer.stream.shown.stopped is not None
+        if stopped or delta.finish:
+            new += answer.stream.close()
+            answer.finish = "stop" if stopped else delta.finish
+            break
+    answer.text += new
+    return new, used
 
 
 def sampling_of(loaded: Loaded, asked: Asked, longest: int | None, prompt: Sequence[int]) -> SamplingSettings:
@@ -107,7 +114,7 @@ def head(kind: str, loaded: Loaded, prefix: str) -> dict[str, Any]:
 
 def sse(content: dict[str, Any]) -> str:
     """One server-sent event."""
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {_encode(content)}\n\n"
 
 
 def usage(prompts: Sequence[Sequence[int]], answers: Sequence[Answer]) -> dict[str, int]:

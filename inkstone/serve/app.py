@@ -74,14 +74,14 @@ class Server:
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     async def _stream(self, job: Chat | Completion, who: bytes) -> AsyncIterator[str]:
-        ended, last = "gone", time.perf_counter()
-        seconds = self.metrics.first_token.labels(job.loaded.name)
+        ended, last, model = "gone", time.perf_counter(), job.loaded.name
+        seconds, later = self.metrics.first_token.labels(model), self.metrics.next_token.labels(model)
         try:
             async for piece in job.chunks():
-                now = time.perf_counter()
                 if piece:
+                    now = time.perf_counter()
                     seconds.observe(now - last)
-                    seconds, last = self.metrics.next_token.labels(job.loaded.name), now
+                    seconds, last = later, now
                     yield piece
             ended = "answered"
         except InkstoneError as error:

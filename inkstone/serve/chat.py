@@ -73,8 +73,8 @@ class Chat:
 
     def _plain_chunk(self, start: dict[str, Any], event: Event) -> str:
         logprobs = None
-        if self.asked.logprobs and event.delta:
-            content = chat_logprobs(self.loaded.opened.tokenizer, [event.delta], self.asked.top_logprobs or 0)
+        if self.asked.logprobs and event.deltas:
+            content = chat_logprobs(self.loaded.opened.tokenizer, event.deltas, self.asked.top_logprobs or 0)
             logprobs = {"content": content}
         if not (event.text or event.finish or logprobs):
             return ""

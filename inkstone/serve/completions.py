@@ -43,8 +43,8 @@ class Completion:
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
         async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is not None and event.delta is not None and event.delta.prompt:
-                self.scored[event.index] = event.delta.prompt
+            if event.index is not None and event.deltas[0].prompt:
+                self.scored[event.index] = event.deltas[0].prompt
         choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
         return {**head("text_completion", self.loaded, "cmpl"), "choices": choices, "usage": self._usage()}
 
@@ -57,10 +57,10 @@ class Completion:
         async for event in events(self.loaded, self.requests, self.answers):
             if event.index is None:
                 yield ": still here\n\n"
-            elif event.text or event.finish or (self.asked.logprobs is not None and event.delta):
+            elif event.text or event.finish or self.asked.logprobs is not None:
                 piece = _piece(event.index, event.text, event.finish)
-                if self.asked.logprobs is not None and event.delta and event.delta.token is not None:
-                    piece["logprobs"] = self._logprobs([event.delta])
+                if self.asked.logprobs is not None and event.deltas[0].token is not None:
+                    piece["logprobs"] = self._logprobs(event.deltas)
                 yield sse({**start, "choices": [piece]})
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield sse({**start, "choices": [], "usage": self._usage()})

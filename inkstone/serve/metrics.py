@@ -16,8 +16,9 @@ _HELD = {
     "shared_tokens": "of them, found in the cache",
     "new_tokens": "tokens generated since the engine began",
     "cancelled": "requests given up since the engine began",
-    "guessed_tokens": "tokens guessed from what texts had said before",
+    "guessed_tokens": "tokens guessed, from what texts had said before or by a draft",
     "guessed_right": "of them, taken",
+    "pushed_out": "times that a request lost its blocks to older ones",
 }
 
 
@@ -35,7 +36,11 @@ class Metrics:
             registry=self.registry,
         )
         self.next_token = Histogram(
-            "inkstone_next_token_seconds", "between tokens", labels, buckets=_SECONDS, registry=self.registry
+            "inkstone_next_token_seconds",
+            "between pieces of a stream",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.requests = Counter(
             "inkstone_requests", "requests by how they ended", ["model", "ended"], registry=self.registry

@@ -17,7 +17,7 @@ from inkstone.chat import choose_template
 from inkstone.errors import InputError
 from inkstone.generate import Engine, SamplingSettings, read_sampling
 from inkstone.model import Opened, open_directory
-from inkstone.model.opened import adapted, states_template
+from inkstone.model.opened import adapted, states_template, with_draft
 from inkstone.model.packed.pack import Kind
 from inkstone.serve.adapters import Adapter
 from inkstone.serve.runner import Runner, cache_tokens
@@ -42,7 +42,9 @@ class ServeSettings:
     quantize: Kind | None = None
     """How weights are packed as they are read."""
     lookup: int = 0
-    """Tokens guessed for greedy requests."""
+    """Tokens guessed at a time."""
+    draft: Path | None = None
+    """A smaller model that guesses them."""
 
 
 @dataclass
@@ -111,13 +113,15 @@ class Library:
         dtype, directory = getattr(torch, settings.dtype) if settings.dtype else None, self.place(name)
         if base is None:
             opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize, prepack=True)
+            opened = with_draft(opened, settings.draft)
             sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
         else:
             opened, sampling = adapted(base.opened, directory), base.sampling
         model = opened.model
         tokens = cache_tokens(model, settings.rows, settings.cache_gib * _GIB)
+        draft, lookup = opened.draft, settings.lookup
         runner = Runner(
-            lambda: Engine(model, tokens, settings.rows, lookup=settings.lookup), settings.rows + settings.waiting
+            lambda: Engine(model, tokens, settings.rows, lookup=lookup, draft=draft), settings.rows + settings.waiting
         )
         return Loaded(name, directory, opened, runner, sampling, _weights_gib(directory))
 

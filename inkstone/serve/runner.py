@@ -1,7 +1,8 @@
 """One model's engine in a thread of its own, and the flows of answers that coroutines wait for.
 
     flow = runner.open([request, request])        # raises Busy when the queue is full
-    while (event := await flow.next()) is not None: index, delta = event
+    while not flow.done: happened = await flow.next()   # [(index, delta), ...]; none: nothing has come for a while
+    flow.cancel()
 
 The thread alone touches the engine; requests and cancellations reach it through a queue and take effect between two
 steps. A step that fails ends the requests it had with EngineFailed, and the next request finds a new engine.
@@ -10,12 +11,22 @@ steps. A step that fails ends the requests it had with EngineFailed, and the nex
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.generate import Delta, Engine, Request
 from inkstone.model import Decoder
+
+QUIET_S = 10.0
+"""After once to twice as long without a token a stream says that it is alive."""
+
+TOGETHER_S = 0.04
+"""Tokens of a stream that come sooner after one another are handed out together: nobody reads faster, and each piece
+that is written costs."""
+
+Told = list[tuple[int, Delta]]
 
 
 class Busy(InkstoneError):
@@ -33,24 +44,31 @@ class Flow:
     size: int
     runner: "Runner"
     loop: asyncio.AbstractEventLoop
-    events: "asyncio.Queue[tuple[int, Delta | InkstoneError]]" = field(default_factory=asyncio.Queue)
+    events: "asyncio.Queue[Told | InkstoneError]" = field(default_factory=asyncio.Queue)
     ended: set[int] = field(default_factory=set)
+    quiet: bool = False
+    held: Told = field(default_factory=list)
+    told: float = 0.0
+    """When something was handed out; this and `held` are the engine thread's."""
 
-    async def next(self, patience_s: float | None = None) -> tuple[int, Delta] | None:
-        """The next event, or None when `patience_s` is over or all have ended (`done`). Raises what went wrong."""
-        if self.done:
-            return None
-        try:
-            # Not wait_for: until Python 3.12 it forgets that it was cancelled when an event comes at the same moment.
-            async with asyncio.timeout(patience_s):
-                index, event = await self.events.get()
-        except TimeoutError:
-            return None
-        if isinstance(event, InkstoneError):
-            raise event
-        if event.finish:
-            self.ended.add(index)
-        return index, event
+    def __post_init__(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Say so where nothing has come since the last look. One timer for a flow, for one for each token costs."""
+        if self.quiet:
+            self.events.put_nowait([])
+        self.quiet = True
+        self.timer = self.loop.call_later(QUIET_S, self._look)
+
+    async def next(self) -> Told:
+        """What has come, or nothing after up to twice QUIET_S. Raises what went wrong."""
+        told = await self.events.get()
+        if isinstance(told, InkstoneError):
+            raise told
+        self.quiet = not told
+        self.ended |= {index for index, delta in told if delta.finish}
+        return told
 
     @property
     def done(self) -> bool:
@@ -59,12 +77,14 @@ class Flow:
     def cancel(self, index: int | None = None) -> None:
         """End one request, or all."""
         gone = {index} if index is not None else set(range(self.size)) - self.ended
+        if gone | self.ended == set(range(self.size)):
+            self.timer.cancel()
         self.ended |= gone
         self.runner.commands.put(lambda: self.runner.forget(self, gone))
 
-    def tell(self, index: int, event: Delta | InkstoneError) -> None:
+    def fail(self, error: InkstoneError) -> None:
         """Called by the engine's thread."""
-        self.loop.call_soon_threadsafe(self.events.put_nowait, (index, event))
+        self.loop.call_soon_threadsafe(self.events.put_nowait, error)
 
 
 class Runner:
@@ -122,10 +142,10 @@ class Runner:
                 self.engine = self.engine or self.make_engine()
                 self._owners[self.engine.submit(request)] = (flow, index)
             except InputError as error:
-                flow.tell(index, error)
+                flow.fail(error)
                 self._one_less()
             except Exception as error:  # the engine cannot be made: the request must hear of it, not wait for ever
-                flow.tell(index, EngineFailed(f"the engine could not start ({type(error).__name__}: {error})"))
+                flow.fail(EngineFailed(f"the engine could not start ({type(error).__name__}: {error})"))
                 self._one_less()
 
     def _step(self, engine: Engine) -> None:
@@ -134,16 +154,22 @@ class Runner:
         except Exception as error:  # whatever it was, the others' requests must not hang
             self.failures += 1
             self.engine = None
-            for number, (flow, index) in list(self._owners.items()):
-                flow.tell(index, EngineFailed(f"the engine failed ({type(error).__name__}) and begins anew: ask again"))
+            for number, (flow, _) in list(self._owners.items()):
+                flow.fail(EngineFailed(f"the engine failed ({type(error).__name__}) and begins anew: ask again"))
                 self._leave(number)
             return
-        told: dict[asyncio.AbstractEventLoop, list[tuple[Flow, int, Delta]]] = {}
+        now, ready = time.monotonic(), dict[Flow, None]()
         for delta in deltas:
             flow, index = self._owners[delta.id]
-            told.setdefault(flow.loop, []).append((flow, index, delta))
+            flow.held.append((index, delta))
             if delta.finish:
                 self._leave(delta.id)
+            if delta.finish or now - flow.told >= TOGETHER_S:
+                ready[flow] = None
+        told: dict[asyncio.AbstractEventLoop, list[tuple[Flow, Told]]] = {}
+        for flow in ready:
+            told.setdefault(flow.loop, []).append((flow, flow.held))
+            flow.held, flow.told = [], now
         for loop, some in told.items():  # a loop is woken once for a step, not once for a token
             loop.call_soon_threadsafe(_hand_out, some)
 
@@ -156,9 +182,9 @@ class Runner:
             self.pending -= 1
 
 
-def _hand_out(told: list[tuple[Flow, int, Delta]]) -> None:
-    for flow, index, delta in told:
-        flow.events.put_nowait((index, delta))
+def _hand_out(ready: list[tuple[Flow, Told]]) -> None:
+    for flow, told in ready:
+        flow.events.put_nowait(told)
 
 
 def cache_tokens(model: Decoder, rows: int, budget_bytes: float) -> int:

@@ -5,12 +5,12 @@ decides, because flags do not tell. A resumed run keeps the choice it started wi
 """
 
 import shutil
-import time
 from dataclasses import dataclass
 
 import torch
 
 from inkstone.errors import InputError
+from inkstone.model.cpu_speed import bfloat16_speedup
 from inkstone.train.settings import TrainSettings
 
 _COMPILE_PAYS_TOKENS = 400_000
@@ -54,31 +54,10 @@ def _choose_dtype(wanted: str, device: str) -> tuple[str, str]:
         return wanted, "as set"
     if device != "cpu":
         return ("bfloat16", "supported") if torch.cuda.is_bf16_supported() else ("float32", "no bfloat16 here")
-    ratio = _bfloat16_speedup()
+    ratio = bfloat16_speedup()
     # Well above 1, because casts and rounding are not free and the choice must not flip between runs.
     name = "bfloat16" if ratio > 1.5 else "float32"
     return name, f"bfloat16 products run {ratio:.1f}x as fast as float32 on this CPU"
-
-
-def _bfloat16_speedup() -> float:
-    """How much faster bfloat16 products are: the best of many short turns, in turn, on one thread.
-
-    On a busy machine threads wait for each other and a single measurement means little; the best turn of one thread
-    is the machine's own speed.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-        for _ in range(20):
-            for dtype in best:
-                a, b = torch.ones(1024, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-                start = time.perf_counter()
-                a @ b
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return best[torch.float32] / best[torch.bfloat16]
 
 
 def _choose_compile(wanted: str, device: str, total_tokens: int) -> tuple[bool, str]:

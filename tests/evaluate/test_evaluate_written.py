@@ -1,6 +1,7 @@
 """Benchmarks of words, exams and free answers: what is read from a text, and what every file's oddities become."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,20 @@ def test_gsm8k_draws_the_examples_that_lm_eval_drew_and_reads_as_its_filters() -
         assert (found["prediction"] or "[invalid]") == one["filtered"]
 
 
+@needs_data
+def test_opencompass_shows_its_four_examples_to_the_byte() -> None:
+    """Rows of train.jsonl by number; hashes of gsm8k_gen_1d7fe4's own texts."""
+    loaded = load("gsm8k", DATA)
+    [ask] = ask_all(find("gsm8k@opencompass"), loaded, loaded.items[:1])
+    rounds = [text for _, text in ask.rounds(ask.examples)]
+    assert len(rounds) == 9
+    assert rounds[-1] == f"Question: {loaded.items[0].texts['question']}\nLet's think step by step\nAnswer:"
+    assert (
+        hashlib.sha256("".join(rounds[:8]).encode()).hexdigest()
+        == "c9f02c9af410bff9d874c47a7f0ec60498cbc39ffe7085ede7c20b9ba27f0a04"
+    )
+
+
 def test_a_part_of_a_benchmark_is_asked_with_the_same_drawn_examples() -> None:
     from inkstone.evaluate.tasks import Loaded
 
@@ -67,8 +82,9 @@ NUMBERS = Item("n", "gsm8k", {}, answers=("so it is\n#### 1,000",))
         ("harness_number", "#### 1,000", "1,000", 1.0),
         ("harness_number", "#### 1000.", "1000.", 1.0),
         ("harness_number", "the answer is 1,000", None, 0.0),
-        ("opencompass_number", "the answer is 1,000", "000", 0.0),  # its fault: a comma ends a number
-        ("opencompass_number", "the answer is 1000\nQuestion: 5", "1000", 1.0),
+        ("opencompass_number", "the answer is $1,000.", "1000", 1.0),
+        ("opencompass_number", "the answer is -1000 .\n\nQuestion: 5", "1000", 1.0),  # its fault: no sign
+        ("opencompass_number", "that is 5\n1000", "51000", 0.0),  # its fault: lines are not words
         ("last_number", "the answer is $1,000.", "1000", 1.0),
         ("last_number", "that is -1000", "-1000", 0.0),
         ("last_number", "no idea", None, 0.0),

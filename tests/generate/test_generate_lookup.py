@@ -1,14 +1,20 @@
-"""Guessing from what a text has said before: the same greedy answers, in fewer steps."""
+"""Guessing, from what a text has said before or with a smaller model: the same answers, in fewer steps."""
 
+import copy
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from generate_samples import SHAPE, prompts, tiny_model
+from tiny_tokenizers import byte_level
 
+from inkstone.errors import InputError
 from inkstone.generate import Engine, Request, SamplingSettings
 from inkstone.generate.lookup import Lookup
-from inkstone.model import Decoder
+from inkstone.model import Decoder, open_directory, save_model
+from inkstone.model.opened import with_draft
 
 LONG = replace(SHAPE, max_positions=400)
 
@@ -33,10 +39,15 @@ def requests(count: int) -> list[Request]:
 
 
 def answers(
-    model: Decoder, asked: list[Request], lookup: int, rows: int = 4
+    model: Decoder, asked: list[Request], lookup: int, rows: int = 4, draft: Decoder | None = None
 ) -> tuple[dict[int, list[int]], Engine, int]:
     """Requests that arrive as others leave; the answers, the engine and its steps."""
-    engine, said, steps, left = Engine(model, 4096, rows, step_tokens=40, lookup=lookup), {}, 0, list(asked)
+    engine, said, steps, left = (
+        Engine(model, 4096, rows, step_tokens=40, lookup=lookup, draft=draft),
+        {},
+        0,
+        list(asked),
+    )
     finishes: dict[int, str] = {}
     while left or engine.busy:
         if left and len(engine.waiting) < 2:
@@ -60,6 +71,33 @@ def test_guesses_change_no_answer_and_save_steps(lookup: int, model: Decoder) ->
     figures = engine.figures()
     assert figures["guessed_right"] > 50 and fewer < steps
     assert figures["held"] == 0 and figures["new_tokens"] == sum(map(len, plain.values()))
+
+
+@pytest.mark.parametrize("lookup", [1, 4])
+def test_a_draft_changes_no_answer_and_saves_steps(lookup: int, model: Decoder) -> None:
+    """Greedy or drawn: the draft here is the model with a little noise."""
+    draft = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.03 * weight.std())
+    asked = requests(24) + requests(4)  # the last share the beginnings of the first
+    plain, _, steps = answers(model, asked, 0)
+    guessed, engine, fewer = answers(model, asked, lookup, draft=draft)
+    assert guessed == plain
+    figures = engine.figures()
+    assert figures["guessed_right"] > 0.5 * figures["guessed_tokens"] > 0 and fewer < 0.8 * steps
+    assert figures["held"] == 0 and figures["shared_tokens"] > 0
+
+
+def test_a_draft_that_is_the_model_itself_is_always_right(model: Decoder) -> None:
+    """Whatever is drawn: both look at the same draw. Stop tokens and ends cut some guesses short."""
+    asked = [
+        Request(prompt, SamplingSettings(temperature=0.9, max_new_tokens=61, seed=seed))
+        for seed, prompt in enumerate(prompts([5, 30, 17], seed=3))
+    ]
+    _, engine, steps = answers(model, asked, 4, draft=model)
+    figures = engine.figures()
+    assert figures["guessed_right"] == figures["guessed_tokens"] == 3 * 48 and steps < 20
 
 
 def test_a_prefix_that_guesses_filled_is_shared_rightly(model: Decoder) -> None:
@@ -87,3 +125,16 @@ def test_a_guess_is_what_followed_the_longest_run_last() -> None:
     assert lookup.guess(3) == []
     tokens += [2, 3]
     assert lookup.guess(2) == [7, 2]
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    sizes = []
+    for name, tokenizer in (("model", byte_level()), ("draft", byte_level(["<more>"]))):
+        shape = replace(SHAPE, vocab_size=tokenizer.vocab_size)
+        save_model(tiny_model(shape), tmp_path / name, bos_id=0, eos_id=1, pad_id=1, stop_ids=[1])
+        tokenizer.save(tmp_path / name)
+        sizes.append(tokenizer.vocab_size)
+    opened = open_directory(tmp_path / "model")
+    assert with_draft(opened, None) is opened and with_draft(opened, tmp_path / "model").draft is not None
+    with pytest.raises(InputError, match=f"draft cannot guess for this model: its vocabulary of {sizes[1]} ids"):
+        with_draft(opened, tmp_path / "draft")

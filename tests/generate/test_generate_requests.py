@@ -53,13 +53,29 @@ def some_requests(count: int, seed: int) -> list[Request]:
     return found
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.integers(3, 8), st.integers(1, 4), st.sampled_from([1, 7, 1024]))
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(3, 8),
+    st.integers(1, 4),
+    st.sampled_from([1, 7, 1024]),
+    st.sampled_from([0, 3]),
+    st.sampled_from([1, 64]),
+)
 def test_arrivals_cancellations_sharing_and_a_short_pool_change_no_answer_and_lose_no_block(
-    seed: int, blocks: int, rows: int, step_tokens: int
+    seed: int, blocks: int, rows: int, step_tokens: int, lookup: int, margin: int
 ) -> None:
     model, draw = tiny_model(), random.Random(seed)
-    engine = Engine(model, blocks * BLOCK, rows, step_tokens=step_tokens)
+    drafts = model if lookup and seed % 2 else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inkstone.generate.engine._MARGIN", margin)  # the smaller, the more are pushed out
+        engine = Engine(model, blocks * BLOCK, rows, step_tokens=step_tokens, lookup=lookup, draft=drafts)
+        traffic(model, engine, draw, seed)
+    assert engine.blocks.free == engine.blocks.count == blocks
+
+
+def traffic(model: Decoder, engine: Engine, draw: random.Random, seed: int) -> None:
+    """Requests that come and are cancelled at random; those that are answered are answered as if alone."""
     waiting = dict(enumerate(some_requests(8, seed)))
     submitted: dict[int, Request] = {}
     answers: dict[int, list[int]] = {}
@@ -75,7 +91,23 @@ def test_arrivals_cancellations_sharing_and_a_short_pool_change_no_answer_and_lo
         keep(engine.step(), answers)
     for number, request in submitted.items():
         assert answers.get(number, []) == alone(model, request)
-    assert engine.blocks.free == engine.blocks.count == blocks
+
+
+def test_those_that_grow_push_out_the_youngest_which_goes_on_with_its_tokens(
+    model: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inkstone.generate.engine._MARGIN", 1)
+    sampling = [SamplingSettings(max_new_tokens=40, temperature=number) for number in range(4)]
+    asked = [Request(prompt, how) for prompt, how in zip(prompts([5] * 4), sampling, strict=True)]
+    engine = Engine(model, 5 * BLOCK, 4)
+    numbers = [engine.submit(request) for request in asked]
+    answers: dict[int, list[int]] = {}
+    together = 0
+    while engine.busy:
+        keep(engine.step(), answers)
+        together = max(together, len(engine.running))
+    assert [answers[number] for number in numbers] == [alone(model, request) for request in asked]
+    assert together > 1 and engine.figures()["pushed_out"] > 0 and engine.figures()["held"] == 0
 
 
 def test_a_long_prompt_beside_31_short_ones_takes_what_it_uses_and_a_block_for_each() -> None:

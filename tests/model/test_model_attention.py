@@ -41,15 +41,17 @@ def test_packed_row_beyond_the_explicit_length_gives_the_same_logits_as_its_docu
     check_packed_row_equals_documents(tiny_model(max_positions=2048), lengths)
 
 
-@pytest.mark.parametrize("tile", [128, 8, 5])
+@pytest.mark.parametrize(("tile", "prefix"), [(128, 0), (8, 0), (5, 0), (128, 3), (8, 3)])
 def test_explicit_attention_and_its_gradients_equal_scaled_dot_product_attention(
-    tile: int, monkeypatch: pytest.MonkeyPatch
+    tile: int, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inkstone.model.decoder.cpu_attention.TILE", tile)
     generator = torch.Generator().manual_seed(0)
-    q, k, v, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(4))
+    q, gradient = (torch.randn(2, 3, 21, 8, generator=generator) for _ in range(2))
+    k, v = (torch.randn(2, 3, prefix + 21, 8, generator=generator) for _ in range(2))
     ids = torch.cat([packed(lengths)[1] for lengths in ([5, 9, 7], [21])])
     visible = (ids[:, None, :, None] == ids[:, None, None, :]) & torch.ones(21, 21, dtype=torch.bool).tril()
+    visible = F.pad(visible, (prefix, 0), value=True)
     bias = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
     results = []
     for attend in (

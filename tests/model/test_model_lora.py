@@ -10,7 +10,8 @@ import inkstone
 from inkstone.errors import InputError
 from inkstone.model import Decoder, ModelSettings, load_model, save_model
 from inkstone.model.decoder.lora import LoraShape, adapter_off, attach_lora, lora_modules, merge_lora
-from inkstone.model.files.adapter import load_adapter, save_adapter
+from inkstone.model.files.adapter import beside, load_adapter, save_adapter
+from inkstone.model.packed.pack import prepack_model
 from inkstone.train import new_model
 
 TOKENS = torch.arange(24).view(2, 12) * 3 % 61
@@ -138,3 +139,15 @@ def test_an_adapter_for_another_base_is_refused(base: Path, tmp_path: Path) -> N
 def test_a_target_that_no_block_has_is_refused(base: Path) -> None:
     with pytest.raises(InputError, match="lora targets c_attn match nothing: this model has q_proj"):
         attach_lora(load_model(base), LoraShape(2, 4, ("c_attn",)), torch.Generator())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_beside_a_prepacked_base_computes_what_it_does_beside_a_plain_one(
+    kind: str, base: Path, tmp_path: Path
+) -> None:
+    save_adapter(adapted(base, KINDS[kind]), tmp_path, str(base))
+    plain, prepacked = (load_model(base, torch.bfloat16) for _ in range(2))
+    prepack_model(prepacked)
+    with torch.inference_mode():
+        ours, theirs = (beside(model, tmp_path)(TOKENS) for model in (prepacked, plain))
+    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.05)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tiny_run import RECIPE, check_clean, check_whole, inkstone, result, state, write_recipe
 
+from inkstone.errors import InputError
 from inkstone.pipeline import read_events, run
 from inkstone.pipeline.events import EventLog
 from inkstone.pipeline.plan import make_plan
@@ -228,3 +229,24 @@ def test_results_of_a_run_that_was_stopped_are_those_of_one_that_was_not(begun: 
     shutil.rmtree(run_dir / "pretrain")
     assert inkstone("run", recipe, *HALF).code == 0
     assert result(run_dir, ("pretrain",)) == parts
+
+
+def test_a_dataset_info_entry_is_stale_when_it_or_its_file_changes_and_not_with_its_neighbours(tmp_path: Path) -> None:
+    info, rows = tmp_path / "dataset_info.json", tmp_path / "rows.json"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'name = "x"\n[sft]\nbase = "{tmp_path}"\ninputs = ["{info}#mine"]\n', encoding="utf-8")
+
+    def covers(columns: dict[str, str], text: str = "b", **others: object) -> object:
+        rows.write_text(json.dumps([{"instruction": "a", "output": text}]), encoding="utf-8")
+        info.write_text(
+            json.dumps({"mine": {"file_name": "rows.json", "columns": columns}, **others}), encoding="utf-8"
+        )
+        stage = build_stages(read_recipe(recipe))[0]
+        return make_plan(tmp_path / "run", [stage], Digests(tmp_path / "digests"))[0].covers["inputs"][f"{info}#mine"]
+
+    first = covers({})
+    assert covers({}, other={}) == first
+    assert len({first, covers({"prompt": "output"}), covers({}, "c")}) == 3
+    info.unlink()
+    with pytest.raises(InputError, match="matches no file"):
+        build_stages(read_recipe(recipe))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serve_samples import KEY, Served, chat_model, running
+from serve_samples import KEY, Served, chat_model, postgresql, running
 
 pytest.importorskip("fastapi")
 
@@ -37,4 +37,21 @@ def locked(models: Path) -> Iterator[Served]:
     """With a key, one request at once and few in a minute."""
     library = Library(find_models([models]), ServeSettings(rows=2, waiting=1))
     with running(library, Guard([KEY], 1, 40), models.parent / "locked.sqlite") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    with postgresql() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def kept(request: pytest.FixtureRequest, models: Path) -> Iterator[Served]:
+    """Open to everybody on this machine, with either database."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("served")
+        return
+    library = Library(find_models([models]), ServeSettings(rows=4, waiting=8, cache_gib=0.05))
+    with running(library, Guard([]), models.parent / "kept.sqlite", request.getfixturevalue("postgres")) as one:
         yield one

@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -72,10 +77,10 @@ def chat_model(
 
 
 @contextlib.contextmanager
-def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
+def running(library: Library, guard: Guard, database: Path, dsn: str | None = None) -> Iterator[Served]:
     """A server in a thread, until the block ends."""
     app = create_app(library, guard)
-    store = Store(str(database))
+    store = Store(dsn or str(database))
     jobs = Jobs(store, database.with_suffix(".tasks"), library)
     mount_console(app, store, jobs)
     with socket.socket() as free:
@@ -89,6 +94,28 @@ def running(library: Library, guard: Guard, database: Path) -> Iterator[Served]:
     yield Served(f"http://127.0.0.1:{port}", app, library, jobs)
     server.should_exit = True
     thread.join(10)
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The DSN of a PostgreSQL that runs until the block ends: in a folder, on a socket there, without a port."""
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'inkstone[postgres]'")
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), *map(Path, filter(None, [shutil.which("initdb")]))]
+    if not found:
+        pytest.skip("needs Debian's postgresql, whose initdb is not here")
+    programs, user = found[0].resolve().parent, "postgres" if os.getuid() == 0 else None  # it refuses to be root
+    with tempfile.TemporaryDirectory() as folder:
+        if user:
+            shutil.chown(folder, user)
+
+        def run(program: str, *options: str) -> None:
+            command = [str(programs / program), "-D", "data", *options]
+            subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+
+        run("initdb", "-U", "ink", "-A", "trust", "-N", "-E", "UTF8", "--no-locale")
+        run("pg_ctl", "-w", "-l", "log", "-o", f"-k {folder} -h '' -F", "start")
+        yield f"postgresql+psycopg://ink:secret@/postgres?host={folder}"
+        run("pg_ctl", "-m", "fast", "stop")
 
 
 def post(served: Served, path: str, body: Any, key: str | None = None) -> tuple[int, dict[str, Any]]:

@@ -15,46 +15,44 @@ import pytest
 from serve_samples import KEY, Served, call, get, made, running
 
 from inkstone.chat.datasets import read_preferences
-from inkstone.errors import InkstoneError
 from inkstone.serve.guard import Guard
 from inkstone.serve.models import Library, ServeSettings, find_models
-from inkstone.serve.store import Store
 
 CONSOLE = Path(__file__).parents[2] / "inkstone" / "serve" / "console"
 
 
-def test_a_conversation_is_kept_as_a_tree_is_found_and_goes_with_its_messages(served: Served) -> None:
-    helper = made(served, "/api/assistants", {"name": "老师", "system": "请简短。", "sampling": {"temperature": 0}})
-    talk = made(served, "/api/conversations", {"title": "水", "assistant": helper["id"]})
+def test_a_conversation_is_kept_as_a_tree_is_found_and_goes_with_its_messages(kept: Served) -> None:
+    helper = made(kept, "/api/assistants", {"name": "老师", "system": "请简短。", "sampling": {"temperature": 0}})
+    talk = made(kept, "/api/conversations", {"title": "水", "assistant": helper["id"]})
     path = f"/api/conversations/{talk['id']}"
-    asked = made(served, f"{path}/messages", {"role": "user", "content": "水是什么？100%_"})
+    asked = made(kept, f"{path}/messages", {"role": "user", "content": "水是什么？100%_"})
     answers = [
-        made(served, f"{path}/messages", {"role": "assistant", "content": text, "parent": asked["id"]}) for text in "ab"
+        made(kept, f"{path}/messages", {"role": "assistant", "content": text, "parent": asked["id"]}) for text in "ab"
     ]
-    whole = made(served, path, None, "GET")
+    whole = made(kept, path, None, "GET")
     assert whole["leaf"] == answers[1]["id"]
     assert [one["parent"] for one in whole["messages"]] == [None, asked["id"], asked["id"]]
-    assert [one["id"] for one in made(served, "/api/conversations?search=100%25_", None, "GET")] == [talk["id"]]
-    assert made(served, "/api/conversations?search=100%25%25", None, "GET") == []
-    assert call(served, "DELETE", f"/api/assistants/{helper['id']}")[0] == 204
-    assert made(served, path, None, "GET")["assistant"] is None
-    assert call(served, "DELETE", path)[0] == 204
-    code, told = call(served, "PATCH", f"/api/messages/{asked['id']}", {"rating": 1})
+    assert [one["id"] for one in made(kept, "/api/conversations?search=100%25_", None, "GET")] == [talk["id"]]
+    assert made(kept, "/api/conversations?search=100%25%25", None, "GET") == []
+    assert call(kept, "DELETE", f"/api/assistants/{helper['id']}")[0] == 204
+    assert made(kept, path, None, "GET")["assistant"] is None
+    assert call(kept, "DELETE", path)[0] == 204
+    code, told = call(kept, "PATCH", f"/api/messages/{asked['id']}", {"rating": 1})
     assert code == 404 and "removed" in told["error"]["message"]
 
 
-def test_thumbs_and_better_answers_become_a_preference_set_that_training_reads(served: Served, tmp_path: Path) -> None:
-    talk = made(served, "/api/conversations", {})
+def test_thumbs_and_better_answers_become_a_preference_set_that_training_reads(kept: Served, tmp_path: Path) -> None:
+    talk = made(kept, "/api/conversations", {})
     path = f"/api/conversations/{talk['id']}/messages"
-    asked = made(served, path, {"role": "user", "content": "天为什么蓝？"})
+    asked = made(kept, path, {"role": "user", "content": "天为什么蓝？"})
     bad, good, plain = (
-        made(served, path, {"role": "assistant", "content": text, "parent": asked["id"], "system": "请简短。"})
+        made(kept, path, {"role": "assistant", "content": text, "parent": asked["id"], "system": "请简短。"})
         for text in ("不知道", "因为散射", "也许")
     )
-    made(served, f"/api/messages/{bad['id']}", {"rating": -1, "better": "短波散射更强"}, "PATCH")
-    made(served, f"/api/messages/{good['id']}", {"rating": 1}, "PATCH")
-    made(served, f"/api/messages/{plain['id']}", {"rating": -1, "better": "也许"}, "PATCH")
-    _, lines = get(served, "/api/preferences.jsonl")
+    made(kept, f"/api/messages/{bad['id']}", {"rating": -1, "better": "短波散射更强"}, "PATCH")
+    made(kept, f"/api/messages/{good['id']}", {"rating": 1}, "PATCH")
+    made(kept, f"/api/messages/{plain['id']}", {"rating": -1, "better": "也许"}, "PATCH")
+    _, lines = get(kept, "/api/preferences.jsonl")
     file = tmp_path / "preferences.jsonl"
     file.write_text(lines, encoding="utf-8")
     read = read_preferences([file]).preferences
@@ -139,20 +137,6 @@ def test_both_languages_say_the_same_things_and_all_that_is_asked_for() -> None:
     }
     sources = "".join(file.read_text(encoding="utf-8") for file in CONSOLE.glob("*.js"))
     assert set(re.findall(r'\bt\("(\w+)"', sources)) <= zh.keys()
-
-
-def test_a_database_of_another_version_or_place_is_refused_in_words(tmp_path: Path) -> None:
-    import sqlite3
-
-    assert Store(str(tmp_path / "c.sqlite")).rows("assistants") == [] and not list(tmp_path.iterdir()), "to look"
-    Store(str(tmp_path / "c.sqlite")).conversations()
-    with sqlite3.connect(tmp_path / "c.sqlite") as connection:
-        connection.execute("UPDATE inkstone_schema SET version = 99")
-    with pytest.raises(InkstoneError, match="version 99"):
-        Store(str(tmp_path / "c.sqlite")).rows("assistants")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InkstoneError, match="cannot be opened"):
-        Store(str(tmp_path / "file" / "c.sqlite")).conversations()
 
 
 def test_a_long_conversation_loses_its_oldest_rounds_where_asked_to(served: Served) -> None:

@@ -99,8 +99,29 @@ def test_what_cannot_be_made_says_why_and_may_be_asked_for_again(tuned: Served, 
     assert [row["state"] for row in made(tuned, "/api/exports", None, "GET")] == ["failed"], (
         "the model has changed since"
     )
-    assert call(tuned, "DELETE", "/api/exports/f16/own")[0] == 204
+    for gone in ("f16/own", "q8_0/chat"):
+        assert call(tuned, "DELETE", f"/api/exports/{gone}")[0] == 204
     assert list((tuned.jobs.folder / "exports").iterdir()) == []
+
+
+def test_a_server_that_is_started_again_knows_its_files_and_makes_what_was_not_ready(
+    models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "chat", tmp_path / "run" / "chat")
+    own = train(TokenizerSettings(vocab_size=400), [(["Hello 12 world"] * 3, 1.0)])[0]
+    chat_model(tmp_path / "run" / "own", chat=False, own=own)
+    library = Library(find_models([tmp_path / "run"]), ServeSettings())
+    with running(library, Guard([]), tmp_path / "c.sqlite") as one:
+        assert exported(one, "own", "q8_0")["state"] == "done" and exported(one, "chat", "f16")["state"] == "failed"
+        [file] = (one.jobs.folder / "exports").glob("*.gguf")
+        # As a server leaves it that is killed while it makes a file.
+        file.with_name(file.name.replace("q8_0", "f16")).with_suffix(".json").write_text('{"state": "running"}')
+    with running(library, Guard([]), tmp_path / "c.sqlite") as one:
+        wait_until(lambda: '"running"' not in get(one, "/api/exports")[1], 60)
+        rows = made(one, "/api/exports", None, "GET")
+        states = {(row["model"], row["kind"]): row["state"] for row in rows}
+        assert states == {("own", "q8_0"): "done", ("own", "f16"): "done", ("chat", "f16"): "failed"}
+        assert all(row["error"] for row in rows if row["state"] == "failed")
 
 
 @pytest.mark.parametrize(

@@ -101,21 +101,21 @@ def look(served: Served, number: int, query: str, **more: int) -> Any:
     return made(served, f"/api/collections/{number}/search", {"query": query} | more)
 
 
-def test_questions_in_both_languages_find_their_passages_and_a_changed_file_is_seen(served: Served) -> None:
+def test_questions_in_both_languages_find_their_passages_and_a_changed_file_is_seen(kept: Served) -> None:
     poems = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS)
-    number = collection(served, "手册", manual_md=MANUAL + "\n\n填充。" * 300, poems_jsonl=poems)
-    best = look(served, number, "水泵保修多久？")[0]
+    number = collection(kept, "手册", manual_md=MANUAL + "\n\n填充。" * 300, poems_jsonl=poems)
+    best = look(kept, number, "水泵保修多久？")[0]
     assert "二十四个月" in best["text"] and (best["file"], best["place"]) == ("manual.md", 1) and best["score"] > 0
-    english = look(served, number, "Who wrote about Taishan 泰山?", top=1)
+    english = look(kept, number, "Who wrote about Taishan 泰山?", top=1)
     assert [(one["file"], one["place"]) for one in english] == [("poems.jsonl", 2)]
-    assert "24 months" in look(served, number, "how long is the WARRANTY?")[0]["text"]
-    assert look(served, number, "zzz") == []
-    assert look(served, number, "who is the")[0]["score"] > 0, "a question of empty words only is looked up as it is"
-    listed = {one["id"]: one for one in made(served, "/api/collections", None, "GET")}[number]
+    assert "24 months" in look(kept, number, "how long is the WARRANTY?")[0]["text"]
+    assert look(kept, number, "zzz") == []
+    assert look(kept, number, "who is the")[0]["score"] > 0, "a question of empty words only is looked up as it is"
+    listed = {one["id"]: one for one in made(kept, "/api/collections", None, "GET")}[number]
     assert {file["name"]: file["passages"] for file in listed["files"]}["poems.jsonl"] == 5
-    put(served, number, "poems.jsonl", '{"text": "泰山在山东。"}'.encode())
-    assert look(served, number, "泰山")[0]["text"] == "泰山在山东。"
-    assert look(served, number, "青莲居士") == [], "the file's former passages are gone"
+    put(kept, number, "poems.jsonl", '{"text": "泰山在山东。"}'.encode())
+    assert look(kept, number, "泰山")[0]["text"] == "泰山在山东。"
+    assert look(kept, number, "青莲居士") == [], "the file's former passages are gone"
 
 
 def test_of_many_passages_the_right_one_is_first(served: Served) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from serve_samples import KEY, Served, get, nothing_held, post, wait_until
+
+from inkstone.serve import runner
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "水"}], "max_tokens": 4}
 TEXT = {"model": "base", "prompt": "水", "max_tokens": 4}
@@ -151,6 +154,39 @@ def test_a_client_that_goes_away_ends_its_request(stream: bool, served: Served) 
     assert after["new_tokens"] - before["new_tokens"] < 12 * 200
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_tokens_that_come_soon_after_one_another_come_together_and_none_is_lost(count: int, served: Served) -> None:
+    """Streamed and whole are the same text, tokens and end; a stop string may lie within what comes together."""
+    asked = CHAT | {"max_tokens": 60, "min_tokens": 60, "temperature": 1, "seed": 5, "n": count, "logprobs": True}
+    whole = post(served, "/v1/chat/completions", asked)[1]["choices"]
+    for stop in ([], [whole[0]["message"]["content"][20:22]]):
+        whole = post(served, "/v1/chat/completions", asked | {"stop": stop})[1]["choices"]
+        content = json.dumps(asked | {"stop": stop, "stream": True}).encode()
+        request = urllib.request.Request(served.url + "/v1/chat/completions", content)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            pieces = [json.loads(line[6:])["choices"][0] for line in response.read().splitlines() if b"{" in line]
+        for choice in whole:
+            own = [one for one in pieces if one["index"] == choice["index"]]
+            assert "".join(one["delta"].get("content", "") for one in own) == choice["message"]["content"]
+            tokens = [token["token"] for one in own if one["logprobs"] for token in one["logprobs"]["content"]]
+            assert tokens == [token["token"] for token in choice["logprobs"]["content"]]
+            assert len(own) < 2 + len(tokens) / 2
+            assert [one["finish_reason"] for one in own if one["finish_reason"]] == [choice["finish_reason"]]
+
+
+def test_a_stream_that_waits_says_that_it_is_alive(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(served, "/v1/chat/completions", CHAT)
+    engine = served.library.open["chat"].runner.engine
+    assert engine is not None
+    step, slow = engine.step, iter((0.4, 0.4))
+    monkeypatch.setattr(runner, "QUIET_S", 0.05)
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(next(slow, 0)), step())[1])
+    request = urllib.request.Request(served.url + "/v1/chat/completions", json.dumps(CHAT | {"stream": True}).encode())
+    with urllib.request.urlopen(request, timeout=30) as response:
+        said = response.read().decode()
+    assert said.count(": still here\n\n") >= 4 and said.endswith("data: [DONE]\n\n")
+
+
 def test_more_than_may_wait_is_429_with_a_time(served: Served) -> None:
     code, answer = post(served, "/v1/completions", TEXT | {"prompt": ["a"] * 13})
     assert (code, answer["error"]["code"]) == (429, "queue_full")
@@ -159,18 +195,18 @@ def test_more_than_may_wait_is_429_with_a_time(served: Served) -> None:
 
 def test_an_engine_that_fails_is_503_and_comes_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     post(served, "/v1/completions", TEXT)
-    runner = served.library.open["base"].runner
-    assert runner.engine is not None
+    own = served.library.open["base"].runner
+    assert own.engine is not None
 
     def broken() -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(runner.engine, "step", broken)
+    monkeypatch.setattr(own.engine, "step", broken)
     code, answer = post(served, "/v1/completions", TEXT)
     assert (code, answer["error"]["code"]) == (503, "engine_failed")
     assert post(served, "/v1/completions", TEXT)[0] == 200
-    assert runner.failures == 1
-    wait_until(lambda: runner.pending == 0)
+    assert own.failures == 1
+    wait_until(lambda: own.pending == 0)
 
 
 def test_every_route_but_health_needs_the_key(locked: Served) -> None:

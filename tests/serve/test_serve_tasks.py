@@ -2,11 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,8 +16,10 @@ from serve_samples import KEY, Served, call, get, made, running, send, wait_unti
 
 from inkstone.chat.datasets import read_preferences
 from inkstone.recipe import read_recipe
+from inkstone.serve.adapters import Adapter
 from inkstone.serve.guard import Guard
-from inkstone.serve.jobs import process
+from inkstone.serve.jobs import Jobs, process
+from inkstone.serve.jobs.queue import STAGE
 from inkstone.serve.jobs.reading import events_since, last_words
 from inkstone.serve.models import Library, ServeSettings, find_models
 from inkstone.serve.store import Store
@@ -200,14 +202,20 @@ def test_another_process_with_the_number_of_a_job_is_not_taken_for_it() -> None:
     process.end(f"{os.getpid()} 12345 of-another-boot", now=True)
 
 
-def test_of_two_servers_with_one_database_one_starts_a_job(tmp_path: Path) -> None:
-    stores = [Store(str(tmp_path / "c.sqlite")) for _ in range(4)]
-    numbers = [stores[0].add("jobs", {"name": "a", "task": {}, "state": "queued"})["id"] for _ in range(6)]
-    with ThreadPoolExecutor(4) as together:
-        for number in numbers:
-            claims = together.map(lambda one, n=number: one.turn(n, ("queued",), {"state": "running"}, 2), stores)
-            assert sum(claims) == (number in numbers[:2]), "once, and not more than two at a time"
-    assert [row["state"] for row in stores[0].rows("jobs")] == ["running"] * 2 + ["queued"] * 4
+def test_a_tasks_model_never_hides_behind_a_served_models_or_adapters_name(models: Path, tmp_path: Path) -> None:
+    """Nor the other way round; and the name is the same when the server starts again."""
+    store = Store(str(tmp_path / "c.sqlite"))
+    for name in ("law", "poem", "tea"):
+        row = store.add("jobs", {"name": name, "task": {}, "state": "succeeded"})
+        shutil.copytree(models / "chat", tmp_path / "jobs" / f"{row['id']}-{row['created']:.0f}" / name / STAGE)
+    served = {"chat": models / "chat", "law-1": models / "base"}
+    for _ in range(2):
+        library = Library(dict(served), ServeSettings(), {"poem-2": Adapter(models / "base", "chat")})
+        jobs = Jobs(store, tmp_path, library)
+        jobs.begin()
+        assert [jobs.shown(row)["model"] for row in store.rows("jobs")] == ["law-1-task", "poem-2-task", "tea-3"]
+        assert library.names == ["chat", "law-1", "law-1-task", "poem-2-task", "tea-3", "poem-2"]
+        assert library.place("law-1") == models / "base" and library.place("poem-2-task").parent.name == "poem"
 
 
 def test_thumbs_become_pairs_and_a_preference_task(anew: Callable[[], Served]) -> None:

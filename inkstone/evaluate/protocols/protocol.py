@@ -35,8 +35,9 @@ class Protocol:
     ending: str = ""
     """What is scored for each choice: of {letter} or {choice}; empty where the model writes."""
     shots: int = 0
-    examples: Literal["first", "shuffled", "drawn"] = "first"
-    """`shuffled`: by a seed of the item's id; `drawn`: from all, by one generator that goes on from item to item."""
+    examples: Literal["first", "shuffled", "drawn"] | tuple[int, ...] = "first"
+    """`shuffled`: by a seed of the item's id; `drawn`: from all, by one generator that goes on from item to item; or
+    those of these numbers."""
     score: Literal["sum", "character", "letter_piece", "letter_last", "whole", "write", "judge"] = "sum"
     """Log-probability of the ending (also per character); of the letter's token alone (as the vocabulary names it, or
     the last one of its encoding); of the whole text per token; or the text that the model writes is read, or judged."""
@@ -131,6 +132,9 @@ def choose_examples(protocol: Protocol, items: Sequence[Item], pools: Sequence[S
     if protocol.examples == "drawn":
         draw = random.Random(1234)
         return [draw.sample(list(pool), min(protocol.shots, len(pool))) for pool in pools]
+    if isinstance(protocol.examples, tuple):
+        numbers = protocol.examples[: protocol.shots]
+        return [[pool[number] for number in numbers if number < len(pool)] for pool in pools]
     chosen = [list(pool[: protocol.shots]) for pool in pools]
     if protocol.examples == "shuffled":
         for item, some in zip(items, chosen, strict=True):

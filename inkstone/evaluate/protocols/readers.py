@@ -92,10 +92,10 @@ def _harness_plain(text: str) -> str:
 
 
 def opencompass_number(text: str, item: Item) -> Read:
-    """The last run of digits (with a point) before the next question; a comma ends one."""
-    found = re.findall(r"-?\d*\.?\d+", text.split("Question:")[0])
-    right = last_number(item.answers[0])
-    return Read(found[-1] if found else None, float(bool(found) and abs(float(found[-1]) - float(right or 0)) < 1e-6))
+    """The last word with a digit in the first paragraph, without all but digits and points: -3 is read as 3."""
+    words = [word for word in text.partition("\n\n")[0].split(" ") if any(map(str.isdigit, word))]
+    said = "".join(one for one in words[-1] if one.isdigit() or one == ".").strip(".") if words else ""
+    return Read(said or None, float(said == item.answers[0].rpartition("#### ")[2].replace(",", "")))
 
 
 def house_number(text: str, item: Item) -> Read:

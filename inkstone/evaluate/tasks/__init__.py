@@ -5,6 +5,7 @@ from pathlib import Path
 from inkstone.errors import InputError
 from inkstone.evaluate.tasks.english import ENGLISH
 from inkstone.evaluate.tasks.exams import EXAMS
+from inkstone.evaluate.tasks.hub import HUB, hub_folder
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
 from inkstone.evaluate.tasks.judged import JUDGED
 from inkstone.evaluate.tasks.needle import NEEDLE
@@ -15,12 +16,14 @@ BENCHMARKS: dict[str, Benchmark] = EXAMS | ENGLISH | WRITTEN | JUDGED | {"needle
 
 
 def load(name: str, data: Path, split: str = "") -> Loaded:
-    """The items of a benchmark. Raises InputError where its folder is missing or damaged."""
+    """The items of a benchmark, from its folder in `data` or from the hub. Raises InputError where it is missing."""
     benchmark = BENCHMARKS[name]
     if split and split not in benchmark.splits:
         raise InputError(f"{name} has no split {split!r}: it has {', '.join(benchmark.splits)}")
     names = benchmark.folders or (name,)
     folder = next((data / one for one in names if (data / one).is_dir()), None)
+    if data == HUB and not data.exists() and not benchmark.made:
+        folder = hub_folder(name)
     if folder is None and not benchmark.made:
         raise InputError(f"{data} has no folder {' or '.join(names)} for {name}: put the benchmark's files there")
     with reading(folder or data, f"{name} as published"):

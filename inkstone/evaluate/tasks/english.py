@@ -1,4 +1,4 @@
-"""HellaSwag, ARC, PIQA, OpenBookQA, BoolQ, WinoGrande and LAMBADA: JSON lines as published, or llm-foundry's.
+"""HellaSwag, ARC, PIQA, OpenBookQA, BoolQ, WinoGrande and LAMBADA: as published, or llm-foundry's JSON lines.
 
 All of a row becomes a `query` (the prompt without "Answer:") and its choices.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.errors import InputError
+from inkstone.evaluate.tasks.hub import DATA_SETS
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded, option_texts
 from inkstone.evaluate.tasks.read import json_rows, need_file
 
@@ -21,7 +22,8 @@ _FILES = {
 
 
 def _read(name: str, folder: Path, split: str) -> Loaded:
-    path = need_file(folder, *_FILES.get(name, (f"{name}.jsonl", "test.jsonl", "validation.jsonl", "val.jsonl")))
+    names = _FILES.get(name, (f"{name}.jsonl", "test.jsonl", "validation.jsonl", "val.jsonl"))
+    path = need_file(folder, *names, Path(DATA_SETS[name][-1]).name)
     return Loaded(list(_items(name, path)))
 
 

@@ -1,11 +1,13 @@
 """AGIEval, GAOKAO-Bench, GSM8K, CMRC 2018 and HumanEval: passages, sets of letters, points, free answers, code."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inkstone.errors import InputError
+from inkstone.evaluate.tasks.hub import ONE
 from inkstone.evaluate.tasks.item import LETTERS, Benchmark, Item, Loaded
 from inkstone.evaluate.tasks.read import find_file, gold_letter, json_rows, need_file, read_text
 
@@ -75,27 +77,33 @@ def _gaokao(folder: Path, split: str) -> Loaded:
 
 def _gsm8k(folder: Path, split: str) -> Loaded:
     def items(path: Path, part: str) -> list[Item]:
-        return [
-            Item(row.get("id", f"gsm8k/{part}/{number}"), "gsm8k", row, answers=(row["answer"],))
-            for number, (_, row) in enumerate(json_rows(path, "question", "answer"))
-        ]
+        found = []
+        for number, (_, row) in enumerate(json_rows(path, "question", "answer")):
+            # As prompts show it: without the calculator's notes, the result in words.
+            explained = re.sub("<<.*?>>", "", row["answer"]).replace("#### ", "The answer is ")
+            name, texts = row.get("id", f"gsm8k/{part}/{number}"), row | {"explained": explained}
+            found.append(Item(name, "gsm8k", texts, answers=(row["answer"],)))
+        return found
 
-    train = find_file(folder, "train.jsonl")
-    return Loaded(items(need_file(folder, "test.jsonl"), "test"), {"": items(train, "train") if train else []})
+    train = find_file(folder, "train.jsonl", f"train-{ONE}")
+    return Loaded(
+        items(need_file(folder, "test.jsonl", f"test-{ONE}"), "test"), {"": items(train, "train") if train else []}
+    )
 
 
 def _cmrc(folder: Path, split: str) -> Loaded:
-    path = need_file(folder, "cmrc2018_dev.jsonl", "dev.jsonl")
-    rows = json_rows(path, "id", "context", "question", "answers")
-    return Loaded([
-        Item(row["id"], "cmrc", {"context": row["context"], "question": row["question"]}, answers=tuple(row["answers"]))
-        for _, row in rows
-    ])  # fmt: skip
+    path = need_file(folder, "cmrc2018_dev.jsonl", "dev.jsonl", f"validation-{ONE}")
+    items = []
+    for _, row in json_rows(path, "id", "context", "question", "answers"):
+        said = row["answers"]["text"] if isinstance(row["answers"], dict) else row["answers"]
+        texts = {"context": row["context"], "question": row["question"]}
+        items.append(Item(row["id"], "cmrc", texts, answers=tuple(said)))
+    return Loaded(items)
 
 
 def _humaneval(folder: Path, split: str) -> Loaded:
     names = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
-    rows = json_rows(need_file(folder, "HumanEval.jsonl", "test.jsonl"), *names)
+    rows = json_rows(need_file(folder, "HumanEval.jsonl", "test.jsonl", f"test-{ONE}"), *names)
     return Loaded([Item(row["task_id"], "humaneval", row, answers=(row["canonical_solution"],)) for _, row in rows])
 
 

@@ -3,10 +3,10 @@
 PyTorch's CPU flash kernel walks tiles with scalar mask handling and has a slow backward; at training lengths (up to
 about a thousand tokens) five matrix products and two softmax passes are two to three times faster, because oneDNN runs
 the products on the matrix units. A tile is `TILE` queries of one row with all heads, and the keys from the first that
-any of them sees: what is ahead and other documents before cost nothing, and its scores stay in the cache.
+any of them sees: what is ahead and other documents before cost nothing, and its scores stay in the cache. Keys may be
+more than queries: those of a prefix come first, and everybody sees them.
 Being opaque keeps torch.compile from replacing the tuned softmax. The probabilities of all tiles lie end to end in one
 tensor, about half of [B, H, T, T] per layer; `PackedContext` uses the flash kernel beyond `EXPLICIT_LENGTH`.
-P keys of a prefix come first and are seen by all.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,8 @@ def masked_attention(
 
     `bias` [B or 1, H or 1, T, P + T] closes what is ahead; `first` is its `first_keys`.
     """
-    out = torch.empty_like(q_BHTd)
-    kept = q_BHTd.new_empty(_kept_size(q_BHTd.shape, k_BHTd.shape[2]))
-    for row, queries, keys, probabilities in _tiles(q_BHTd.shape, k_BHTd.shape[2], first, kept):
+    out, kept = torch.empty_like(q_BHTd), _room(q_BHTd, k_BHTd)
+    for row, queries, keys, probabilities in _tiles(q_BHTd, k_BHTd, first, kept):
         bias_tile = bias[row % len(bias), :, queries, keys].expand_as(probabilities)
         k_HKd, scale = k_BHTd[row, :, keys], q_BHTd.shape[-1] ** -0.5
         scores = torch.baddbmm(bias_tile, q_BHTd[row, :, queries], k_HKd.transpose(1, 2), alpha=scale)
@@ -43,28 +42,31 @@ def masked_attention(
     return out, kept
 
 
-def _kept_size(shape: torch.Size, keys: int) -> int:
-    rows, heads, length, _ = shape
-    stops = [(start, min(start + TILE, length)) for start in range(0, length, TILE)]
-    return rows * heads * sum((stop - start) * (keys - length + stop) for start, stop in stops)
+def _room(q_BHTd: Tensor, k_BHTd: Tensor) -> Tensor:
+    """For the probabilities of all tiles, where every tile sees from the first key on."""
+    rows, heads, length, _ = q_BHTd.shape
+    ends = [min(start + TILE, length) for start in range(0, length, TILE)]
+    before = k_BHTd.shape[2] - length
+    each = sum((before + end) * (end - start) for start, end in zip([0, *ends], ends, strict=False))
+    return q_BHTd.new_empty(rows * heads * each)
 
 
-def _tiles(shape: torch.Size, keys: int, first: Tensor, kept: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
+def _tiles(q_BHTd: Tensor, k_BHTd: Tensor, first: Tensor, kept: Tensor) -> Iterator[tuple[int, slice, slice, Tensor]]:
     """Of each tile: its row, queries and keys, and the place of its probabilities [H, queries, keys] in `kept`."""
-    rows, heads, length, _ = shape
+    rows, heads, length, _ = q_BHTd.shape
     starts, used = first.tolist(), 0
     for row in range(rows):
         for tile, start in enumerate(range(0, length, TILE)):
-            stop, key = min(start + TILE, length), starts[row % len(starts)][tile]
-            end = keys - length + stop
-            size = heads * (stop - start) * (end - key)
-            yield row, slice(start, stop), slice(key, end), kept[used : used + size].view(heads, -1, end - key)
+            stop = min(start + TILE, length)
+            keys = slice(starts[row % len(starts)][tile], k_BHTd.shape[2] - length + stop)
+            size = heads * (stop - start) * (keys.stop - keys.start)
+            yield row, slice(start, stop), keys, kept[used : used + size].view(heads, stop - start, -1)
             used += size
 
 
 @masked_attention.register_fake
 def _(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q_BHTd), q_BHTd.new_empty(_kept_size(q_BHTd.shape, k_BHTd.shape[2]))
+    return torch.empty_like(q_BHTd), _room(q_BHTd, k_BHTd)
 
 
 @torch.library.custom_op("inkstone::masked_attention_backward", mutates_args=())
@@ -73,7 +75,7 @@ def _masked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     scale = q_BHTd.shape[-1] ** -0.5
     q_gradient, k_gradient, v_gradient = torch.empty_like(q_BHTd), torch.zeros_like(k_BHTd), torch.zeros_like(v_BHTd)
-    for row, queries, keys, probabilities in _tiles(q_BHTd.shape, k_BHTd.shape[2], first, kept):
+    for row, queries, keys, probabilities in _tiles(q_BHTd, k_BHTd, first, kept):
         gradient, k_HKd, v_HKd = gradient_BHTd[row, :, queries], k_BHTd[row, :, keys], v_BHTd[row, :, keys]
         v_gradient[row, :, keys].baddbmm_(probabilities.transpose(1, 2), gradient)
         of_scores = torch._softmax_backward_data(

@@ -53,7 +53,8 @@ class LoraLinear(nn.Module):
     def __init__(self, base: Linear | PackedLinear, shape: LoraShape) -> None:
         super().__init__()
         self.base, self.shape, self.enabled = base, shape, True
-        device = next(itertools.chain(base.buffers(), base.parameters())).device  # packed weights are buffers
+        held = itertools.chain(base.buffers(), base.parameters())  # packed weights are buffers; oneDNN's are neither
+        device = next((tensor.device for tensor in held), torch.device("cpu"))
         self.lora_A = nn.Parameter(torch.zeros(shape.rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, shape.rank, device=device))
         if shape.dora:

@@ -61,4 +61,4 @@ class Visibility:
         k = torch.arange(self.prefix + stop, device=self.b.device)
         at = (self.b, self.h, k[start:stop, None], k)
         bias = torch.where(self.sees(*at), self.score(k.new_zeros((), dtype=dtype), *at).to(dtype), -torch.inf)
-        return bias[(None,) * (4 - bias.dim())]  # without documents no rule has asked for the row
+        return bias[(None,) * (4 - bias.dim())]  # where neither rows nor heads matter

@@ -29,6 +29,7 @@ from inkstone.model.decoder.prefix import Prefix
 from inkstone.model.families import position_after_prefix
 from inkstone.model.files.weight_shards import write_json
 from inkstone.model.packed.linear import PackedLinear
+from inkstone.model.packed.pack import unpacked
 from inkstone.storage.json_object import read_json_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -137,11 +138,14 @@ def beside(model: Decoder, directory: Path) -> Decoder:
     """
     shape, tensors = (None, {}) if is_prefix(directory) else _read(directory)
     parts = [one for one in model.modules() if isinstance(one, PackedLinear | Experts) or not list(one.children())]
-    own = [model.model.embed_tokens, model.lm_head] if shape and shape.also else []
+    whole = (model.model.embed_tokens, model.lm_head) if shape and shape.also else ()
+    own = [one for one in whole if not isinstance(one, PackedLinear)]
     adapted = copy.deepcopy(model, {id(one): one for one in parts if all(one is not other for other in own)})
     if shape is None:
         load_adapter(adapted, directory)
     else:
+        if "lm_head" in shape.also and isinstance(adapted.lm_head, PackedLinear):
+            adapted.lm_head = unpacked(adapted.lm_head, model.dtype)
         _attach(adapted, directory, shape, tensors)
     return adapted.eval()
 

@@ -14,8 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inkstone.model.cpu_speed import bfloat16_speedup
 from inkstone.model.packed.grouped import Grouped
 from inkstone.model.packed.nf4 import Nf4
+
+_MANY_ROWS = 192
+"""From here on the numbers of a CPU that is slow in bfloat16 are multiplied in float32: making them wide pays."""
 
 
 class Prepacked(nn.Module):
@@ -25,6 +29,8 @@ class Prepacked(nn.Module):
         super().__init__()
         self.shape = (weight_NK.shape[0], weight_NK.shape[1])
         self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 1)
+        self.known: tuple[Tensor, Tensor] | None = None
+        """An input and what came of it, while some of its `Part`s are still to be asked."""
 
     def dequantise(self, dtype: torch.dtype) -> Tensor:
         weight: Tensor = self.blocked.to_dense()
@@ -36,11 +42,39 @@ class Prepacked(nn.Module):
     def product(self, x: Tensor) -> Tensor | None:
         if x.dtype != torch.bfloat16:
             return None
+        if x.numel() >= _MANY_ROWS * self.shape[1] and bfloat16_speedup() < 1:
+            return F.linear(x.float(), self.dequantise(torch.float32)).to(x.dtype)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.blocked, None, "none", [], "")
         return out
 
 
-PackedWeight = Nf4 | Grouped | Prepacked
+class Part(nn.Module):
+    """Some rows of a weight whose other parts multiply the same input: the first that is asked computes for all."""
+
+    def __init__(self, whole: Prepacked, rows: slice) -> None:
+        super().__init__()
+        self.whole, self.rows = whole, rows
+        self.shape: tuple[int, int] = (rows.stop - rows.start, whole.shape[1])
+
+    def dequantise(self, dtype: torch.dtype) -> Tensor:
+        return self.whole.dequantise(dtype)[self.rows]
+
+    def take(self, rows: slice | Tensor) -> Prepacked:
+        return Prepacked(self.dequantise(torch.bfloat16)[rows].contiguous())
+
+    def product(self, x: Tensor) -> Tensor | None:
+        known = self.whole.known
+        if known is None or known[0] is not x:
+            out = self.whole.product(x)
+            if out is None:
+                return None
+            known = (x, out)
+        # The last part forgets, so that nothing of a long prompt stays.
+        self.whole.known = None if self.rows.stop == self.whole.shape[0] else known
+        return known[1][..., self.rows]
+
+
+PackedWeight = Nf4 | Grouped | Prepacked | Part
 """A weight [N, K] with `shape`, `dequantise(dtype)`, `take(rows)` and `product(x)`."""
 
 

@@ -5,6 +5,7 @@
 Embedding, head, router and norms keep their 16 bits.
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,14 @@ from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder, Linear
 from inkstone.model.decoder.experts import Experts, matmul_runs
 from inkstone.model.packed.grouped import round_to_nearest
-from inkstone.model.packed.linear import PackedExperts, PackedLinear, PackedWeight, Prepacked, packed_runs
+from inkstone.model.packed.linear import PackedExperts, PackedLinear, PackedWeight, Part, Prepacked, packed_runs
 from inkstone.model.packed.nf4 import quantise_nf4
 
 Kind = Literal["int8", "int4", "nf4"]
+_TOGETHER = {"self_attn.k_proj": "self_attn.q_proj", "self_attn.v_proj": "self_attn.q_proj"} | {
+    "mlp.up_proj": "mlp.gate_proj"
+}
+"""Maps of one input, and the one that they are multiplied with."""
 _GROUPS = (128, 64, 32, 16)
 
 
@@ -37,22 +42,30 @@ def pack_model(model: Decoder, kind: Kind) -> None:
 
 
 def prepack_model(model: Decoder) -> None:
-    """Put the bfloat16 weights of a CPU's blocks into oneDNN's order; no number changes, and no gradient will flow.
+    """Put the bfloat16 weights of a CPU's linear maps into oneDNN's order, q with k and v and gate with up in one
+    product; no number changes, and no gradient will flow.
 
     Where the copies would take more than half of the memory that is free, weights stay the mapped file's: the system
     reads from disk what does not fit, so a model may be larger than the memory.
     """
     found = [
-        (block, name, module)
-        for block in model.model.layers
-        for name, module in block.named_modules()
-        if isinstance(module, Linear) and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu"
+        (owner, name, module)
+        for owner in (*model.model.layers, model)
+        for name, module in ([("lm_head", model.lm_head)] if owner is model else owner.named_modules())
+        if type(module) is Linear and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu"
     ]
     if sum(module.weight.nbytes for _, _, module in found) > free_bytes() / 2:
         return
-    for block, name, module in found:
-        bias = None if module.bias is None else module.bias.detach()
-        replace_module(block, name, PackedLinear(Prepacked(module.weight.detach().contiguous()), bias))
+    alike: dict[tuple[nn.Module, str], list[tuple[str, Linear]]] = {}
+    for owner, name, module in found:
+        alike.setdefault((owner, _TOGETHER.get(name, name)), []).append((name, module))
+    for (owner, _), modules in alike.items():
+        whole = Prepacked(torch.cat([module.weight.detach() for _, module in modules]))
+        ends = list(itertools.accumulate(module.out_features for _, module in modules))
+        for (name, module), stop in zip(modules, ends, strict=True):
+            weight = Part(whole, slice(stop - module.out_features, stop)) if len(modules) > 1 else whole
+            bias = None if module.bias is None else module.bias.detach()
+            replace_module(owner, name, PackedLinear(weight, bias))
 
 
 def free_bytes() -> float:
@@ -108,17 +121,22 @@ def packed_maps(model: nn.Module) -> int:
     return sum(isinstance(module, PackedLinear | PackedExperts) for module in model.modules())
 
 
+def unpacked(module: PackedLinear, dtype: torch.dtype) -> Linear:
+    """A plain map with the packed one's values."""
+    linear = Linear(1, 1)
+    linear.in_features, linear.out_features = module.in_features, module.out_features
+    linear.weight = nn.Parameter(module.packed.dequantise(dtype))
+    linear.register_parameter("bias", module.bias)
+    return linear
+
+
 @torch.no_grad()
 def unpack_model(model: Decoder) -> None:
     """Plain weights again, with the packed ones' values, in the model's dtype."""
     dtype = model.model.embed_tokens.weight.dtype
     for name, module in list(model.named_modules()):
         if isinstance(module, PackedLinear):
-            linear = Linear(1, 1)
-            linear.in_features, linear.out_features = module.in_features, module.out_features
-            linear.weight = nn.Parameter(module.packed.dequantise(dtype))
-            linear.register_parameter("bias", module.bias)
-            replace_module(model, name, linear)
+            replace_module(model, name, unpacked(module, dtype))
         elif isinstance(module, PackedExperts):
             weights = [torch.cat([part.dequantise(dtype) for part in parts]) for parts in module.parts()]
             owner, _, last = name.rpartition(".")

@@ -1,10 +1,12 @@
 """Models to take away: a GGUF file, or the adapter as a .zip, made in a thread and then downloaded.
 
 Only models that the server has are named, and a file's place comes from the model's directory, never from what a
-browser sends. A file is offered until its model changes.
+browser sends. A file is offered until its model changes. What is being made, or could not be, is said by a .json beside
+the file's place, so a server that is started again makes what the last one did not end.
 """
 
 import hashlib
+import json
 import logging
 import threading
 import zipfile
@@ -22,7 +24,7 @@ from inkstone.progress import Silent
 from inkstone.serve.guard import Body, Refused, read_body
 from inkstone.serve.models import Library
 from inkstone.serve.store.store import Row
-from inkstone.storage import atomic_file
+from inkstone.storage import atomic_file, read_json_object
 
 Kind = Literal["f16", "q8_0", "q4_0", "adapter"]
 KINDS: tuple[Kind, ...] = ("f16", "q8_0", "q4_0", "adapter")
@@ -41,7 +43,6 @@ class Exports:
 
     def __init__(self, folder: Path, library: Library) -> None:
         self.folder, self.library = folder.resolve(), library
-        self._said: dict[Path, Row] = {}  # of files that are made now, or could not be
         self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def path(self, model: str, kind: Kind) -> Path:
@@ -56,7 +57,7 @@ class Exports:
         """How far it is: nothing, running, failed or done."""
         file, place = self.path(model, kind), self.library.directories[model]
         told = {"model": model, "kind": kind, "state": "none", "error": "", "bytes": None}
-        if said := self._said.get(file):
+        if said := _said(file):
             return {**told, **said}
         if file.is_file() and file.stat().st_mtime >= place.stat().st_mtime:
             return {**told, "state": "done", "bytes": file.stat().st_size}
@@ -68,24 +69,46 @@ class Exports:
         if kind == "adapter" and not has_adapter(place):
             raise InputError(f"{model} has no adapter: only a model tuned with LoRA or a prefix has")
         with self._lock:
-            if self._said.get(file, {}).get("state") != "running":
-                self._said[file] = {"state": "running"}
-                threading.Thread(target=self._make, args=(place, file, kind), daemon=True, name="export").start()
+            if _said(file).get("state") != "running":
+                self._start(place, file, kind)
         return self.shown(model, kind)
+
+    def resume(self) -> None:
+        """When a server starts: make what the last one was making."""
+        for model, place in self.library.directories.items():
+            for kind in KINDS:
+                if _said(file := self.path(model, kind)).get("state") == "running":
+                    self._start(place, file, kind)
+
+    def _start(self, place: Path, file: Path, kind: Kind) -> None:
+        _say(file, "running")
+        threading.Thread(target=self._make, args=(place, file, kind), daemon=True, name="export").start()
 
     def _make(self, place: Path, file: Path, kind: Kind) -> None:
         try:
             with self._turn:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                _zip(has_adapter(place) or place, file) if kind == "adapter" else write_gguf(
-                    place, file, kind, Silent()
-                )
-            del self._said[file]
+                if kind == "adapter":
+                    _zip(has_adapter(place) or place, file)
+                else:
+                    write_gguf(place, file, kind, Silent())
+            file.with_suffix(".json").unlink(missing_ok=True)
         except InkstoneError as error:
-            self._said[file] = {"state": "failed", "error": str(error)[:4000]}
+            _say(file, "failed", str(error))
         except Exception as error:  # whatever it is, the page must not wait for ever
             _log.exception("%s could not be made of %s", file.name, place)
-            self._said[file] = {"state": "failed", "error": f"{type(error).__name__}: {error}"[:4000]}
+            _say(file, "failed", f"{type(error).__name__}: {error}")
+
+
+def _say(file: Path, state: str, error: str = "") -> None:
+    with atomic_file(file.with_suffix(".json")) as draft:
+        draft.write_text(json.dumps({"state": state, "error": error[:4000]}), encoding="utf-8")
+
+
+def _said(file: Path) -> Row:
+    try:
+        return read_json_object(file.with_suffix(".json"))
+    except FileNotFoundError:
+        return {}
 
 
 def has_adapter(place: Path) -> Path | None:
@@ -102,7 +125,8 @@ def _zip(folder: Path, file: Path) -> None:
 
 
 def mount_exports(app: FastAPI, exports: Exports) -> None:
-    """Add the routes."""
+    """Add the routes, and go on with what the last server was making."""
+    exports.resume()
 
     @app.get("/api/exports")
     def listed() -> list[Row]:
@@ -123,5 +147,7 @@ def mount_exports(app: FastAPI, exports: Exports) -> None:
 
     @app.delete("/api/exports/{kind}/{model:path}")
     def remove(kind: Kind, model: str) -> Response:
-        exports.path(model, kind).unlink(missing_ok=True)
+        file = exports.path(model, kind)
+        file.unlink(missing_ok=True)
+        file.with_suffix(".json").unlink(missing_ok=True)
         return Response(status_code=204)

@@ -53,8 +53,15 @@ class Jobs:
 
     def shown(self, row: Row) -> Row:
         """A job for a page: with the last progress of its run, and the name of its model when it has one."""
-        model = f"{row['name']}-{row['id']}" if row["state"] == "succeeded" else None
+        model = self._model_name(row) if row["state"] == "succeeded" else None
         return {**row, "model": model, "progress": progress_of(self.run_dir(row) / "events.jsonl")}
+
+    def _model_name(self, row: Row) -> str:
+        """By which a finished job's model is asked for; never that of a served model or adapter."""
+        name, own = f"{row['name']}-{row['id']}", self.run_dir(row) / STAGE
+        while name in self.library.adapters or self.library.directories.get(name, own) != own:
+            name += "-task"
+        return name
 
     def add(self, name: str, task: Row, recipe: str) -> Row:
         """A new job at the end of the queue. `recipe` lacks `name` and `runs_dir`."""
@@ -147,8 +154,7 @@ class Jobs:
         """Let people talk to a finished job's model; it is opened when they do."""
         name, directory = self.shown(row)["model"], self.run_dir(row) / STAGE
         if name and (directory / "config.json").is_file():
-            known = self.library.directories
-            self.library.directories = {**known, name: known.get(name, directory)}  # others may go through the old one
+            self.library.directories = {**self.library.directories, name: directory}  # others may go through the old
 
 
 def toml(value: str | float | list[str] | dict[str, float]) -> str:

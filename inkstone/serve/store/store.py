@@ -7,18 +7,21 @@ Rows go in and out as plain dicts; the routes have checked them.
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, or_, select, true, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from inkstone.errors import Absent, InkstoneError
-from inkstone.serve.store.tables import COLLECTIONS, CONVERSATIONS, JOBS, MESSAGES, METADATA, PASSAGES, SCHEMA, VERSION
+from inkstone.serve.store.tables import COLLECTIONS, CONVERSATIONS, JOBS, MESSAGES, METADATA, PASSAGES
+from inkstone.serve.store.versions import VERSION, alone, migrate
 
 Row = dict[str, Any]
 
@@ -43,27 +46,41 @@ class Store:
             if file:
                 Path(address).parent.mkdir(parents=True, exist_ok=True)
                 address = f"sqlite:///{address}"
-            engine = create_engine(address)
+            engine = create_engine(address, pool_pre_ping=not file)
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _prepare_sqlite)
             with engine.begin() as connection:
-                METADATA.create_all(connection)
-                version = connection.scalar(select(SCHEMA.c.version))
-                if version is None:
-                    connection.execute(insert(SCHEMA).values(version=VERSION))
+                version = migrate(connection)
         except (SQLAlchemyError, OSError, ImportError) as error:
-            raise InkstoneError(f"the console's database {self.address} cannot be opened ({error})") from error
-        if version not in (None, VERSION):
+            raise self._fault("cannot be opened", error) from error
+        if version > VERSION:
             raise InkstoneError(
-                f"the console's database {self.address} is of version {version}, this Inkstone keeps {VERSION}: "
+                f"the console's database {self._shown} is of version {version}, this Inkstone keeps {VERSION}: "
                 f"name another with --database"
             )
         return engine
 
-    def _begin(self) -> Any:
+    @property
+    def _shown(self) -> str:
+        """The address for people: without the password."""
+        return re.sub(r"(://[^:/@]*:).*@", r"\1***@", self.address)
+
+    def _fault(self, what: str, error: Exception) -> InkstoneError:
+        if isinstance(error, ImportError) and error.name:
+            how = "pip install 'inkstone[postgres]'" if "psycopg" in error.name else "install it"
+            return InkstoneError(f"the console's database {self._shown} needs {error.name}: {how}")
+        why = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()
+        return InkstoneError(f"the console's database {self._shown} {what} ({why[0]})")
+
+    @contextmanager
+    def _begin(self) -> Iterator[Any]:
         with self._lock:
             engine = self._engine
-        return engine.begin()
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._fault("failed", error) from error
 
     def rows(self, table: str) -> list[Row]:
         """All rows of a table, in the order they were made. To look makes no file."""
@@ -128,13 +145,14 @@ class Store:
     def turn(self, job: int, before: tuple[str, ...], values: Row, at_once: int | None = None) -> bool:
         """Change a job if its state is one of `before`, and fewer than `at_once` run; False where it was not so.
 
-        One statement does it, so of two servers with one database only one starts a job.
+        Nobody else changes anything meanwhile, so of two servers with one database only one starts a job.
         """
         others = JOBS.alias()
         busy = select(func.count()).select_from(others).where(others.c.state.in_(("running", "stopping")))
         room = busy.scalar_subquery() < at_once if at_once is not None else true()
         one = update(JOBS).where(JOBS.c.id == job, JOBS.c.state.in_(before), room)
         with self._begin() as connection:
+            alone(connection)
             return bool(connection.execute(one.values(**values, changed=time.time())).rowcount)
 
     def say(self, conversation: int, message: Row) -> Row:

@@ -2,15 +2,27 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+import sqlalchemy
+from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, MetaData, Table, TypeDecorator
 
-VERSION = 1
-"""Raised with every change of a table; a database of another version is refused in words. A new table needs none: it is
-made where it is missing."""
+
+class Text(TypeDecorator[str]):
+    """What people and models write; a zero and half a character, which no database takes, become `�`."""
+
+    impl: type[sqlalchemy.String] = sqlalchemy.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return value and value.replace("\0", "�").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class String(Text):
+    """A short one."""
+
+    impl, cache_ok = sqlalchemy.String, True
+
 
 METADATA = MetaData()
-
-SCHEMA = Table("inkstone_schema", METADATA, Column("version", Integer, nullable=False))
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:
@@ -32,7 +44,7 @@ CONVERSATIONS = _table(
     Column("title", String(200), nullable=False, default=""),
     Column("assistant", ForeignKey("assistants.id", ondelete="SET NULL")),
     Column("leaf", Integer),
-    Column("changed", Float, nullable=False),
+    Column("changed", Float, nullable=False, index=True),
 )
 
 MESSAGES = _table(
