@@ -129,6 +129,12 @@ def test_a_prefix_that_does_not_fit_is_refused_by_its_numbers(base: Path, tmp_pa
     (tmp_path / "adapter_config.json").write_text(json.dumps({**told, "first_position": 3}))
     with pytest.raises(InputError, match="first_position = 3; a text begins at 0 or at 5"):
         load_adapter(load_model(base), tmp_path)
+    model = with_prefix(base)
+    with torch.no_grad():
+        model.model.prefix.numbers[0, 0, 0, 0, 0] = torch.nan  # type: ignore[union-attr]
+    save_adapter(model, tmp_path, str(base))
+    with pytest.raises(InputError, match="prompt_embeddings holds NaN"):
+        load_adapter(load_model(base), tmp_path)
 
 
 @torch.no_grad()

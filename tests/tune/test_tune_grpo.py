@@ -158,7 +158,7 @@ def test_rewards_that_fail_or_are_not_there_are_named(functions: Path) -> None:
 
 def test_what_cannot_be_trained_is_said_before_anything_starts(base_dir: Path, tmp_path: Path) -> None:
     how = GrpoSettings(beta=0.1)
-    with pytest.raises(InputError, match='set adapter = "lora", or beta = 0'):
+    with pytest.raises(InputError, match='set adapter = "lora" or "prefix", or beta = 0'):
         stage(tmp_path, base_dir, tiny("last_number", grpo=how.model_dump()))
     with pytest.raises(InputError, match="together more than sequence_length = 64"):
         stage(tmp_path, base_dir, tiny("last_number", grpo={"max_new_tokens": 60}))

@@ -115,6 +115,8 @@ def read_prefix(model: Decoder, directory: Path, of_base: bool = False) -> Prefi
             f"{directory}: {found}; this model wants rows of {numbers} numbers, for {shape[0]} layers and {shape[2]} "
             f"key heads of {shape[3]}: the prefix is for another base"
         )
+    if not rows.isfinite().all():
+        raise InputError(f"{directory / WEIGHTS}: {_NUMBERS} holds NaN or infinite values")
     first = told.get("first_position", position_after_prefix(config, len(rows)))
     if first not in (0, len(rows)):
         raise InputError(f"{directory / CONFIG}: first_position = {first!r}; a text begins at 0 or at {len(rows)}")
