@@ -17,7 +17,7 @@ from inkstone.train import new_model
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """primer/, runs/small/corpus/, tokenizer/ and tokens/, each written by its command."""
     folder = tmp_path_factory.mktemp("data")
     recipe = folder / "small.toml"
