@@ -1,8 +1,8 @@
 """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with decay on matrices only, Muon, and the rate's schedule.
 
 Muon (Jordan et al. 2024) updates the matrices inside the blocks by their orthogonalised momentum, scaled to the size of
-AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learning rate; all else stays with AdamW,
-where `adamw_rate_ratio` can make it faster: small models with few tokens gain by it (docs/log.md).
+AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learning rate; all else stays with AdamW.
+Embedding, head and norms may learn faster (`embedding_rate_ratio`), with either: small models gain by it (docs/log.md).
 """
 
 import math
@@ -94,16 +94,19 @@ class MuonAdamW(torch.optim.Optimizer):
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """What the settings ask for; norms and other vectors are not decayed."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    inner = [p for name, p in named.items() if settings.optimizer == "muon" and "layers." in name and p.dim() >= 2]
-    taken = {id(p) for p in inner}
-    weights = [p for p in named.values() if id(p) not in taken]
+    inside = {id(p) for name, p in named.items() if "layers." in name and p.dim() >= 2}
+    matrices = [p for p in named.values() if id(p) in inside] if settings.optimizer == "muon" else []
+    weights = [p for p in named.values() if not (matrices and id(p) in inside)]
     # One update is one call on many tensors, which must lie on the same ranks.
-    kinds = [(p.dim() >= 2, getattr(p, "device_mesh", None)) for p in weights]
+    kinds = [
+        (p.dim() >= 2, getattr(p, "device_mesh", None), 1.0 if id(p) in inside else settings.embedding_rate_ratio)
+        for p in weights
+    ]
     groups = [
         {
             "params": [p for p, own in zip(weights, kinds, strict=True) if own == kind],
             "weight_decay": settings.weight_decay if kind[0] else 0.0,
-            "rate_ratio": settings.adamw_rate_ratio,
+            "rate_ratio": kind[2],
         }
         for kind in sorted(dict.fromkeys(kinds), key=lambda kind: not kind[0])
     ]
@@ -114,7 +117,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
         eps=1e-8,
         fused=True,
     )
-    return MuonAdamW(inner, adamw, settings) if inner else adamw
+    return MuonAdamW(matrices, adamw, settings) if matrices else adamw
 
 
 def settle(optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> None:

@@ -167,7 +167,6 @@ def test_steps_follow_from_epochs_and_max_steps(changes: dict[str, float], steps
         ({"micro_batch_tokens": 8}, "micro_batch_tokens = 8 is not a multiple of sequence_length = 16"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"dtype": "float16"}, "'auto', 'float32' or 'bfloat16'"),
-        ({"adamw_rate_ratio": 3}, 'adamw_rate_ratio is for optimizer = "muon"'),
         ({"lr": 0.1}, "Extra inputs are not permitted"),
     ],
 )
