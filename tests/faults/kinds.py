@@ -293,7 +293,7 @@ def recipe(folder: Path, draw: random.Random) -> Call:
         options = ["--set", f"{key}={draw.choice(odd)}"]
     else:
         deep = b"x = " + b"[" * 100_000
-        content = draw.choice([damaged_bytes(content, draw), damaged_bytes(content, draw), deep, content + deep])
+        content = draw.choice([*(damaged_bytes(content, draw) for _ in range(2)), deep, content + deep, content])
     path.write_bytes(content)
     return lambda: _commands(("run", path, *options, "--dry-run"))
 
