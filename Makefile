@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 
 # Tests share the cores as processes; a file's tests stay together, because they share fixtures.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
 
 .PHONY: quickstart test test-all lint benchmark clean
 
