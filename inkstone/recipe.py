@@ -123,7 +123,7 @@ def _sized(values: dict[str, Any]) -> dict[str, Any]:
     length = pretrain.get("sequence_length", PretrainSettings.model_fields["sequence_length"].default)
     derived = training_of(model["size"], length) if isinstance(length, int) and length > 0 else {}
     if "batch_tokens" in pretrain:
-        del derived["micro_batch_tokens"]
+        derived.pop("micro_batch_tokens", None)
     return {**values, "pretrain": {**derived, **pretrain}}
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 _UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
 _MICRO_TOKENS = 16384
-PATTERN = r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?[KMB]$"
+PATTERN = r"^([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.[0-9]{0,2}[1-9])[KMB]$"
 
 
 def is_size(value: object) -> TypeGuard[str]:

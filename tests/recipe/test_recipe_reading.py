@@ -243,9 +243,15 @@ def test_a_size_decides_what_the_recipe_does_not_say(tmp_path: Path) -> None:
     assert recipe.pretrain.micro_tokens == 16384
     own = read(tmp_path, GOOD, ["model.size=2.5M", "model.num_layers=4", "pretrain.batch_tokens=512"])
     assert own.pretrain and (own.model.num_layers, own.pretrain.micro_tokens) == (4, 512)
+    assert read(tmp_path, GOOD, ["model.size=0.5B"]).model.hidden_size == 1536
 
 
-@pytest.mark.parametrize("size", ["0M", "seven", "7T", 7])
+@pytest.mark.parametrize("size", ["0M", "0.0B", "seven", "7T", "9" * 400 + "B", 7])
 def test_a_size_that_is_none_is_refused(size: object, tmp_path: Path) -> None:
     [problem] = problems(tmp_path, GOOD, [f"model.size={size}"])
     assert problem.startswith(f"[model] size = {size!r}: ")
+
+
+def test_a_size_beside_a_sequence_length_that_is_none_is_said(tmp_path: Path) -> None:
+    given = ["model.size=25M", "pretrain.sequence_length=long", "pretrain.batch_tokens=512"]
+    assert problems(tmp_path, GOOD, given)[0].startswith("[pretrain] sequence_length = 'long'")
