@@ -69,8 +69,9 @@ class Store:
         if isinstance(error, ImportError) and error.name:
             how = "pip install 'inkstone[postgres]'" if "psycopg" in error.name else "install it"
             return InkstoneError(f"the console's database {self._shown} needs {error.name}: {how}")
-        why = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()
-        return InkstoneError(f"the console's database {self._shown} {what} ({why[0]})")
+        lines = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()
+        why = lines[0] if lines else type(error).__name__
+        return InkstoneError(f"the console's database {self._shown} {what} ({why})")
 
     @contextmanager
     def _begin(self) -> Iterator[Any]:
