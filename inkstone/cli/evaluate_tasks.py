@@ -1,6 +1,5 @@
 """`inkstone evaluate MODEL --tasks ...`: runs the benchmarks and shows their table."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +75,7 @@ def show_contamination(
     """Search, write `output` and show how many items of each benchmark were found, and the strongest."""
     from inkstone.evaluate.contamination import find_in_corpus
     from inkstone.evaluate.run.benchmarks import load_all, wanted_protocols
-    from inkstone.storage import atomic_file
+    from inkstone.storage import atomic_file, write_json_lines
 
     loaded = load_all(wanted_protocols(tasks), data, "")
     owner = {item.id: task for task, questions in loaded.items() for item in questions.items}
@@ -85,7 +84,7 @@ def show_contamination(
         found = find_in_corpus(items, corpus, progress, overlap, field)
     if output:
         with atomic_file(output) as draft:
-            draft.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found), "utf-8")
+            write_json_lines(draft, map(asdict, found))
     hit = {one.item for one in found}
     counts = {task: sum(owner[name] == task for name in hit) for task in loaded}
     total = [str(len(loaded[task].items)) for task in loaded]

@@ -1,6 +1,5 @@
 """inkstone tokenizer extend: learn, append, grow the model's rows, draw the curve, say what it saves."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import typer
 
 from inkstone.cli.options import refuse_existing
 from inkstone.cli.progress import show_progress
-from inkstone.storage import atomic_directory
+from inkstone.storage import atomic_directory, write_json
 from inkstone.tokenizer import ExtendSettings, Extension, Tokenizer, extend_tokenizer
 
 
@@ -30,8 +29,7 @@ def extend_directory(
             extension.tokenizer.save(draft)
         if chart and settings.choose:
             (draft / "alp.svg").write_text(_curve(extension), encoding="utf-8")
-        text = json.dumps(report, ensure_ascii=False, indent=1)
-        (draft / "extension.json").write_text(text + "\n", encoding="utf-8")
+        write_json(draft / "extension.json", report)
     _say(report, output)
 
 

@@ -1,6 +1,5 @@
 """`inkstone quantize`: a model in fewer bits, and what that cost."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +55,7 @@ def quantize(
 def _compare(source: Path, made: Path, texts: Sequence[Path]) -> None:
     from inkstone.cli.table import Cell, show_table
     from inkstone.evaluate.quality import compare_quality, decoding_speed
-    from inkstone.storage import atomic_file
+    from inkstone.storage import atomic_file, write_json
 
     rows = compare_quality(source, made, texts)
     sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6 for folder in (source, made)]
@@ -72,4 +71,4 @@ def _compare(source: Path, made: Path, texts: Sequence[Path]) -> None:
     show_table(["", "original", "quantised", ""], table)
     told = {"size_mb": sizes, "tokens_per_second": speeds, "texts": [asdict(row) for row in rows]}
     with atomic_file(made / "quality.json") as draft:
-        draft.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(draft, told)

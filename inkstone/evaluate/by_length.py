@@ -19,6 +19,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model import Decoder, load_model
 from inkstone.progress import Progress
+from inkstone.storage import write_json
 from inkstone.tokenizer import Tokenizer, open_shards
 
 _FORWARD_TOKENS = 4096
@@ -135,7 +136,7 @@ def evaluate_by_length(
         "training_length": training_length,
         "rows": [asdict(row) for row in rows],
     }
-    (output / "by_length.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "by_length.json", figures)
     try:
         draw(rows, name, training_length, output)
     except ImportError:

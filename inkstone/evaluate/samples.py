@@ -5,7 +5,6 @@ so the same model says the same thing again. A continuation ends at the first li
 outgrows the model's positions loses its oldest turns, and says how many.
 """
 
-import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -76,10 +75,6 @@ def hold_conversation(
         history.append(Message("assistant", reply))
         said.append({"role": "assistant", "content": reply} | ({"forgotten_rounds": dropped} if dropped else {}))
     return said
-
-
-def write_samples(samples: dict[str, object], path: Path) -> None:
-    path.write_text(json.dumps(samples, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _line_ends(tokenizer: Tokenizer) -> set[int]:

@@ -5,7 +5,6 @@ samples.json); `evaluate_directory` does the same for one model directory. All i
 is loaded, so what is wrong with them is said at once.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout
 from inkstone.evaluate.protocols import Protocol
 from inkstone.evaluate.run.benchmarks import load_all, run_benchmarks, wanted_protocols
 from inkstone.evaluate.run.local import LocalModel
-from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
+from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.table import table_entry
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
@@ -33,7 +32,7 @@ from inkstone.model.files.weights import GGUF
 from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
 from inkstone.stage import Job, Result, StageKind
-from inkstone.storage import fingerprint
+from inkstone.storage import fingerprint, write_json, write_json_lines
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import PRETRAIN, PretrainSettings, new_model
 
@@ -92,10 +91,10 @@ def evaluate_models(
     if scratch and (scratch / "benchmarks").is_dir():
         shutil.copytree(scratch / "benchmarks", output / "benchmarks", ignore=shutil.ignore_patterns(".lock"))
     scores: dict[str, object] = {"method": method(settings), "models": results}
-    (output / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    _write_rows(quiz_rows, output / "questions.jsonl")
-    _write_rows(problem_rows, output / "problems.jsonl")
-    write_samples({"models": samples}, output / "samples.json")
+    write_json(output / "scores.json", scores)
+    write_json_lines(output / "questions.jsonl", quiz_rows)
+    write_json_lines(output / "problems.jsonl", problem_rows)
+    write_json(output / "samples.json", {"models": samples})
     return scores
 
 
@@ -226,12 +225,6 @@ def _sample(opened: Opened, prompts: Prompts, max_new_tokens: int) -> dict[str, 
         return {"continue": continue_texts(opened, prompts.continuations, max_new_tokens)}
     talk = partial(hold_conversation, opened, opened.template, max_new_tokens=max_new_tokens)
     return {"chat": {lang: talk(turns) for lang, turns in prompts.chat.items()}}
-
-
-def _write_rows(rows: Rows, path: Path) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _run(job: Job) -> Result:

@@ -23,8 +23,7 @@ from inkstone.mixture.optimum import capped
 from inkstone.mixture.settings import ProxySettings
 from inkstone.model import ModelSettings
 from inkstone.progress import Progress, Silent
-from inkstone.storage import atomic_directory, fingerprint, settle
-from inkstone.storage.manifest import read_manifest
+from inkstone.storage import atomic_directory, fingerprint, read_manifest, settle, write_json
 from inkstone.tasks import Workers, run_calls
 from inkstone.tokenizer import open_shards
 from inkstone.train import (
@@ -141,7 +140,7 @@ def run_trial(bench: Bench, trial: Trial, path: Path) -> float:
         "seconds": round(seconds, 2),
     }
     with atomic_directory(path) as draft:
-        (draft / "proxy.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "proxy.json", record)
     return seconds
 
 

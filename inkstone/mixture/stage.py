@@ -5,7 +5,6 @@ on mixtures the fit has not seen, and the learned, natural and stratified mix tr
 these the one that measured best is what training gets: a law may be wrong, and then its weights do not go unnoticed.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from inkstone.mixture.proxies import Bench, Trial, check_heldout, draw_mixtures,
 from inkstone.mixture.settings import MixtureSettings
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
-from inkstone.storage import write_manifest
+from inkstone.storage import write_json, write_manifest
 from inkstone.tokenizer import open_shards
 from inkstone.train import Mixture, TrainSettings
 
@@ -78,7 +77,7 @@ def fit_mixture(
         **({"online": settings.online.model_dump()} if settings.online else {}),
         **evidence,
     }
-    (output / "mixture.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "mixture.json", facts)
     write_manifest(output, {"kind": "mixture"})
     shares = ", ".join(f"{name} {share:.3f}" for name, share in _named(domains, mixes[chosen]).items())
     for sentence in [*comparison(facts), f"weights of the {chosen} mix: {shares}"]:

@@ -4,7 +4,6 @@ Long stages keep their checkpoints in `.scratch/<stage>-<fingerprint>`, which su
 stage is done. A lock keeps a second process out of the same run.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from inkstone.pipeline.stages import Stage, job
 from inkstone.progress import Progress
 from inkstone.recipe import Recipe
 from inkstone.stage import Result
-from inkstone.storage import atomic_directory, settle, write_manifest
+from inkstone.storage import atomic_directory, settle, write_json, write_manifest
 
 
 def execute(recipe: Recipe, planned: Planned, scratch: Path, progress: Progress) -> Result:
@@ -47,7 +46,7 @@ def execute(recipe: Recipe, planned: Planned, scratch: Path, progress: Progress)
             "covers": planned.covers,
             "result": result,
         }
-        (draft / "stage.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(draft / "stage.json", record)
     for old in (run_dir / ".scratch").glob(f"{stage.name}-*"):
         shutil.rmtree(old)
     return result

@@ -7,7 +7,7 @@ from inkstone.storage.atomic import append_line, atomic_directory, atomic_file, 
 from inkstone.storage.damage import reading
 from inkstone.storage.digests import Digests
 from inkstone.storage.fingerprint import file_sha256, fingerprint
-from inkstone.storage.json_object import read_json_object
+from inkstone.storage.json_object import read_json_object, write_json, write_json_lines
 from inkstone.storage.manifest import read_manifest, verify_manifest, write_manifest
 
 __all__ = [
@@ -22,5 +22,7 @@ __all__ = [
     "reading",
     "settle",
     "verify_manifest",
+    "write_json",
+    "write_json_lines",
     "write_manifest",
 ]

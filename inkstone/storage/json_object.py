@@ -1,6 +1,7 @@
-"""Read a file that holds one JSON object; whatever is wrong with it is one sentence."""
+"""JSON files: an object read, where whatever is wrong with it is one sentence, and values and rows written."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +20,13 @@ def read_json_object(
     if not isinstance(values, dict):
         raise error(f"{path} is not a JSON object of settings: {remedy}")
     return values
+
+
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
+    """Letters of every script stand for themselves."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
+
+
+def write_json_lines(path: Path, rows: Iterable[object]) -> None:
+    """A row a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -4,13 +4,12 @@ A stage writes its files, then `write_manifest(directory, {...facts})` last. A r
 sizes (cheap, always) or contents (`contents=True`).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from inkstone.errors import InkstoneError
 from inkstone.storage.fingerprint import file_sha256
-from inkstone.storage.json_object import read_json_object
+from inkstone.storage.json_object import read_json_object, write_json
 
 NAME = "manifest.json"
 
@@ -23,8 +22,7 @@ def write_manifest(directory: Path, facts: Mapping[str, object], digests: Mappin
             name = path.relative_to(directory).as_posix()
             digest = (digests or {}).get(name) or file_sha256(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": digest}
-    text = json.dumps({**facts, "files": files}, ensure_ascii=False, indent=1)
-    (directory / NAME).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / NAME, {**facts, "files": files})
 
 
 def read_manifest(directory: Path) -> dict[str, object]:

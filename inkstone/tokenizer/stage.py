@@ -13,7 +13,7 @@ from pathlib import Path
 from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
-from inkstone.storage import write_manifest
+from inkstone.storage import write_json, write_manifest
 from inkstone.tokenizer.bpe.train import train
 from inkstone.tokenizer.documents import Columns, Part, corpus_parts, count_bytes, read_documents
 from inkstone.tokenizer.extend import extend_tokenizer
@@ -72,8 +72,7 @@ def take_tokenizer(settings: TokenizerSettings, corpus: Path, output: Path, prog
     if settings.extend:
         extended = extend_tokenizer(tokenizer, corpus, settings.extend, progress)
         tokenizer, added = extended.tokenizer, len(extended.added)
-        text = json.dumps(extended.report, ensure_ascii=False, indent=1)
-        (output / "extension.json").write_text(text + "\n", encoding="utf-8")
+        write_json(output / "extension.json", extended.report)
     tokenizer.save(output)
     languages = _measure(tokenizer, corpus, settings, output)
     write_manifest(output, {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size})
@@ -92,8 +91,7 @@ def _measure(
     """Compression by language on the held-out split where there is one, kept in measure.json."""
     split = "heldout" if isinstance(corpus, Path) and (corpus / "heldout").is_dir() else "train"
     languages: dict[str, object] = {**measure(tokenizer, _texts_for_measuring(corpus_parts(corpus, split), settings))}
-    text = json.dumps({"split": split, "languages": languages}, ensure_ascii=False, indent=1)
-    (output / "measure.json").write_text(text + "\n", encoding="utf-8")
+    write_json(output / "measure.json", {"split": split, "languages": languages})
     return languages
 
 

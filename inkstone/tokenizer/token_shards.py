@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from inkstone.errors import InkstoneError
-from inkstone.storage import verify_manifest
-from inkstone.storage.damage import reading
+from inkstone.storage import reading, verify_manifest, write_json, write_json_lines
 
 Group = tuple[str, str]
 """(lang, source) of a document: the finest grain a mixture can tell apart."""
@@ -112,11 +111,9 @@ class ShardWriter:
         offsets = np.append(0, np.cumsum(np.concatenate(self._lengths)))
         _append(self.directory / f"{stem}.offsets.bin", offsets.astype("<i8"))
         _append(self.directory / f"{stem}.groups.bin", np.array(self._group_of, dtype="<i4"))
-        names = json.dumps(list(self._groups), ensure_ascii=False)
-        (self.directory / f"{stem}.groups.json").write_text(names + "\n", encoding="utf-8")
+        write_json(self.directory / f"{stem}.groups.json", list(self._groups), indent=None)
         if self._rows:
-            lines = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in self._rows)
-            (self.directory / f"{stem}.docs.jsonl").write_text(lines, encoding="utf-8")
+            write_json_lines(self.directory / f"{stem}.docs.jsonl", map(vars, self._rows))
         self.shards.append(stem)
         self._lengths, self._written, self._rows, self._groups, self._group_of = [], 0, [], {}, []
 

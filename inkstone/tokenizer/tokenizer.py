@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 
 from inkstone.errors import InputError
-from inkstone.storage import fingerprint, reading
+from inkstone.storage import fingerprint, reading, write_json
 from inkstone.tokenizer.bpe.dropout import WordMerger
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.foreign.model_file import model_content
@@ -98,12 +98,10 @@ class Tokenizer:
         `with_model`: and a SentencePiece `tokenizer.model` with the same ids, where there is one.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        spec = self.spec()
         content = self.model_file
         if content is not None and with_model:
             (directory / "tokenizer.model").write_bytes(content)
-        text = json.dumps(spec, ensure_ascii=False, indent=2)
-        (directory / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
+        write_json(directory / "tokenizer.json", self.spec(), indent=2)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             **{role: name for role, name in self._special.items() if name is not None},
@@ -114,8 +112,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000_000,
         }
-        text = json.dumps(config, ensure_ascii=False, indent=2)
-        (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        write_json(directory / "tokenizer_config.json", config, indent=2)
 
     @property
     def start_ids(self) -> list[int]:

@@ -19,7 +19,7 @@ import numpy as np
 from inkstone.errors import InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind
-from inkstone.storage import atomic_directory, file_sha256, fingerprint, write_manifest
+from inkstone.storage import atomic_directory, file_sha256, fingerprint, write_json, write_manifest
 from inkstone.tasks import Workers, run_calls, start_ahead
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_part
@@ -187,7 +187,7 @@ def _encode_part(tools: _Tools, job: _Job, store: Path) -> None:
             "sources": _sums((source, entry) for (_, source), entry in counts),
             "langs": _sums((lang, entry) for (lang, _), entry in counts),
         }
-        (draft / "part.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(draft / "part.json", facts, indent=None)
 
 
 def _with_ends(tools: _Tools, ids: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from inkstone.corpus.judge.kernel import F64, I64, Tokens, flatten, mix, tokenize
 from inkstone.corpus.judge.perplexity import Array, NgramModel, train_ngrams
 from inkstone.errors import InputError
+from inkstone.storage import write_json
 
 BITS = 20
 EPOCHS = 4
@@ -216,7 +217,7 @@ def save_quality(model: QualityModel, directory: Path) -> None:
     tensors |= {f"ngrams.{name}": value for name, value in model.ngrams.arrays().items()}
     save_file(tensors, directory / "model.safetensors")
     described = {"format": FORMAT, "bits": BITS, "bias": model.bias, "figures": model.figures}
-    (directory / "quality.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    write_json(directory / "quality.json", described)
 
 
 def load_quality(directory: Path) -> QualityModel:

@@ -5,7 +5,6 @@ on the content of the files and the settings only: not on the order of the input
 there are, or whether a run was killed on the way.
 """
 
-import json
 import shutil
 import time
 from functools import partial
@@ -31,7 +30,7 @@ from inkstone.corpus.settings import CorpusSettings
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Progress
 from inkstone.stage import Job, Result, StageKind, deciding
-from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_manifest
+from inkstone.storage import atomic_file, file_sha256, fingerprint, read_manifest, write_json, write_manifest
 from inkstone.tasks import Workers
 
 GROUP_BYTES = 32_000_000
@@ -101,7 +100,7 @@ def curate(
     shutil.rmtree(run.scratch)
     # Before the report, which tells of time: two runs of the same corpus have equal manifests.
     write_manifest(output, {"kind": "corpus", "content": _content(output), "splits": result["splits"]})
-    (output / "report.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "report.json", result)
     progress.note(_summary(figures), documents=_kept(figures), removed=figures.total("rule", "document", last="count"))
     names = ("documents_in", "documents_out", "characters_in", "characters_out", "splits", "langs", "throughput")
     return {name: result[name] for name in names}
@@ -264,8 +263,7 @@ def _gather(written: list[Path], output: Path, settings: CorpusSettings) -> None
         target = output / SIGNATURES / f"{number:05d}"
         target.parent.mkdir(exist_ok=True)
         (place / SIGNATURES).rename(target)
-    text = json.dumps(describe(settings.dedup))
-    (output / SIGNATURES / "settings.json").write_text(text + "\n", encoding="utf-8")
+    write_json(output / SIGNATURES / "settings.json", describe(settings.dedup), indent=None)
 
 
 def _kept(figures: Figures) -> int:

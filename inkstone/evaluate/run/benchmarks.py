@@ -29,7 +29,7 @@ from inkstone.evaluate.tally import evenly
 from inkstone.evaluate.tasks import BENCHMARKS, Item, Loaded, load
 from inkstone.evaluate.tasks.item import LETTERS
 from inkstone.progress import Progress
-from inkstone.storage import atomic_file
+from inkstone.storage import atomic_file, write_json
 
 
 def wanted_protocols(tasks: Sequence[str], shots: int | None = None, **written: float | None) -> list[Protocol]:
@@ -176,4 +176,4 @@ def _write_run(output: Path, model: Model, protocols: Sequence[Protocol]) -> Non
 
 def _write_json(path: Path, values: object) -> None:
     with atomic_file(path) as draft:
-        draft.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(draft, values)

@@ -5,7 +5,6 @@
 A judgement without a rating is not guessed at: its turn has no score, and such turns are counted.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from inkstone.evaluate.protocols import Protocol
 from inkstone.evaluate.run.model import Model, Writing
 from inkstone.evaluate.tasks import Item
 from inkstone.progress import Progress
-from inkstone.storage import atomic_file, fingerprint
+from inkstone.storage import atomic_file, fingerprint, write_json_lines
 
 Row = dict[str, Any]
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
@@ -55,7 +54,7 @@ def run_judged(
             rows[-1] |= {"seconds": round(seconds, 6), "prompt": fingerprint(prompts[place][-1].content)[:16]}
         progress.advance(turn, len(items[0].choices), "turns", task=protocol.label)
     with atomic_file(path) as draft:
-        draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(draft, rows)
     return rows
 
 

@@ -20,7 +20,7 @@ from inkstone.evaluate.run.model import Model, Said
 from inkstone.evaluate.tally import likeliest
 from inkstone.evaluate.tasks import Item, Loaded
 from inkstone.progress import Progress
-from inkstone.storage import append_line, atomic_file, fingerprint
+from inkstone.storage import append_line, atomic_file, fingerprint, write_json_lines
 
 Row = dict[str, Any]
 
@@ -113,4 +113,4 @@ def read_rows(path: Path) -> list[Row]:
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
     with atomic_file(path) as draft:
-        draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(draft, rows)
