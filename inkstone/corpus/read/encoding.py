@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 
 SAMPLE = 1 << 16
 UNDECIDED = "neither UTF-8, GB18030, Big5 nor UTF-16 gives plausible text: set [corpus] encoding, or convert it"
@@ -62,26 +63,8 @@ def in_utf8(stream: BinaryIO, encoding: str) -> BinaryIO:
     """A stream's text as UTF-8; reading raises UnicodeDecodeError where it is not in `encoding`."""
     if codecs.lookup(encoding).name == "utf-8":
         return stream
-    return io.BufferedReader(_Recoded(stream, codecs.getincrementaldecoder(encoding)()), 1 << 20)
-
-
-class _Recoded(io.RawIOBase):
-    """The bytes of `stream`, decoded and encoded again."""
-
-    def __init__(self, stream: BinaryIO, decoder: codecs.IncrementalDecoder) -> None:
-        self._stream, self._decoder, self._ready, self._ended = stream, decoder, b"", False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._ready and not self._ended:
-            data = self._stream.read(SAMPLE)
-            self._ended = not data
-            self._ready = self._decoder.decode(data, self._ended).encode()
-        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
+    recoded = pa.transcoding_input_stream(pa.PythonFile(stream, "r"), encoding, "utf-8")
+    return io.BufferedReader(recoded, SAMPLE)  # what stands before damage is read first
 
 
 def _decoded(sample: bytes, encoding: str, whole: bool) -> str | None:
