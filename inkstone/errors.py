@@ -5,7 +5,8 @@ Raise `InputError` when the user's files, settings or recipe need a change (the 
 and how to fix it; the command line prints it without a traceback.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InkstoneError(Exception):
@@ -26,3 +27,12 @@ class InputError(InkstoneError):
 
 class Absent(InputError):
     """What was asked for by its number or name is not there, or not there any more."""
+
+
+@contextmanager
+def gathering(problems: list[str]) -> Iterator[None]:
+    """What a user must change inside is added to `problems`, so that all of it can be said at once."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from inkstone.corpus import CorpusSettings
 from inkstone.errors import InputError
@@ -27,10 +27,8 @@ from inkstone.train import PRETRAIN, PretrainSettings, TrainSettings
 from inkstone.tune import SFT, SFTSettings
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, extra="forbid", frozen=True):
     """A run. Sections that are None are stages that do not run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^\w[\w.-]*$", description="the run's directory is runs_dir/name")
     runs_dir: str = Field("runs", description="where run directories are")

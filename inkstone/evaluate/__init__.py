@@ -6,12 +6,13 @@
 from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.samples import read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
-from inkstone.evaluate.stage import EVALUATE, evaluate_directory, evaluate_models
+from inkstone.evaluate.stage import EVALUATE, Given, evaluate_directory, evaluate_models
 from inkstone.evaluate.table import score_rows
 
 __all__ = [
     "EVALUATE",
     "EvaluateSettings",
+    "Given",
     "evaluate_directory",
     "evaluate_models",
     "read_problems",

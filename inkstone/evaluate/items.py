@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from inkstone.errors import InputError
 
@@ -17,10 +17,8 @@ LETTERS = "ABCD"
 Text = Annotated[str, Field(pattern=r"\S")]  # something other than white space
 
 
-class Item(BaseModel):
+class Item(BaseModel, frozen=True, strict=True):
     """A four-choice question; `phrasing` says whether its wording occurs in the training text."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
 
     id: str
     subject: str
@@ -31,10 +29,8 @@ class Item(BaseModel):
     phrasing: str = ""
 
 
-class Problem(BaseModel):
+class Problem(BaseModel, frozen=True, strict=True):
     """A word problem whose answer is a number; `solution` is a worked answer that ends with that number."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
 
     id: str
     lang: Literal["zh", "en"]

@@ -7,7 +7,7 @@ outgrows the model's positions loses its oldest turns, and says how many.
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from inkstone.chat import Message, Template, encode_to_fit
 from inkstone.errors import InputError
@@ -16,10 +16,8 @@ from inkstone.model import Opened
 from inkstone.tokenizer import Tokenizer
 
 
-class Prompts(BaseModel):
+class Prompts(BaseModel, extra="forbid", frozen=True, populate_by_name=True):
     """Texts for base models and user turns for chat models."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     continuations: list[str] = Field(default_factory=list, alias="continue")
     chat: dict[str, list[str]] = Field(default_factory=dict)

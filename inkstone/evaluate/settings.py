@@ -6,16 +6,14 @@ The stage functions receive resolved paths beside these settings; the strings he
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from inkstone.model.packed.pack import Kind
 from inkstone.stage import Machine
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(BaseModel, extra="forbid", frozen=True):
     """Which questions are asked, and how."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     quiz: str = Field("", description="Directory with dev.jsonl and test.jsonl of four-choice questions; empty: none.")
     problems: str = Field("", description="Directory with dev.jsonl and test.jsonl of word problems; empty: none.")

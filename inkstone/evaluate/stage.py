@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from inkstone.errors import InputError
+from inkstone.errors import InputError, gathering
 from inkstone.evaluate import problems as word_problems
 from inkstone.evaluate import quiz as four_choices
 from inkstone.evaluate.items import Item, Problem, Questions, read_problems, read_quiz
@@ -41,6 +41,17 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
+class Given:
+    """Where lies what models are asked: directories of questions, token shards, a file of prompts, benchmarks."""
+
+    quiz: Path | None = None
+    problems: Path | None = None
+    tokens: Path | None = None
+    prompts: Path | None = None
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What every model is asked; None where a kind was not chosen."""
 
@@ -55,24 +66,19 @@ class Inputs:
 def evaluate_models(
     settings: EvaluateSettings,
     models: Mapping[str, Path],
-    quiz_dir: Path | None,
-    problems_dir: Path | None,
-    tokens_dir: Path | None,
+    given: Given,
     output: Path,
     progress: Progress | None = None,
-    prompts_file: Path | None = None,
     scratch: Path | None = None,
-    data: Path | None = None,
 ) -> dict[str, object]:
     """Evaluate `models` (name to directory, in the order of the table) and return the contents of scores.json.
 
     What is answered is kept in `scratch` as it comes, and is not asked again after a kill.
     """
     progress = progress or Silent()
-    inputs = _read_inputs(
-        settings, models, quiz_dir, problems_dir, tokens_dir if settings.heldout else None, prompts_file, data
-    )
-    if settings.heldout and tokens_dir and not inputs.heldout:
+    given = given if settings.heldout else replace(given, tokens=None)
+    inputs = _read_inputs(settings, models, given)
+    if given.tokens and not inputs.heldout:
         progress.note(
             "there are no held-out documents, so no bits per byte: the corpus holds some out from 20 documents on"
         )
@@ -105,16 +111,12 @@ def evaluate_directory(
     quiz_dir: Path | None = None,
     problems_dir: Path | None = None,
     tokens_dir: Path | None = None,
-    prompts_file: Path | None = None,
     progress: Progress | None = None,
-    scratch: Path | None = None,
 ) -> dict[str, object]:
     """Evaluate one model directory; the same work and the same files as `evaluate_models`."""
-    settings = settings or EvaluateSettings()
-    name = directory.resolve().name
-    return evaluate_models(
-        settings, {name: directory}, quiz_dir, problems_dir, tokens_dir, output, progress, prompts_file, scratch
-    )
+    given = Given(quiz_dir, problems_dir, tokens_dir)
+    models = {directory.resolve().name: directory}
+    return evaluate_models(settings or EvaluateSettings(), models, given, output, progress)
 
 
 def method(settings: EvaluateSettings) -> dict[str, object]:
@@ -134,46 +136,36 @@ def method(settings: EvaluateSettings) -> dict[str, object]:
     return labels
 
 
-def _read_inputs(
-    settings: EvaluateSettings,
-    models: Mapping[str, Path],
-    quiz_dir: Path | None,
-    problems_dir: Path | None,
-    tokens_dir: Path | None,
-    prompts_file: Path | None,
-    data: Path | None,
-) -> Inputs:
+def _read_inputs(settings: EvaluateSettings, models: Mapping[str, Path], given: Given) -> Inputs:
     """Read every input; all that is wrong is reported in one error."""
     wrong: list[str] = []
 
     def attempt(read: Callable[[Path], Read], path: Path | None) -> Read | None:
-        try:
+        with gathering(wrong):
             return read(path) if path else None
-        except InputError as error:
-            wrong.extend(error.problems)
-            return None
+        return None
 
     for directory in models.values():
         if not (directory / "config.json").is_file() and directory.suffix != GGUF:
             wrong.append(f"{directory} is no model directory (it has no config.json): give one that training wrote.")
-        elif tokens_dir and other_tokenizer(tokens_dir, Tokenizer.load(directory)):
+        elif given.tokens and other_tokenizer(given.tokens, Tokenizer.load(directory)):
             wrong.append(
-                f"{tokens_dir} was encoded with another tokenizer than that of {directory}: encode the corpus with "
+                f"{given.tokens} was encoded with another tokenizer than that of {directory}: encode the corpus with "
                 "the model's tokenizer, or set heldout = false."
             )
     protocols = wanted_protocols(settings.tasks) if settings.tasks else []
-    if protocols and data is None:
+    if protocols and given.data is None:
         wrong.append("[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each")
     if judged := [one.label for one in protocols if one.score == "judge"]:
         wrong.append(f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL")
-    attempt(lambda path: load_all(protocols, path, ""), data if protocols else None)
+    attempt(lambda path: load_all(protocols, path, ""), given.data if protocols else None)
     inputs = Inputs(
         protocols=protocols,
-        data=data,
-        quiz=attempt(read_quiz, quiz_dir),
-        problems=attempt(read_problems, problems_dir),
-        prompts=attempt(read_prompts, prompts_file),
-        heldout=attempt(lambda path: read_heldout(path, settings.heldout_tokens), tokens_dir) or [],
+        data=given.data,
+        quiz=attempt(read_quiz, given.quiz),
+        problems=attempt(read_problems, given.problems),
+        prompts=attempt(read_prompts, given.prompts),
+        heldout=attempt(lambda path: read_heldout(path, settings.heldout_tokens), given.tokens) or [],
     )
     if wrong:
         raise InputError(wrong)
@@ -243,16 +235,17 @@ def _run(job: Job) -> Result:
         save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, **models}
-    quiz, problems, prompts, data = (
-        job.paths([one])[0] if one else None
-        for one in (settings.quiz, settings.problems, settings.prompts, settings.data)
-    )
-    tokens = run / "tokens" if settings.heldout and "tokens" in job.earlier else None
-    scores = evaluate_models(
-        settings, models, quiz, problems, tokens, job.output, job.progress, prompts, job.scratch, data
-    )
+    places = {name: job.paths([pattern])[0] for name, pattern in _patterns(settings).items()}
+    given = Given(**places, tokens=run / "tokens" if "tokens" in job.earlier else None)
+    scores = evaluate_models(settings, models, given, job.output, job.progress, job.scratch)
     shutil.rmtree(untrained, ignore_errors=True)
     return scores
+
+
+def _patterns(settings: EvaluateSettings) -> dict[str, str]:
+    """The files that a recipe names."""
+    names = ("quiz", "problems", "prompts", "data")
+    return {name: pattern for name in names if (pattern := getattr(settings, name))}
 
 
 EVALUATE = StageKind(
@@ -260,7 +253,5 @@ EVALUATE = StageKind(
     ("evaluate",),
     _run,
     needs=lambda _, earlier: [name for name, kind in earlier.items() if name == "tokens" or kind.makes_model],
-    inputs=lambda settings, _: [
-        one for one in (settings.quiz, settings.problems, settings.prompts, settings.data) if one
-    ],
+    inputs=lambda settings, _: list(_patterns(settings).values()),
 )

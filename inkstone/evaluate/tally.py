@@ -6,43 +6,26 @@ Pure functions over lists of outcomes. Both usual means are kept: over questions
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from typing import Any
 
 
-@dataclass(frozen=True)
-class Tally:
-    """`accuracy` is a fraction; `stderr` is the standard error of that mean (None with fewer than two questions)."""
-
-    n: int
-    correct: int
-    accuracy: float
-    stderr: float | None
-
-
-def tally(outcomes: Sequence[bool]) -> Tally:
-    """Count a non-empty list of outcomes."""
+def tally(outcomes: Sequence[bool]) -> dict[str, Any]:
+    """Count a non-empty list of outcomes; `accuracy` is a fraction, `stderr` its standard error (None of just one)."""
     n, correct = len(outcomes), sum(outcomes)
     accuracy = correct / n
-    return Tally(n, correct, accuracy, math.sqrt(accuracy * (1 - accuracy) / (n - 1)) if n > 1 else None)
-
-
-def grouped(outcomes: Sequence[bool], keys: Sequence[str]) -> dict[str, Tally]:
-    """One tally per key, keys in alphabetical order; outcomes with an empty key belong to no group."""
-    groups: dict[str, list[bool]] = {}
-    for outcome, key in zip(outcomes, keys, strict=True):
-        if key:
-            groups.setdefault(key, []).append(outcome)
-    return {key: tally(groups[key]) for key in sorted(groups)}
+    stderr = math.sqrt(accuracy * (1 - accuracy) / (n - 1)) if n > 1 else None
+    return {"n": n, "correct": correct, "accuracy": accuracy, "stderr": stderr}
 
 
 def summary(outcomes: Sequence[bool], groups: dict[str, Sequence[str]]) -> dict[str, object]:
-    """The overall tally and one table per grouping, as plain data: {"n", ..., "by_lang": {"zh": {...}}}."""
-    result: dict[str, object] = asdict(tally(outcomes))
+    """The overall tally and one table per grouping: {"n", ..., "by_lang": {"zh": {...}}}; "" belongs to no group."""
+    result: dict[str, object] = tally(outcomes)
     for name, keys in groups.items():
-        parts = grouped(outcomes, keys)
+        pairs = list(zip(outcomes, keys, strict=True))
+        parts = {key: tally([right for right, own in pairs if own == key]) for key in sorted({*keys} - {""})}
         if name == "subject" and parts:
-            result["subject_mean"] = math.fsum(part.accuracy for part in parts.values()) / len(parts)
-        result[f"by_{name}"] = {key: asdict(part) for key, part in parts.items()}
+            result["subject_mean"] = math.fsum(part["accuracy"] for part in parts.values()) / len(parts)
+        result[f"by_{name}"] = parts
     return result
 
 

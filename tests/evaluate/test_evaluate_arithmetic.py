@@ -25,9 +25,9 @@ ROW = {"id": "a", "subject": "诗词", "lang": "zh", "question": "谁？", "choi
 @given(st.lists(st.booleans(), min_size=2, max_size=60))
 def test_standard_error_is_the_sample_deviation_over_the_root_of_n(outcomes: list[bool]) -> None:
     result = tally(outcomes)
-    deviation = math.sqrt(sum((one - result.accuracy) ** 2 for one in outcomes) / (len(outcomes) - 1))
-    assert result.stderr == pytest.approx(deviation / math.sqrt(len(outcomes)))
-    assert result.correct == sum(outcomes) and result.n == len(outcomes)
+    deviation = math.sqrt(sum((one - result["accuracy"]) ** 2 for one in outcomes) / (len(outcomes) - 1))
+    assert result["stderr"] == pytest.approx(deviation / math.sqrt(len(outcomes)))
+    assert result["correct"] == sum(outcomes) and result["n"] == len(outcomes)
 
 
 def test_both_means_are_reported_over_questions_and_over_subjects() -> None:

@@ -308,7 +308,7 @@ def test_protocols_are_plain_values() -> None:
 
 
 def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_path: Path) -> None:
-    from inkstone.evaluate import EvaluateSettings, evaluate_models, score_rows
+    from inkstone.evaluate import EvaluateSettings, Given, evaluate_models, score_rows
     from inkstone.evaluate.report.differences import in_words, read_answers, read_items
 
     settings = EvaluateSettings(tasks=["cmmlu", "cmmlu@house/0"], task_limit=8, heldout=False, device="cpu")
@@ -316,9 +316,7 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     places = (tmp_path / "out", tmp_path / "scratch")
     for place in places:
         place.mkdir()
-    scores = evaluate_models(
-        settings, models, None, None, None, places[0], scratch=places[1], data=work / "data"
-    )  # fmt: skip
+    scores = evaluate_models(settings, models, Given(data=work / "data"), places[0], scratch=places[1])
     table = score_rows(scores)
     assert table[0] == ["score", "base", "chat"]
     assert [row[0] for row in table[1:]] == ["cmmlu@house-0shot", "cmmlu@lm-eval"]
@@ -330,10 +328,10 @@ def test_a_recipe_s_table_holds_a_benchmark_beside_every_model(work: Path, tmp_p
     assert told["question"] == items[told["id"]].texts["question"] and told["right"][3:] in items[told["id"]].choices
     assert not read_items("cmmlu@lm-eval", tmp_path) and not read_items("word problems", work / "data")
     with pytest.raises(InputError, match="tasks needs data"):
-        evaluate_models(settings, models, None, None, None, places[0])
+        evaluate_models(settings, models, Given(), places[0])
     judged = settings.model_copy(update={"tasks": ["safety"]})
     with pytest.raises(InputError, match="need a judge"):
-        evaluate_models(judged, models, None, None, None, places[0], data=work / "data")
+        evaluate_models(judged, models, Given(data=work / "data"), places[0])
 
 
 def test_the_commands_of_the_room_work_together(work: Path, tmp_path: Path) -> None:

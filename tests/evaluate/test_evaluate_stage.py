@@ -14,7 +14,7 @@ import torch
 
 from inkstone.chat import CHATML, Message, save_template
 from inkstone.errors import InkstoneError, InputError
-from inkstone.evaluate import EvaluateSettings, evaluate_directory, evaluate_models, score_rows
+from inkstone.evaluate import EvaluateSettings, Given, evaluate_directory, evaluate_models, score_rows
 from inkstone.evaluate.report.differences import compare_answers, differing, in_words, read_answers
 from inkstone.evaluate.table import PROBLEMS, SCORINGS
 from inkstone.generate import SamplingSettings, build_prompt, generate, stream_reply
@@ -105,8 +105,11 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def evaluate(work: Path, output: Path, settings: EvaluateSettings = SETTINGS) -> Any:
     output.mkdir()
     models = {"base": work / "base", "chat": work / "chat"}
-    parts = (work / "quiz", work / "problems", work / "tokens")
-    return evaluate_models(settings, models, *parts, output, Silent(), work / "prompts.json")
+    return evaluate_models(settings, models, given(work), output)
+
+
+def given(work: Path) -> Given:
+    return Given(*(work / name for name in ("quiz", "problems", "tokens", "prompts.json")))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +212,7 @@ def test_wrong_inputs_are_all_named_before_any_model_runs(work: Path, tmp_path: 
     (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(config), encoding="utf-8")
     models = {"other": tmp_path / "other", "nothing": tmp_path / "nothing"}
     with pytest.raises(InputError) as error:
-        evaluate_models(SETTINGS, models, tmp_path / "noquiz", None, work / "tokens", tmp_path, Silent())
+        evaluate_models(SETTINGS, models, Given(tmp_path / "noquiz", tokens=work / "tokens"), tmp_path)
     assert "another tokenizer" in str(error.value)
     assert "nothing is no model directory" in str(error.value)
     assert "noquiz" in str(error.value)
@@ -261,9 +264,7 @@ def test_a_killed_evaluation_asks_only_the_rest_and_ends_with_equal_files(
     def again(output: str) -> Any:
         (tmp_path / output).mkdir()
         models = {"base": work / "base", "chat": work / "chat"}
-        parts = (work / "quiz", work / "problems", work / "tokens")
-        places = (tmp_path / output, Silent(), work / "prompts.json", tmp_path)
-        return evaluate_models(SETTINGS, models, *parts, *places)
+        return evaluate_models(SETTINGS, models, given(work), tmp_path / output, scratch=tmp_path)
 
     monkeypatch.setattr(Decoder, "hidden", dying)
     with pytest.raises(Killed):

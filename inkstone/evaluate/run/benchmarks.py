@@ -17,7 +17,7 @@ from typing import Any
 
 import filelock
 
-from inkstone.errors import InputError
+from inkstone.errors import InputError, gathering
 from inkstone.evaluate.protocols import Protocol, find
 from inkstone.evaluate.report.figures import figures
 from inkstone.evaluate.report.page import write_report
@@ -40,16 +40,13 @@ def wanted_protocols(tasks: Sequence[str], shots: int | None = None, **written: 
     changes: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     found, wrong = dict[str, Protocol](), list[str]()
     for text in tasks:
-        try:
+        with gathering(wrong):
             protocol = find(text)
-        except InputError as error:
-            wrong += error.problems
-            continue
-        if shots is not None:
-            protocol = replace(protocol, shots=shots)
-        if protocol.score in ("write", "judge"):
-            protocol = replace(protocol, **changes)
-        found.setdefault(file_name(protocol), protocol)
+            if shots is not None:
+                protocol = replace(protocol, shots=shots)
+            if protocol.score in ("write", "judge"):
+                protocol = replace(protocol, **changes)
+            found.setdefault(file_name(protocol), protocol)
     if wrong or not found:
         raise InputError(wrong or "no tasks: give --tasks, e.g. --tasks cmmlu,mmlu")
     return list(found.values())
@@ -126,10 +123,8 @@ def load_all(protocols: Sequence[Protocol], data: Path, split: str) -> dict[str,
     """Every benchmark once; all that is missing is said in one error."""
     loaded, wrong = dict[str, Loaded](), list[str]()
     for task in dict.fromkeys(protocol.task for protocol in protocols):
-        try:
+        with gathering(wrong):
             loaded[task] = load(task, data, split if split in BENCHMARKS[task].splits else "")
-        except InputError as error:
-            wrong += error.problems
     if wrong:
         raise InputError(wrong)
     return loaded

@@ -83,4 +83,4 @@ def clean(text: str) -> str:
 
 
 _NAMES = ("hellaswag", "arc_easy", "arc_challenge", "piqa", "openbookqa", "boolq", "winogrande", "lambada")
-ENGLISH = {name: Benchmark(name, partial(_read, name), folders=(name, "en_extra")) for name in _NAMES}
+ENGLISH = {name: Benchmark(partial(_read, name), folders=(name, "en_extra")) for name in _NAMES}

@@ -84,6 +84,6 @@ def _item(
 
 
 EXAMS = {
-    name: Benchmark(name, partial(_read, name), splits, subjects(name))
+    name: Benchmark(partial(_read, name), splits, subjects(name))
     for name, splits in (("ceval", ("val", "test")), ("cmmlu", ("test",)), ("mmlu", ("test",)))
 }

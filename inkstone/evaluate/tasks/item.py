@@ -42,7 +42,6 @@ class Loaded:
 class Benchmark:
     """`read(folder, split)` reads the official layout or our JSON lines; `categories` of a subject, as published."""
 
-    name: str
     read: Callable[[Path, str], Loaded]
     splits: tuple[str, ...] = ("test",)
     subjects: Mapping[str, tuple[str, list[str]]] = field(default_factory=dict)

@@ -81,8 +81,8 @@ def _subjective(folder: Path, split: str) -> Loaded:
 
 _GAOKAO = ("gaokao", "gaokao_bench", "GAOKAO-Bench")
 JUDGED = {
-    "mt-bench": Benchmark("mt-bench", _mt_bench, folders=("mt-bench", "mt_bench")),
-    "mt-bench-zh": Benchmark("mt-bench-zh", _mt_bench, folders=("mt-bench-zh", "mt_bench_zh")),
-    "safety": Benchmark("safety", _safety),
-    "gaokao-subjective": Benchmark("gaokao-subjective", _subjective, folders=_GAOKAO),
+    "mt-bench": Benchmark(_mt_bench, folders=("mt-bench", "mt_bench")),
+    "mt-bench-zh": Benchmark(_mt_bench, folders=("mt-bench-zh", "mt_bench_zh")),
+    "safety": Benchmark(_safety),
+    "gaokao-subjective": Benchmark(_subjective, folders=_GAOKAO),
 }

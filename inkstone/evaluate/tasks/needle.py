@@ -32,4 +32,4 @@ def _made(folder: Path, split: str) -> Loaded:
     return Loaded(items)
 
 
-NEEDLE = Benchmark("needle", _made, made=True)
+NEEDLE = Benchmark(_made, made=True)

@@ -108,10 +108,10 @@ def _humaneval(folder: Path, split: str) -> Loaded:
 
 
 WRITTEN = {
-    "agieval": Benchmark("agieval", partial(_agieval, False)),
-    "agieval-cloze": Benchmark("agieval-cloze", partial(_agieval, True), folders=("agieval",)),
-    "gaokao": Benchmark("gaokao", _gaokao, folders=("gaokao", "gaokao_bench", "GAOKAO-Bench")),
-    "gsm8k": Benchmark("gsm8k", _gsm8k),
-    "humaneval": Benchmark("humaneval", _humaneval),
-    "cmrc": Benchmark("cmrc", _cmrc, folders=("cmrc", "cmrc2018", "zh_extra")),
+    "agieval": Benchmark(partial(_agieval, False)),
+    "agieval-cloze": Benchmark(partial(_agieval, True), folders=("agieval",)),
+    "gaokao": Benchmark(_gaokao, folders=("gaokao", "gaokao_bench", "GAOKAO-Bench")),
+    "gsm8k": Benchmark(_gsm8k),
+    "humaneval": Benchmark(_humaneval),
+    "cmrc": Benchmark(_cmrc, folders=("cmrc", "cmrc2018", "zh_extra")),
 }
