@@ -77,12 +77,7 @@ def line_chart(name: str, title: str, lines: Sequence[Line], x_label: str, y_lab
         marker = "o" if line.dots or len(line.x) == 1 else ""
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(line.x, line.y, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=line.name)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.yaxis.set_major_formatter(_short)
-    axes.grid(True, axis="y", color=_INK, alpha=0.15, linewidth=0.6)
-    if len(lines) > 1:
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
+    _label(axes, x_label, y_label, legend=len(lines) > 1)
     return _svg(figure, name, title)
 
 
@@ -101,13 +96,17 @@ def histogram(
         colour = COLOURS[index % len(COLOURS)]
         axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
         axes.stairs(counts, edges, color=colour, linewidth=1.4, label=label)
+    _label(axes, x_label, y_label, legend=len(groups) > 1)
+    return _svg(figure, name, title)
+
+
+def _label(axes: "Axes", x_label: str, y_label: str, legend: bool) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.yaxis.set_major_formatter(_short)
     axes.grid(True, axis="y", color=_INK, alpha=0.15, linewidth=0.6)
-    if len(groups) > 1:
+    if legend:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
-    return _svg(figure, name, title)
 
 
 @_style()

@@ -137,11 +137,15 @@ def spread(found: Sequence[Removal], count: int) -> list[Removal]:
 
 
 def _sample(one: Removal) -> Sample:
-    limit = "" if one.threshold is None else f", limit {one.threshold:.4g}"
-    measured = "" if one.value is None else f"measured {one.value:.4g}{limit}"
-    why = " · ".join(part for part in (measured, one.detail) if part)
-    text = one.text[:SAMPLE_CHARACTERS]
+    text, why = one.text[:SAMPLE_CHARACTERS], why_removed(one.value, one.threshold, one.detail)
     return Sample(f"{one.id} · {one.lang or 'unknown'}", why, text, len(one.text) - len(text))
+
+
+def why_removed(value: float | None, threshold: float | None, detail: str | None) -> str:
+    """What was measured, and the detail that the audit gives."""
+    limit = "" if threshold is None else f", limit {threshold:.4g}"
+    measured = "" if value is None else f"measured {value:.4g}{limit}"
+    return " · ".join(filter(None, (measured, detail)))
 
 
 def _quality(corpus: Path) -> dict[str, tuple[list[int], list[float]]]:

@@ -36,20 +36,6 @@ def stage_label(stage: str) -> str:
     return known.get(stage, f"Tuning {stage}")
 
 
-def flow(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Curation steps in order: step, documents and characters before and after."""
-    return [
-        {
-            "step": step["step"],
-            "documents_in": step["documents_in"],
-            "documents_out": step["documents_out"],
-            "characters_in": step["characters_in"],
-            "characters_out": step["characters_out"],
-        }
-        for step in report.get("steps", [])
-    ]
-
-
 def removed(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Curation rules, the one that removed most characters first: rule, level, count, characters, examples."""
     rules = [rule for rule in report.get("rules", []) if rule["count"]]
@@ -84,13 +70,8 @@ def _curation(report: dict[str, Any]) -> dict[str, str]:
         labels = [f"{_thousands(label)} characters" for label in lengths]
         drawn[name] = bar_chart(name, title, labels, [Bars("documents", list(lengths.values()))], "documents")
     if rules:
-        drawn["corpus-removed"] = bar_chart(
-            "corpus-removed",
-            "What each rule removed",
-            [rule["rule"] for rule in rules],
-            [Bars("characters", [rule["characters"] for rule in rules])],
-            "characters",
-        )
+        name, bars = "corpus-removed", [Bars("characters", [rule["characters"] for rule in rules])]
+        drawn[name] = bar_chart(name, "What each rule removed", [rule["rule"] for rule in rules], bars, "characters")
     return drawn
 
 
@@ -140,16 +121,9 @@ def _compression(measure: dict[str, Any]) -> dict[str, str]:
     langs = measure.get("languages", {})
     if not langs:
         return {}
-    return {
-        "compression": bar_chart(
-            "compression",
-            "Tokenizer compression",
-            list(langs),
-            [Bars("bytes per token", [facts.get("bytes_per_token") for facts in langs.values()])],
-            "UTF-8 bytes per token (more is better)",
-            digits=2,
-        )
-    }
+    name, unit = "compression", "UTF-8 bytes per token (more is better)"
+    bars = [Bars("bytes per token", [facts.get("bytes_per_token") for facts in langs.values()])]
+    return {name: bar_chart(name, "Tokenizer compression", list(langs), bars, unit, digits=2)}
 
 
 def _quiz(scores: dict[str, Any]) -> dict[str, str]:
@@ -161,20 +135,13 @@ def _quiz(scores: dict[str, Any]) -> dict[str, str]:
         subjects = sorted({subject for table in tables.values() for subject in table})
         if not subjects:
             continue
-        groups = [
-            Bars(
-                name,
-                [_percent(table.get(subject, {}).get("accuracy")) for subject in subjects],
-                [_percent(table.get(subject, {}).get("stderr")) for subject in subjects],
-            )
-            for name, table in tables.items()
-            if table
-        ]
-        drawn[f"quiz-{scoring}"] = bar_chart(
-            f"quiz-{scoring}", f"Quiz by subject, {label}", subjects, groups, "% right", (25.0, "chance")
-        )
+        groups = [Bars(name, *_percents(table, subjects)) for name, table in tables.items() if table]
+        name, title = f"quiz-{scoring}", f"Quiz by subject, {label}"
+        drawn[name] = bar_chart(name, title, subjects, groups, "% right", (25.0, "chance"))
     return drawn
 
 
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def _percents(table: dict[str, Any], subjects: list[str]) -> list[list[float | None]]:
+    """Accuracy and its standard error by subject."""
+    found = [[table.get(subject, {}).get(key) for subject in subjects] for key in ("accuracy", "stderr")]
+    return [[None if value is None else 100 * value for value in values] for values in found]

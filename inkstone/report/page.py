@@ -15,7 +15,7 @@ from inkstone.errors import InkstoneError
 from inkstone.evaluate import score_rows
 from inkstone.mixture import comparison
 from inkstone.report import draw
-from inkstone.report.curation import Sample
+from inkstone.report.curation import Sample, why_removed
 from inkstone.report.gather import Run, gather
 from inkstone.storage import atomic_file, reading
 from inkstone.train import PRETRAIN
@@ -56,7 +56,7 @@ def page_facts(run: Run) -> dict[str, Any]:
         "removed": removed_rules(run),
         "curation": run.curation,
         "mixture": mixture_facts(run.mixture),
-        "corpus_facts": corpus_facts(run.corpus),
+        "steps": (run.corpus or {}).get("steps", []),
         "corpus_totals": corpus_totals(run.corpus),
         "timings": timings(run),
         "versions": _latest(run, "versions"),
@@ -80,17 +80,9 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
         losses = [row["heldout_loss"] for row in rows if row.get("heldout_loss") is not None]
         if losses:
             found.append((f"{losses[-1]:.3f}", f"held-out loss after {label}", f"{losses[0]:.3f} at its first reading"))
-    if run.scores and run.scores["models"]:
-        models = run.scores["models"]
-        best = _best_quiz(models)
-        if best:
-            found.append(best)
+    if run.scores and run.scores["models"] and (best := _best_quiz(run.scores["models"])):
+        found.append(best)
     return found
-
-
-def corpus_facts(report: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """One row per curation step: documents and characters in and out."""
-    return draw.flow(report) if report else []
 
 
 def corpus_totals(report: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -111,7 +103,8 @@ def removed_rules(run: Run) -> list[dict[str, Any]]:
 
 
 def _example(example: dict[str, Any]) -> Sample:
-    return Sample(str(example.get("id") or ""), _why(example), str(example["text"]), 0)
+    why = why_removed(*(example.get(name) for name in ("value", "threshold", "detail")))
+    return Sample(str(example.get("id") or ""), why, str(example["text"]), 0)
 
 
 def mixture_facts(facts: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -199,12 +192,3 @@ def _latest(run: Run, field: str) -> dict[str, str]:
 
 def _pretty(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1)
-
-
-def _why(example: dict[str, Any]) -> str:
-    """What was measured on an example."""
-    parts = []
-    if example.get("value") is not None:
-        limit = "" if example.get("threshold") is None else f", limit {number(example['threshold'])}"
-        parts.append(f"measured {number(example['value'])}{limit}")
-    return " · ".join([*parts, example["detail"]] if example.get("detail") else parts)
