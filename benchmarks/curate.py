@@ -84,13 +84,13 @@ def _rows(batch, texts, keep):  # type: ignore[no-untyped-def]
 def _our_rules(settings, corpus, output):  # type: ignore[no-untyped-def]
     import pyarrow as pa
 
-    from inkstone.corpus.judge.resources import open_models, prepare_models
+    from inkstone.corpus.judge.resources import Prepared, PrepareTask, open_models, prepare_models
     from inkstone.corpus.read.files import find_files
     from inkstone.corpus.run.one_batch import clean
     from inkstone.corpus.run.parquet_shards import DOCUMENT, Shards
 
-    prepare_models(settings, find_files([corpus]), output)
-    models = open_models(output, "benchmark")
+    prepare_models(PrepareTask(tuple(find_files([corpus])), settings), output)
+    models = open_models(Prepared(output, "benchmark"))
     with Shards(output / "kept", DOCUMENT) as shards:
         for batch, _ in _batches(settings, corpus):
             cleaned = clean(batch, settings, models)

@@ -27,9 +27,7 @@ class TokenizerSettings(BaseModel, extra="forbid", frozen=True):
     """`[tokenizer]`: how the vocabulary is learned, or whose is taken."""
 
     vocab_size: int = Field(
-        8192,
-        ge=273,
-        description="Tokens in the whole vocabulary, with its 16 control tokens and 256 bytes.",
+        8192, ge=273, description="Tokens in the whole vocabulary, with its 16 control tokens and 256 bytes."
     )
     character_coverage: float = Field(
         0.9995,

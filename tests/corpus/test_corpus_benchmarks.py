@@ -30,9 +30,9 @@ def index(tmp_path: Path) -> Benchmarks:
 
 
 def overlap(index: Benchmarks, text: str) -> tuple[float, str]:
-    found = find_contamination(tokenize(flatten(pa.array(["前文无关。", text]))), index)
-    assert found.overlap[0] == 0
-    return float(found.overlap[1]), index.names[int(found.item[1])] if found.item[1] >= 0 else ""
+    share, item = find_contamination(tokenize(flatten(pa.array(["前文无关。", text]))), index)
+    assert share[0] == 0
+    return float(share[1]), index.names[int(item[1])] if item[1] >= 0 else ""
 
 
 def test_a_quoted_item_is_found_in_any_layout_and_script(index: Benchmarks) -> None:

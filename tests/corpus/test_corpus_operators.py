@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from inkstone.corpus.judge.operators import Operated, operate
-from inkstone.corpus.judge.resources import Models, open_models, prepare_models
+from inkstone.corpus.judge.resources import Models, Prepared, PrepareTask, open_models, prepare_models
 from inkstone.corpus.read.readers import Batch
 from inkstone.corpus.settings import CorpusSettings
 from inkstone.errors import InputError
@@ -83,8 +83,8 @@ def test_word_lists_judge_by_count_and_share(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_text("# 说明\n船夫\nold landing\n", encoding="utf-8")
     settings = CorpusSettings.model_validate({"word_lists": {"river": {"file": str(tmp_path / "bad.txt")}}})
     (tmp_path / "models").mkdir()
-    prepare_models(settings, [], tmp_path / "models")
-    models = open_models(tmp_path / "models", "")
+    prepare_models(PrepareTask((), settings), tmp_path / "models")
+    models = open_models(Prepared(tmp_path / "models", ""))
     texts = [STORY, STORY.replace("歌声", "船夫").replace("渡船", "船夫"), STORY + "船夫船夫"]
     batch = Batch(["1", "2", "3"], texts, ["s"] * 3, ["{}"] * 3)
     done = operate(batch, settings, models)
@@ -101,5 +101,5 @@ def test_everything_wrong_with_named_files_is_said_at_once(tmp_path: Path) -> No
         }
     )
     with pytest.raises(InputError) as caught:
-        prepare_models(settings, [], tmp_path)
+        prepare_models(PrepareTask((), settings), tmp_path)
     assert len(caught.value.problems) == 4

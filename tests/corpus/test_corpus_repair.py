@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inkstone.corpus.judge.repair import Repair, repair
+from inkstone.corpus.judge.repair import repair
 
 POEM = "登鹳雀楼\n王之涣\n白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
 CODE = "def f(x):\n    if x:\n\treturn {'a':  1}\n\n    return x | 2"
@@ -19,7 +19,7 @@ def fixed(text: str) -> str:
 
 
 def kinds(text: str) -> set[str]:
-    return set(repair(pa.array([text]))[1])
+    return {kind for kind, _ in repair(pa.array([text]))[1]}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_letters_and_accents_are_composed() -> None:
 
 def test_repairs_are_counted_per_document_and_character() -> None:
     _, done = repair(pa.array(["１２", "ok", "３"]))
-    assert done == {"fullwidth": Repair(2, 3)}
+    assert done == {("fullwidth", "documents"): 2, ("fullwidth", "characters"): 3}
 
 
 @example(["Â\x1f¡Â¡"])

@@ -40,14 +40,6 @@ class Benchmarks:
     too_short: int
 
 
-@dataclass(frozen=True)
-class Contamination:
-    """For every document the largest share of an item's n-grams that it holds, and that item (-1 where none)."""
-
-    overlap: F64
-    item: I64
-
-
 def load_benchmarks(paths: list[str]) -> Benchmarks | None:
     """Index the files and folders `paths`. Raises InputError naming every row that cannot be read."""
     if not paths:
@@ -69,15 +61,14 @@ def load_benchmarks(paths: list[str]) -> Benchmarks | None:
     return index_texts(names, texts)
 
 
-def find_contamination(tokens: Tokens, benchmarks: Benchmarks) -> Contamination:
-    """How much of any item each document of a batch holds."""
+def find_contamination(tokens: Tokens, benchmarks: Benchmarks) -> tuple[F64, I64]:
+    """For every document the largest share of an item's n-grams that it holds, and that item (-1 where none)."""
     documents = len(tokens.offsets) - 1
-    best = Contamination(np.zeros(documents), np.full(documents, -1))
+    most, which = np.zeros(documents), np.full(documents, -1)
     document, item, overlap = overlaps(tokens, benchmarks)
     order = np.argsort(overlap, kind="stable")
-    best.overlap[document[order]] = overlap[order]
-    best.item[document[order]] = item[order]
-    return best
+    most[document[order]], which[document[order]] = overlap[order], item[order]
+    return most, which
 
 
 def overlaps(tokens: Tokens, benchmarks: Benchmarks) -> tuple[I64, I64, F64]:
@@ -156,10 +147,5 @@ def _variants(row: Row) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """All strings in a field, one per line."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return "\n".join(filter(None, map(_text, value.values())))
-    if isinstance(value, list):
-        return "\n".join(filter(None, map(_text, value)))
-    return ""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value if isinstance(value, str) else "\n".join(filter(None, map(_text, inner)))

@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,9 +94,7 @@ def decode(texts: pa.StringArray) -> tuple[U32, I64]:
     """Code points of all texts, each with one newline after it, and where each text starts."""
     joined = "\n".join(texts.to_pylist()) + "\n" if len(texts) else ""
     points = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-    starts = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(np.asarray(pc.utf8_length(texts), np.int64) + 1, out=starts[1:])
-    return points, starts
+    return points, running_sums(np.asarray(pc.utf8_length(texts), np.int64) + 1)
 
 
 def encode(points: U32, starts: I64) -> pa.StringArray:
@@ -109,9 +108,7 @@ def encode(points: U32, starts: I64) -> pa.StringArray:
 
 def without(points: U32, starts: I64, drop: Mask) -> tuple[U32, I64]:
     """Flat texts without the marked positions; the newline that closes a text must not be marked."""
-    removed = np.zeros(len(starts), np.int64)
-    np.cumsum(segment_sums(drop, starts), out=removed[1:])
-    return points[~drop], starts - removed
+    return points[~drop], starts - running_sums(segment_sums(drop, starts))
 
 
 def tokenize(flat: Flat) -> Tokens:
@@ -141,9 +138,7 @@ def hash_spans(values: U64, starts: I64, ends: I64) -> U64:
 
 def _sums(values: U64) -> U64:
     """Sums of all values before each place, times the base to the power of their place."""
-    sums = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * _powers(_table_size(len(values)))[0][: len(values)], out=sums[1:])
-    return sums
+    return running_sums(values * _powers(_table_size(len(values)))[0][: len(values)], np.uint64)
 
 
 def _from_sums(sums: U64, starts: I64, ends: I64) -> U64:
@@ -157,8 +152,7 @@ def _table_size(length: int) -> int:
 
 def ngram_hashes(tokens: Tokens, n: int) -> tuple[U64, I64]:
     """Hashes of all windows of `n` tokens that stay inside one document, and the window count as offsets."""
-    offsets = np.zeros(len(tokens.offsets), np.int64)
-    np.cumsum(np.maximum(np.diff(tokens.offsets) - (n - 1), 0), out=offsets[1:])
+    offsets = running_sums(np.maximum(np.diff(tokens.offsets) - (n - 1), 0))
     return mix(_windows(tokens.hashes, n)[window_positions(tokens.offsets, n)]), offsets
 
 
@@ -191,9 +185,19 @@ def segment_sums(values: NDArray[np.generic], offsets: I64) -> I64:
     """Sum of `values` (booleans or integers) in each segment; empty segments give 0."""
     if values.dtype == np.bool_:
         return np.diff(np.searchsorted(np.flatnonzero(values), offsets))
-    prefix = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=prefix[1:])
-    return prefix[offsets[1:]] - prefix[offsets[:-1]]
+    return np.diff(running_sums(values)[offsets])
+
+
+def running_sums(values: NDArray[np.generic], kind: type[np.generic] = np.int64) -> NDArray[Any]:
+    """The sum of all values before each place, and of all; of lengths, where each segment starts: [values + 1]."""
+    sums = np.zeros(len(values) + 1, kind)
+    np.cumsum(values, out=sums[1:])
+    return sums
+
+
+def ratio(part: I64 | F64, whole: I64 | F64) -> F64:
+    """0 where there is nothing to be a part of."""
+    return np.asarray(part / np.maximum(whole, 1), float)
 
 
 def member(values: NDArray[np.unsignedinteger], table: NDArray[np.unsignedinteger]) -> Mask:

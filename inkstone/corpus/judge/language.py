@@ -22,6 +22,7 @@ from inkstone.corpus.judge.kernel import (
     Flat,
     Tokens,
     member,
+    ratio,
     segment_sums,
 )
 from inkstone.corpus.judge.phrases import STOP_CHARACTERS, STOP_WORDS, WORDS, word_hashes
@@ -53,15 +54,15 @@ def language_measures(flat: Flat, tokens: Tokens, counts: I64) -> dict[str, F64]
     foreign = _foreign(hashes, ends)
     accented = segment_sums((flat.classes == LATIN) & (flat.points > 0x7F), flat.starts)
     return {
-        "han_share": _ratio(counts[HAN], total),
-        "kana_share": _ratio(counts[KANA], counts[HAN] + counts[KANA]),
-        "other_script_share": _ratio(other, total),
+        "han_share": ratio(counts[HAN], total),
+        "kana_share": ratio(counts[KANA], counts[HAN] + counts[KANA]),
+        "other_script_share": ratio(other, total),
         "latin_words": words.astype(float),
-        "mean_word_length": _ratio(segment_sums(lengths, tokens.offsets), words),
-        "stop_word_share": _ratio(english, words),
-        "han_stop_word_share": _ratio(segment_sums(chinese, tokens.offsets), counts[HAN]),
-        "foreign_word_share": _ratio(np.where(foreign >= FOREIGN_MIN_COUNT, foreign, 0), words),
-        "accented_share": _ratio(accented, counts[LATIN]),
+        "mean_word_length": ratio(segment_sums(lengths, tokens.offsets), words),
+        "stop_word_share": ratio(english, words),
+        "han_stop_word_share": ratio(segment_sums(chinese, tokens.offsets), counts[HAN]),
+        "foreign_word_share": ratio(np.where(foreign >= FOREIGN_MIN_COUNT, foreign, 0), words),
+        "accented_share": ratio(accented, counts[LATIN]),
     }
 
 
@@ -104,7 +105,3 @@ def _foreign_table() -> tuple[U64, U64]:
             owners[word] = owners.get(word, 0) | 1 << bit
     table = np.array(sorted(owners), np.uint64)
     return table, np.array([owners[word] for word in table.tolist()], np.uint64)
-
-
-def _ratio(part: I64, whole: I64) -> F64:
-    return np.asarray(part / np.maximum(whole, 1), float)

@@ -29,6 +29,7 @@ from inkstone.corpus.judge.kernel import (
     code_points,
     member,
     mix,
+    ratio,
     segment_sums,
 )
 from inkstone.corpus.judge.language import language_measures
@@ -53,12 +54,12 @@ def measure(flat: Flat, tokens: Tokens) -> dict[str, F64]:
     measures = {
         "characters": characters.astype(float),
         "tokens": np.diff(tokens.offsets).astype(float),
-        "symbol_share": _ratio(counts[SYMBOL], visible),
-        "alphabetic_share": _ratio(alphabetic, visible),
-        "replacement_share": _ratio(counts[REPLACEMENT] + 3 * _wrongly_replaced(flat), characters),
-        "digit_share": _ratio(counts[DIGIT], visible),
-        "sign_share": _ratio(_signs(flat), visible),
-        "clause_tokens": _ratio(np.diff(tokens.offsets), _clauses(flat)),
+        "symbol_share": ratio(counts[SYMBOL], visible),
+        "alphabetic_share": ratio(alphabetic, visible),
+        "replacement_share": ratio(counts[REPLACEMENT] + 3 * _wrongly_replaced(flat), characters),
+        "digit_share": ratio(counts[DIGIT], visible),
+        "sign_share": ratio(_signs(flat), visible),
+        "clause_tokens": ratio(np.diff(tokens.offsets), _clauses(flat)),
         "sentence_end": _ends_like_a_sentence(flat).astype(float),
         **language_measures(flat, tokens, counts),
         **_line_measures(flat, tokens, characters),
@@ -66,10 +67,6 @@ def measure(flat: Flat, tokens: Tokens) -> dict[str, F64]:
     }
     measures["spam_share"] = phrase_share(tokens, SPAM_PHRASES, _long_numbers(flat, tokens), at_least=3)
     return measures
-
-
-def _ratio(part: I64 | F64, whole: I64 | F64) -> F64:
-    return np.asarray(part / np.maximum(whole, 1), float)
 
 
 def _signs(flat: Flat) -> I64:
@@ -158,14 +155,14 @@ def _line_measures(flat: Flat, tokens: Tokens, characters: I64) -> dict[str, F64
     p_again = np.where(_later_occurrences(_in_document(p_hashes, p_offsets), p_words > 0), p_ends - p_starts, 0)
     return {
         "lines": lines.astype(float),
-        "newline_share": _ratio(lines - 1, np.diff(tokens.offsets)),
-        "line_end_share": _ratio(segment_sums(ended, offsets), lines),
-        "code_line_share": _ratio(segment_sums(code, offsets), lines),
-        "repeated_line_count_share": _ratio(segment_sums(repeated, offsets), lines),
-        "repeated_paragraph_share": _ratio(segment_sums(p_again, p_offsets), characters),
-        "bullet_line_share": _ratio(segment_sums(bullet, offsets), lines),
-        "ellipsis_line_share": _ratio(np.where(trailing >= ELLIPSIS_MIN_LINES, trailing, 0), lines),
-        "repeated_line_share": _ratio(segment_sums(again, offsets), characters),
+        "newline_share": ratio(lines - 1, np.diff(tokens.offsets)),
+        "line_end_share": ratio(segment_sums(ended, offsets), lines),
+        "code_line_share": ratio(segment_sums(code, offsets), lines),
+        "repeated_line_count_share": ratio(segment_sums(repeated, offsets), lines),
+        "repeated_paragraph_share": ratio(segment_sums(p_again, p_offsets), characters),
+        "bullet_line_share": ratio(segment_sums(bullet, offsets), lines),
+        "ellipsis_line_share": ratio(np.where(trailing >= ELLIPSIS_MIN_LINES, trailing, 0), lines),
+        "repeated_line_share": ratio(segment_sums(again, offsets), characters),
     }
 
 

@@ -5,7 +5,7 @@ and sentences that many documents share, quantiles of quality) comes later.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -74,9 +74,7 @@ def operate(batch: Batch, settings: CorpusSettings, models: Models) -> Operated:
     raw = pa.array(batch.texts, pa.string())
     texts, metas, unread = _pages(raw, list(batch.metas), settings, numbers)
     texts, repairs = repair(texts)
-    for name, repaired in repairs.items():
-        for unit, value in asdict(repaired).items():
-            numbers["repair", name, unit] += value
+    numbers.update({("repair", *kind): count for kind, count in repairs.items()})
     masked = mask(texts, settings.pii)
     for kind, places in masked.found.items():
         numbers["count", f"private_{kind}", "documents"] += len(places)
@@ -230,13 +228,10 @@ def _word_lists(done: Operated, settings: CorpusSettings, models: Models) -> Non
 def _contamination(done: Operated, settings: CorpusSettings, models: Models) -> None:
     if not models.benchmarks:
         return
-    found = find_contamination(done.tokens, models.benchmarks)
-    limit = settings.decontaminate_overlap
-    broken = break_rule(
-        done.verdicts, "contaminated", found.overlap >= limit, found.overlap, np.full(len(found.item), limit)
-    )
-    for row in broken:
-        done.details[row] = f"holds {models.benchmarks.names[int(found.item[row])]}"
+    overlap, item = find_contamination(done.tokens, models.benchmarks)
+    limit = np.full(len(item), settings.decontaminate_overlap)
+    for row in break_rule(done.verdicts, "contaminated", overlap >= limit, overlap, limit):
+        done.details[row] = f"holds {models.benchmarks.names[int(item[row])]}"
 
 
 def _score(done: Operated, settings: CorpusSettings, models: Models) -> None:

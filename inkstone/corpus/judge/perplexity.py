@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from inkstone.corpus.judge.kernel import F64, I64, U64, Tokens, mix
+from inkstone.corpus.judge.kernel import F64, I64, U64, Tokens, mix, running_sums
 
 DISCOUNT = 0.75
 NEW_TOKENS = 200_000  # tokens that a language has beyond those seen: shares what is left for them
@@ -179,6 +179,4 @@ def _previous_pairs(tokens: Tokens, pair: U64) -> U64:
 
 
 def _document_mean(values: F64, offsets: I64) -> F64:
-    total = np.zeros(len(values) + 1)
-    np.cumsum(values, out=total[1:])
-    return (total[offsets[1:]] - total[offsets[:-1]]) / np.maximum(np.diff(offsets), 1)
+    return np.diff(running_sums(values, np.float64)[offsets]) / np.maximum(np.diff(offsets), 1)

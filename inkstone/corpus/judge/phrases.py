@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 import pyarrow as pa
 
-from inkstone.corpus.judge.kernel import F64, I64, U64, Mask, Tokens, flatten, member, segment_sums, tokenize
+from inkstone.corpus.judge.kernel import F64, I64, U64, Mask, Tokens, flatten, member, ratio, segment_sums, tokenize
 
 WORDS = tomllib.loads((files("inkstone.corpus.judge") / "words.toml").read_text("utf-8"))
 STOP_WORDS, STOP_CHARACTERS = tuple(WORDS["stop_words"].split()), tuple(WORDS["stop_characters"])
@@ -23,22 +23,18 @@ def phrase_share(tokens: Tokens, phrases: tuple[str, ...], also: Mask, at_least:
 
     0 where no phrase stands in the document, or fewer than `at_least` phrases and marked tokens together.
     """
-    start, length = _matches(tokens, phrases)
-    width = len(tokens.hashes) + 1
-    edges = np.bincount(start, minlength=width) - np.bincount(start + length, minlength=width)
-    inside = segment_sums((np.cumsum(edges[:-1]) > 0) | also, tokens.offsets)
+    start, covered = _covered(tokens, phrases)
+    inside = segment_sums(covered | also, tokens.offsets)
     found = _per_document(tokens, start)
     enough = (found > 0) & (found + segment_sums(also, tokens.offsets) >= at_least)
-    return np.where(enough, inside / np.maximum(np.diff(tokens.offsets), 1), 0.0)
+    return np.where(enough, ratio(inside, np.diff(tokens.offsets)), 0.0)
 
 
 def phrase_cover(tokens: Tokens, phrases: tuple[str, ...]) -> tuple[F64, I64]:
     """Share of each document's tokens inside one of `phrases`, and how many there are."""
-    start, length = _matches(tokens, phrases)
-    width = len(tokens.hashes) + 1
-    edges = np.bincount(start, minlength=width) - np.bincount(start + length, minlength=width)
-    inside = segment_sums(np.cumsum(edges[:-1]) > 0, tokens.offsets)
-    return inside / np.maximum(np.diff(tokens.offsets), 1), _per_document(tokens, start)
+    start, covered = _covered(tokens, phrases)
+    share = ratio(segment_sums(covered, tokens.offsets), np.diff(tokens.offsets))
+    return share, _per_document(tokens, start)
 
 
 def phrase_places(tokens: Tokens, phrases: tuple[str, ...]) -> I64:
@@ -60,6 +56,14 @@ def opens_with(tokens: Tokens, first: I64, count: I64, phrases: tuple[str, ...])
         place, _ = _check(tokens, first[spans], first[spans] + count[spans], phrases)
         opens[spans[np.isin(first[spans], place)]] = True
     return opens
+
+
+def _covered(tokens: Tokens, phrases: tuple[str, ...]) -> tuple[I64, Mask]:
+    """First tokens of all matches, and which tokens lie inside one."""
+    start, length = _matches(tokens, phrases)
+    width = len(tokens.hashes) + 1
+    edges = np.bincount(start, minlength=width) - np.bincount(start + length, minlength=width)
+    return start, np.cumsum(edges[:-1]) > 0
 
 
 def _matches(tokens: Tokens, phrases: tuple[str, ...]) -> tuple[I64, I64]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
-from inkstone.corpus.judge.kernel import F64, I64, Tokens, flatten, mix, tokenize
+from inkstone.corpus.judge.kernel import F64, I64, Tokens, flatten, mix, running_sums, tokenize
 from inkstone.corpus.judge.perplexity import Array, NgramModel, train_ngrams
 from inkstone.errors import InputError
 from inkstone.storage import write_json
@@ -57,10 +57,8 @@ class QualityModel:
 
     def _raw(self, tokens: Tokens, first: I64, count: I64) -> F64:
         slots, offsets = features(tokens, first, count)
-        total = np.zeros(len(slots) + 1)
-        np.cumsum(self.weights[slots], out=total[1:])
-        length = np.sqrt(np.maximum(np.diff(offsets), 1))
-        return (total[offsets[1:]] - total[offsets[:-1]]) / length + self.bias
+        total = running_sums(self.weights[slots], np.float64)
+        return np.diff(total[offsets]) / np.sqrt(np.maximum(np.diff(offsets), 1)) + self.bias
 
     def _calibrated(self, raw: F64) -> F64:
         return np.interp(raw, self.curve_raw, self.curve_probability)
@@ -74,8 +72,7 @@ def features(tokens: Tokens, first: I64, count: I64) -> tuple[I64, I64]:
     grams[:-1, 1] = mix(tokens.hashes[:-1] * np.uint64(3) + tokens.hashes[1:])
     flat = (grams.ravel() >> np.uint64(64 - BITS)).astype(np.int64)
     sizes = np.maximum(2 * count - 1, 0)  # n unigrams and n - 1 bigrams
-    offsets = np.zeros(len(first) + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
+    offsets = running_sums(sizes)
     return flat[np.repeat(2 * first - offsets[:-1], sizes) + np.arange(offsets[-1])], offsets
 
 

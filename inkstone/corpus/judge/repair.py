@@ -9,8 +9,8 @@ import contextlib
 import re
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -31,20 +31,13 @@ _BLACK_FLAG = 0x1F3F4
 _MAX_MOJIBAKE_ROUNDS = 2  # text can have been damaged twice
 
 
-@dataclass(frozen=True)
-class Repair:
-    """How often one kind of repair was made."""
-
-    documents: int = 0
-    characters: int = 0
-
-    def __add__(self, other: "Repair") -> "Repair":
-        return Repair(self.documents + other.documents, self.characters + other.characters)
+Done = Counter[tuple[str, str]]
+"""How often each kind of repair was made: ("fullwidth", "documents" or "characters")."""
 
 
-def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
-    """Repaired texts and what was done, by kind."""
-    done: dict[str, Repair] = {}
+def repair(texts: pa.StringArray) -> tuple[pa.StringArray, Done]:
+    """Repaired texts and what was done."""
+    done = Done()
     rows: list[str] = texts.to_pylist()
     points, starts = _reread(rows, *decode(texts), done)
     points, starts = _edit(rows, points, starts, done)
@@ -54,14 +47,14 @@ def repair(texts: pa.StringArray) -> tuple[pa.StringArray, dict[str, Repair]]:
         if ungbk(unlatin(rows[row])) != rows[row]:  # what went, or became one letter, stood between its letters
             once_more, more = repair(pa.array([rows[row]]))
             rows[row] = once_more[0].as_py()
-            done |= {name: done.get(name, Repair()) + count for name, count in more.items()}
+            done.update(more)
     return pa.array(rows, pa.string()), done
 
 
 # --- text that was decoded with the wrong table ------------------------------------------------------------------
 
 
-def _reread(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> tuple[U32, I64]:
+def _reread(rows: list[str], points: U32, starts: I64, done: Done) -> tuple[U32, I64]:
     """Repair the rows that look like it."""
     suspects, as_gbk = _misread(points, starts)
     if not suspects.any() and not as_gbk.any():
@@ -152,7 +145,7 @@ def _sequences() -> tuple[re.Pattern[str], re.Pattern[str]]:
 # --- characters ---------------------------------------------------------------------------------------------------
 
 
-def _edit(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> tuple[U32, I64]:
+def _edit(rows: list[str], points: U32, starts: I64, done: Done) -> tuple[U32, I64]:
     """Apply the edit table: replace and drop single characters."""
     kinds, replacements = _edit_table()
     kind = kinds[points]
@@ -199,7 +192,7 @@ def _edit_table() -> tuple[U8, U32]:
     return kinds, replacements
 
 
-def _tidy_lines(rows: list[str], points: U32, starts: I64, done: dict[str, Repair]) -> None:
+def _tidy_lines(rows: list[str], points: U32, starts: I64, done: Done) -> None:
     """No spaces at line ends, no more than one blank line in a row, none at either end of a document."""
     newline = points == 10
     before_newline = points[:-1][newline[1:]]
@@ -222,7 +215,7 @@ def tidy_blank_lines(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
-def _compose(rows: list[str], done: dict[str, Repair]) -> Mask:
+def _compose(rows: list[str], done: Done) -> Mask:
     """NFC: a letter and its accent are one character. Says which rows changed."""
     foreign = np.zeros(len(rows), bool)
     if not unicodedata.is_normalized("NFC", "\n".join(rows)):
@@ -231,7 +224,7 @@ def _compose(rows: list[str], done: dict[str, Repair]) -> Mask:
     return foreign
 
 
-def _replace(rows: list[str], suspects: Mask, change: Callable[[str], str], name: str, done: dict[str, Repair]) -> None:
+def _replace(rows: list[str], suspects: Mask, change: Callable[[str], str], name: str, done: Done) -> None:
     """Change the suspect rows in place; characters are counted by length where it differs, else whole documents."""
     documents = characters = 0
     for row in np.flatnonzero(suspects).tolist():
@@ -243,11 +236,12 @@ def _replace(rows: list[str], suspects: Mask, change: Callable[[str], str], name
     _record(done, name, documents, characters)
 
 
-def _count(done: dict[str, Repair], name: str, mask: Mask, starts: I64) -> None:
+def _count(done: Done, name: str, mask: Mask, starts: I64) -> None:
     counts = segment_sums(mask, starts)
     _record(done, name, int(np.count_nonzero(counts)), int(counts.sum()))
 
 
-def _record(done: dict[str, Repair], name: str, documents: int, characters: int) -> None:
+def _record(done: Done, name: str, documents: int, characters: int) -> None:
     if documents:
-        done[name] = done.get(name, Repair()) + Repair(documents, characters)
+        done[name, "documents"] += documents
+        done[name, "characters"] += characters

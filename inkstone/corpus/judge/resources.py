@@ -21,7 +21,8 @@ from inkstone.corpus.judge.repair import repair
 from inkstone.corpus.read.files import InputFile, find_files, is_url
 from inkstone.corpus.read.readers import read_batches
 from inkstone.corpus.settings import CorpusSettings
-from inkstone.errors import InputError
+from inkstone.errors import InputError, gathering
+from inkstone.storage import write_json
 
 Phrases = tuple[str, ...]
 
@@ -35,35 +36,45 @@ class Models:
     word_lists: dict[str, Phrases] = field(default_factory=dict)
 
 
-def prepare_models(settings: CorpusSettings, files: list[InputFile], directory: Path) -> None:
+@dataclass(frozen=True)
+class PrepareTask:
+    """What the models of a run are made from."""
+
+    files: tuple[InputFile, ...]
+    settings: CorpusSettings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where the models of a run are, and what names their content."""
+
+    place: Path
+    digest: str
+
+
+def prepare_models(task: PrepareTask, directory: Path) -> None:
     """Train or copy the quality model and index the benchmarks into the empty `directory`.
 
     Raises InputError with everything that is wrong with the files the settings name.
     """
     problems: list[str] = []
-    try:
-        lists = json.dumps(read_word_lists(settings), ensure_ascii=False)
-        (directory / "word_lists.json").write_text(lists, encoding="utf-8")
-    except InputError as error:
-        problems += error.problems
-    try:
-        if quality := _quality(settings, files):
+    with gathering(problems):
+        write_json(directory / "word_lists.json", read_word_lists(task.settings))
+    with gathering(problems):
+        if quality := _quality(task.settings, list(task.files)):
             (directory / "quality").mkdir()
             save_quality(quality, directory / "quality")
-    except InputError as error:
-        problems += error.problems
-    try:
-        if benchmarks := load_benchmarks(settings.decontaminate):
+    with gathering(problems):
+        if benchmarks := load_benchmarks(task.settings.decontaminate):
             _save_benchmarks(benchmarks, directory)
-    except InputError as error:
-        problems += error.problems
     if problems:
         raise InputError(problems)
 
 
 @lru_cache(maxsize=2)
-def open_models(directory: Path, digest: str) -> Models:
-    """The models of a run, read once per process; `digest` names their content."""
+def open_models(made: Prepared) -> Models:
+    """The models of a run, read once per process."""
+    directory = made.place
     quality = load_quality(directory / "quality") if (directory / "quality").exists() else None
     lists = json.loads((directory / "word_lists.json").read_text("utf-8"))
     return Models(quality, _open_benchmarks(directory), {name: tuple(words) for name, words in lists.items()})

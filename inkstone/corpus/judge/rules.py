@@ -13,7 +13,7 @@ from inkstone.corpus.judge.kernel import F64, Mask, Tokens
 from inkstone.corpus.judge.language import languages
 from inkstone.corpus.judge.measures import genres
 from inkstone.corpus.judge.phrases import phrase_count
-from inkstone.corpus.judge.thresholds import REPEATED_SIZES, SHORT_TOKENS, TOP_SIZES, Limits
+from inkstone.corpus.judge.thresholds import REPEATED_SIZES, SHORT_TOKENS, TOP_SIZES
 from inkstone.corpus.settings import CorpusSettings
 
 # rule: (measure, setting, whether the setting is a minimum)
@@ -116,12 +116,6 @@ def key_of(rule: str, table: str) -> str:
         return f"corpus.word_lists.{rule.removeprefix('words_')}"
     setting = "fragment_tokens" if rule == "fragment" else LIMITS[rule][1]
     return f"corpus.rules.{'mixed' if table == 'other' else table}.{setting}"
-
-
-def rules_for(settings: CorpusSettings, lang: str) -> Limits:
-    """The limits of a language's table."""
-    limits: Limits = getattr(settings.rules, "mixed" if lang == "other" else lang)
-    return limits
 
 
 def _groups(lang: Names, shape: Names) -> list[tuple[str, str, Mask]]:

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from inkstone.corpus.judge.kernel import I64
-from inkstone.corpus.judge.rules import rules_for
 from inkstone.corpus.repeats.spans import tokens_left
 from inkstone.corpus.run.audit import PARTS, Entry, Level
 from inkstone.corpus.run.figures import EXAMPLES, shortened
@@ -53,7 +52,7 @@ def cut(
 
 def least_tokens(rows: pa.RecordBatch, settings: CorpusSettings) -> I64:
     """The fewest tokens that each document may be left with."""
-    least = [max(rules_for(settings, lang).min_tokens or 0, 1) for lang in rows["lang"].to_pylist()]
+    least = [max(settings.rules.limit(lang, lang, "min_tokens")[0], 1) for lang in rows["lang"].to_pylist()]
     return np.array(least, np.int64)
 
 

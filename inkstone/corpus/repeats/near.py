@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inkstone.corpus.judge.kernel import F64, I64, Mask, Tokens, run_heads
+from inkstone.corpus.judge.kernel import F64, I64, Mask, Tokens, run_heads, running_sums
 from inkstone.corpus.repeats.dedup import Duplicates, Matches, band_keys, matches, signatures
 from inkstone.corpus.repeats.spans import NEAR, NEAR_BANDS, SENTENCE, Spans
 from inkstone.corpus.run.tables import PartitionWriter, Tables, read_rows, save_matches
@@ -35,8 +35,7 @@ def describe(spans: Spans, tokens: Tokens, keep: Mask) -> np.ndarray:
     numbers, once = np.unique(spans.keys[chosen] >> np.uint64(2), return_index=True)
     chosen = chosen[once]
     first, last = (np.searchsorted(tokens.starts, places[chosen]) for places in (spans.starts, spans.ends))
-    offsets = np.zeros(len(chosen) + 1, np.int64)
-    np.cumsum(last - first, out=offsets[1:])
+    offsets = running_sums(last - first)
     taken = np.repeat(first - offsets[:-1], last - first) + np.arange(offsets[-1])
     own = Tokens(tokens.hashes[taken], tokens.starts[taken], tokens.ends[taken], offsets)
     signs = signatures(own, _BANDING)

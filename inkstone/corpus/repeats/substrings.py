@@ -37,6 +37,7 @@ from inkstone.corpus.judge.kernel import (
     member,
     ngram_hashes,
     run_heads,
+    running_sums,
     tokenize,
     window_positions,
 )
@@ -107,8 +108,7 @@ def find_anchors(tokens: Tokens, ranks: I64, size: int) -> tuple[np.ndarray, I64
     grams, offsets = ngram_hashes(tokens, half)
     reach = size - half + 1
     values = sliding_least(grams, reach)[window_positions(offsets, reach)]
-    edges = np.zeros(len(offsets), np.int64)
-    np.cumsum(np.maximum(np.diff(offsets) - (reach - 1), 0), out=edges[1:])
+    edges = running_sums(np.maximum(np.diff(offsets) - (reach - 1), 0))
     new = run_heads(values)
     new[edges[:-1][edges[:-1] < len(values)]] = True
     heads = np.flatnonzero(new)

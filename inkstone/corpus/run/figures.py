@@ -31,13 +31,12 @@ class Figures:
     unreadable: list[Example] = field(default_factory=list)
     rewrites: list[Example] = field(default_factory=list)
 
-    def flow(self, step: str, end: str, rows: pa.RecordBatch, texts: pa.StringArray | None = None) -> None:
+    def flow(self, step: str, end: str, rows: pa.RecordBatch) -> None:
         """Text that enters (`end` = "in") or leaves ("out") a step, by source and language of `rows`."""
-        self.flows(((step, end),), rows, texts)
+        self.flows(((step, end),), rows, rows["text"])
 
-    def flows(self, ends: tuple[tuple[str, str], ...], rows: pa.RecordBatch, texts: pa.StringArray | None) -> None:
+    def flows(self, ends: tuple[tuple[str, str], ...], rows: pa.RecordBatch, texts: pa.StringArray) -> None:
         """The same text at several ends of steps."""
-        texts = rows["text"] if texts is None else texts
         columns = {"characters": pc.utf8_length(texts), "bytes": pc.binary_length(texts)}
         table = pa.table({"source": rows["source"], "lang": rows["lang"], **columns})
         sums = table.group_by(["source", "lang"], use_threads=False).aggregate(

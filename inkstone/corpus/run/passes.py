@@ -1,13 +1,13 @@
 """The passes over a corpus, as functions `work(argument, draft)` for the engine: each fills one task's directory.
 
-    prepare    once: the quality model, the benchmarks' n-grams
     read       a group of input files: repair, rules, signatures, spans
     rewrite    its documents again: without equal ones, without frequent lines and sentences
     write      and again: without near duplicates, low quality, repeated substrings; Parquet for train, heldout, audit
     match      a partition of the band keys: which documents are alike
     count      a partition of the spans: which lines and sentences go
 
-Nearly equal sentences have two passes of their own, in `near.py`, repeated substrings four, in `substrings.py`.
+The models come first (`judge/resources.py`). Nearly equal sentences have two passes of their own, in `near.py`,
+repeated substrings four, in `substrings.py`.
 A task of `read`, `rewrite` or `write` holds one batch in memory, a task of `match` or `count` one partition.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from inkstone.corpus.judge.kernel import I64, U64, Mask, flatten, tokenize
-from inkstone.corpus.judge.resources import open_models, prepare_models
+from inkstone.corpus.judge.resources import Prepared, open_models
 from inkstone.corpus.judge.rules import key_of
 from inkstone.corpus.read.files import InputFile
 from inkstone.corpus.read.readers import read_batches
@@ -65,27 +65,6 @@ GONE = np.dtype([("rank", "<i8"), ("of", "<i8"), ("similarity", "<f8"), ("near",
 
 
 @dataclass(frozen=True)
-class PrepareTask:
-    """What the models of a run are made from."""
-
-    files: tuple[InputFile, ...]
-    settings: CorpusSettings
-
-
-def prepare(task: PrepareTask, draft: Path) -> None:
-    """Train the quality model, index the benchmarks."""
-    prepare_models(task.settings, list(task.files), draft)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The models of a run, and what names their content."""
-
-    place: Path
-    digest: str
-
-
-@dataclass(frozen=True)
 class ReadTask:
     """Input files to read as one group."""
 
@@ -97,7 +76,7 @@ class ReadTask:
 
 def read(task: ReadTask, draft: Path) -> None:
     """Read, repair and judge; describe what stays."""
-    settings, models = task.settings, open_models(task.models.place, task.models.digest)
+    settings, models = task.settings, open_models(task.models)
     with TaskWriter(draft, task.partitions, settings.dedup) as out:
         for batch in read_batches(list(task.files), settings.text_fields, settings.max_document_mb, settings.encoding):
             out.audit.broken(batch.broken)
@@ -112,10 +91,10 @@ def read(task: ReadTask, draft: Path) -> None:
             place = np.cumsum(cleaned.keep) - 1 + out.documents
             spans = find_spans(cleaned.flat, cleaned.tokens, settings.lines, settings.sentences)
             if settings.sentences.near:
-                out.add_sentences(describe(spans, cleaned.tokens, cleaned.keep))
+                out.sentences.add(describe(spans, cleaned.tokens, cleaned.keep))
             rows = spans.rows(cleaned.flat, 0)[cleaned.keep[spans.documents]]
             rows["rank"] = place[rows["rank"]]
-            out.add_spans(rows)
+            out.spans.add(rows)
             out.add(cleaned.rows.take(pa.array(stays)), signatures(cleaned.tokens, settings.dedup).take(stays))
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from inkstone.compressed import SUFFIXES
+from inkstone.corpus.judge.resources import Prepared, PrepareTask, prepare_models
 from inkstone.corpus.judge.rules import key_of
 from inkstone.corpus.read.files import InputFile, find_files
 from inkstone.corpus.repeats import near, substrings
@@ -63,8 +64,8 @@ def curate(
     run = _Runner(settings, scratch or output / "drafts", workers or Workers(default_processes(size / 1e6)), progress)
     partitions = max(1, round(size / PARTITION_BYTES))
 
-    (models,) = run("models", passes.prepare, [passes.PrepareTask(tuple(files), settings)])
-    made = passes.Prepared(models, fingerprint(read_manifest(models)["files"]))
+    (models,) = run("models", prepare_models, [PrepareTask(tuple(files), settings)])
+    made = Prepared(models, fingerprint(read_manifest(models)["files"]))
     groups = _groups(files)
     read = run("read", passes.read, [passes.ReadTask(group, settings, partitions, made) for group in groups],
                [sum(file.size for file in group) for group in groups])  # fmt: skip

@@ -68,14 +68,14 @@ def partition_file(stem: Path, partition: int) -> Path:
 
 
 class TaskWriter:
-    """Fills a task's directory; used with `with`."""
+    """Fills a task's directory; used with `with`. `spans` and `sentences` take rows of their own."""
 
     def __init__(self, directory: Path, partitions: int, settings: DedupSettings) -> None:
         self.directory, self._settings = directory, settings
-        self._equal, self._bands, self._spans = (
+        self._equal, self._bands, self.spans = (
             PartitionWriter(directory / stem, partitions) for stem in ("equal", "bands", "spans")
         )
-        self._sentences = PartitionWriter(directory / "sentences", partitions * NEAR_BANDS)
+        self.sentences = PartitionWriter(directory / "sentences", partitions * NEAR_BANDS)
         self.figures = Figures()
         self.audit = Audit(directory / "audit.arrow", self.figures)
         self.documents = 0
@@ -88,7 +88,7 @@ class TaskWriter:
         self._rows.close()
         self.audit.close()
         if kind is None:
-            for part in (self._equal, self._bands, self._spans, self._sentences):
+            for part in (self._equal, self._bands, self.spans, self.sentences):
                 part.flush()
             self.figures.save(self.directory / "figures.json")
 
@@ -106,14 +106,6 @@ class TaskWriter:
             bands = band_keys(signs.minhash[long], self._settings)
             self._bands.add(key_rows(bands.ravel(), np.repeat(long + self.documents, bands.shape[1])))
         self.documents += len(rows)
-
-    def add_spans(self, rows: np.ndarray) -> None:
-        """Append span rows."""
-        self._spans.add(rows)
-
-    def add_sentences(self, rows: np.ndarray) -> None:
-        """Append the band keys of sentences."""
-        self._sentences.add(rows)
 
 
 def key_rows(keys: U64, ranks: I64) -> np.ndarray:
