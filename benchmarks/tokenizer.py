@@ -244,7 +244,7 @@ def _engine(system: str, work: Path, size: int) -> object:
     from inkstone.tokenizer.bpe.pattern import classes
 
     tokenizer = Tokenizer.load(work / f"inkstone-{size}")
-    tokenizer.encoder()
+    _ = tokenizer.encoder
     classes()
     return tokenizer
 

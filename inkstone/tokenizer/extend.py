@@ -26,6 +26,7 @@ from inkstone.tokenizer.documents import Documents, Part, corpus_parts, read_par
 from inkstone.tokenizer.foreign.sentencepiece import splits
 from inkstone.tokenizer.settings import ExtendSettings
 from inkstone.tokenizer.study.alp import alp
+from inkstone.tokenizer.study.compression import BYTE_OF
 from inkstone.tokenizer.tokenizer import Tokenizer
 
 Spec = dict[str, Any]
@@ -63,13 +64,7 @@ def extend_tokenizer(
     progress.note("learned Chinese pieces", characters=len(characters), pieces=len(pieces))
     sample = _sample(parts, settings)
     grid = _grid(base, characters, pieces, wanted, sample, settings, progress)
-    chosen = (
-        choose(grid)
-        if settings.choose == "alp"
-        else grid[-1]
-        if len(wanted) == 1
-        else max(grid, key=lambda one: one.alp)
-    )
+    chosen = choose(grid) if settings.choose == "alp" else max(grid, key=lambda one: one.alp)
     tokenizer, added = append(base, _candidates(base, characters, pieces, chosen.characters), chosen.added)
     checked = check_unchanged(base, tokenizer, _without_chinese(parts, settings))
     report: dict[str, object] = {
@@ -229,9 +224,7 @@ def _speller(base: Tokenizer) -> Any:
     """How the vocabulary spells a text: as it is, or byte by byte."""
     if not base.byte_level:
         return lambda piece: piece
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [value for value in range(256) if value not in printable]
-    letters = {**{value: chr(value) for value in printable}, **{value: chr(256 + n) for n, value in enumerate(others)}}
+    letters = {value: letter for letter, value in BYTE_OF.items()}
     return lambda piece: "".join(letters[value] for value in piece.encode("utf-8"))
 
 

@@ -23,13 +23,12 @@ from inkstone.tokenizer.bpe.dropout import WordMerger
 from inkstone.tokenizer.bpe.lookup import Encoder
 from inkstone.tokenizer.foreign.model_file import model_content
 from inkstone.tokenizer.foreign.prefix import take_prefix
-from inkstone.tokenizer.foreign.sentencepiece import Spec
+from inkstone.tokenizer.foreign.sentencepiece import Spec, ids_of
 from inkstone.tokenizer.foreign.source import ROLES, read_source
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 CONTROL_TOKENS = (BOS, EOS, PAD, "<|im_start|>", "<|im_end|>", *(f"<|reserved_{number}|>" for number in range(11)))
 _BATCH_TEXTS = 4096
-_UNKNOWN = object()
 
 
 class Tokenizer:
@@ -49,9 +48,9 @@ class Tokenizer:
         backend.no_truncation()
         self._backend = backend
         self._prefix = take_prefix(backend, spec)
-        self._encoder: Encoder | object | None = _UNKNOWN
         self._special = dict(zip(ROLES, (bos, eos, pad), strict=True))
-        self.vocab_size = _vocab_size(spec)
+        # What an embedding needs, also for foreign vocabularies with gaps.
+        self.vocab_size = max(ids_of(spec).values()) + 1
         self.bos_id, self.eos_id, self.pad_id = (
             None if name is None else self.token_id(name) for name in (bos, eos, pad)
         )
@@ -167,11 +166,10 @@ class Tokenizer:
         """Whether something is put before the first word of a text."""
         return self._prefix is not None
 
+    @cached_property
     def encoder(self) -> Encoder | None:
         """A fast encoder with the ids of a `continued` text; None where this kind of tokenizer has none."""
-        if self._encoder is _UNKNOWN:
-            self._encoder = Encoder.of(self._backend)
-        return self._encoder if isinstance(self._encoder, Encoder) else None
+        return Encoder.of(self._backend)
 
     @cached_property
     def _word_merger(self) -> WordMerger:
@@ -179,7 +177,7 @@ class Tokenizer:
 
     def require_dropout(self) -> None:
         """Raises InputError where BPE-dropout has no meaning for this kind of tokenizer."""
-        if self.encoder() is None:
+        if self.encoder is None:
             _ = self._word_merger
 
     def encode_flat(
@@ -193,17 +191,14 @@ class Tokenizer:
 
         `dropout` passes over merges by chance, as `draws` decides (BPE-dropout).
         """
-        encoder = self.encoder()
-        if encoder is None:
-            if dropout:
-                return self._word_merger.encode(
-                    self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws
-                )
+        encoder = self.encoder
+        if encoder is None and not dropout:
             encoded = self.encode_batch(texts, continued)
             ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
             return np.fromiter(chain.from_iterable(encoded), dtype=np.int32), ends
         try:
-            return encoder.encode(self._prefix.put(texts, continued) if self._prefix else texts, dropout, draws)
+            put = self._prefix.put(texts, continued) if self._prefix else texts
+            return (encoder or self._word_merger).encode(put, dropout, draws)
         except UnicodeEncodeError:
             _refuse_broken_text(texts, 0)
             raise
@@ -249,12 +244,6 @@ class Tokenizer:
             for name, ids in zip(names, self.encode_batch(names, continued), strict=True):
                 if not self.control_ids.isdisjoint(ids):
                     raise InputError(f'{path}: a user who types "{name}" would write a control token; it is refused.')
-
-
-def _vocab_size(spec: Spec) -> int:
-    """One more than the largest id: what an embedding needs, also for foreign vocabularies with gaps."""
-    added = [token["id"] for token in spec["added_tokens"]]
-    return max([*spec["model"]["vocab"].values(), *added]) + 1
 
 
 def _fingerprint(content: Spec, special: dict[str, str | None]) -> str:

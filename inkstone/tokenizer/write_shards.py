@@ -146,7 +146,7 @@ def _encode_missing(
     total = sum(job.part.size for job in jobs) / 1e6
     left = sum(job.part.size for job in todo.values()) / 1e6
     done = total - left
-    encoder = None if tokenizer.has_prefix else tokenizer.encoder()
+    encoder = None if tokenizer.has_prefix else tokenizer.encoder
     tools = _Tools(settings, directory, tokenizer.vocab_size, tokenizer.first_id, tokenizer.last_id, encoder)
     workers = Workers(_processes(settings, [job.part for job in todo.values()]))
     calls = [(job, store) for job in todo.values()]

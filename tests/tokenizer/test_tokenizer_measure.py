@@ -15,7 +15,7 @@ from inkstone.errors import InputError
 from inkstone.tokenizer import Tokenizer
 from inkstone.tokenizer.foreign.gguf import read_gguf
 from inkstone.tokenizer.study.alp import alp, split_sentences
-from inkstone.tokenizer.study.compare import Text, compare, overall, read_text
+from inkstone.tokenizer.study.compare import Text, read_text
 from inkstone.tokenizer.study.compression import measure
 
 TEXTS = ["zh/wiki_cmrc2018", "zh/novels_public_domain", "zh/python_docs_zh", "en/wiki_demo", "en/books_public_domain"]
@@ -122,13 +122,6 @@ def test_a_text_is_read_to_the_document_that_passes_the_limit_in_each_language(t
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"empty\.txt holds no text to measure on"):
         read_text(tmp_path / "empty.txt")
-
-
-def test_rows_of_several_texts_add_up(tokenizer_dir: Path) -> None:
-    texts = [Text("a", "zh", ["明月照我还。"], 0), Text("b", "zh", ["山高水长", "龘"], 0)]
-    rows = compare([tokenizer_dir], texts)
-    together = measure(Tokenizer.load(tokenizer_dir), [(texts[0].documents + texts[1].documents, ["zh"] * 3)])["zh"]
-    assert overall(rows) == together
 
 
 def test_the_command_shows_tables_a_chart_and_json(tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_samples import make_rows, write_split
+from tokenizer_samples import make_rows, texts_of, write_split
 from tokenizers import models, trainers
 
 from inkstone.errors import InputError
@@ -73,7 +73,7 @@ def test_real_sentencepiece_vocabularies_get_the_librarys_ids(name: str) -> None
     if not (DATA / name).is_file():
         pytest.skip("needs shared/data/tokenizers")
     tokenizer = Tokenizer.load(DATA / name)
-    assert tokenizer.encoder() is not None
+    assert tokenizer.encoder is not None
 
     @settings(max_examples=60, deadline=None)
     @given(batch=st.lists(texts, min_size=1, max_size=6))
@@ -157,7 +157,7 @@ def test_counting_does_not_depend_on_how_text_is_cut_into_blocks() -> None:
             points, starts = code_points(rows[first : first + size])
             counter.add(words_of(points, cut(points, starts), starts))
         words, counts = counter.result()
-        results.append(dict(zip(words.texts(np.arange(len(words))), counts.tolist(), strict=True)))
+        results.append(dict(zip(texts_of(words), counts.tolist(), strict=True)))
     assert results[0] == results[1] == results[2]
     assert sum(len(word) * count for word, count in results[0].items()) == sum(map(len, rows))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizer_samples import make_rows, write_split
+from tokenizer_samples import make_rows, texts_of, write_split
 
 from inkstone.errors import InkstoneError, InputError
 from inkstone.progress import Silent
@@ -120,7 +120,7 @@ def test_equally_frequent_characters_are_chosen_by_code_point() -> None:
 
 def test_a_weight_below_one_is_not_rounded_up() -> None:
     words, counts, one = count_words([(["甲乙"] * 3, 1.0), (["丙丁"], 0.1)])
-    found = dict(zip(words.texts(np.arange(2)), (counts / one).tolist(), strict=True))
+    found = dict(zip(texts_of(words), (counts / one).tolist(), strict=True))
     assert found == {"甲乙": pytest.approx(3), "丙丁": pytest.approx(0.1)}
 
 
@@ -128,7 +128,7 @@ def test_a_power_below_one_lifts_rare_words_and_keeps_the_weight_of_the_whole() 
     texts = [(["甲乙"] * 16 + ["丙丁"], 1.0), (["戊己"], 0.5)]
     for power, ratio in ((1.0, 16), (0.5, 4), (0.0, 1)):
         words, counts, one = count_words(texts, power)
-        found = dict(zip(words.texts(np.arange(3)), (counts / one).tolist(), strict=True))
+        found = dict(zip(texts_of(words), (counts / one).tolist(), strict=True))
         assert found["甲乙"] / found["丙丁"] == pytest.approx(ratio, rel=0.05)
         assert found["甲乙"] + found["丙丁"] == pytest.approx(17, rel=0.01) and found["戊己"] == pytest.approx(0.5)
 

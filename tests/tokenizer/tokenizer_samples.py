@@ -1,10 +1,13 @@
 """A small bilingual corpus in the corpus stage's format."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from inkstone.tokenizer.bpe.words import Words
 
 CHINESE = [
     "山高水长，",
@@ -44,3 +47,9 @@ def make_rows(count: int, seed: int) -> list[tuple[str, str, str, str]]:
         text = "".join(draw.choice(sentences) for _ in range(draw.randint(1, 12)))
         rows.append((f"doc-{seed}-{number}", text, f"books-{lang}", lang))
     return rows
+
+
+def texts_of(words: Words) -> list[str]:
+    """The words as strings."""
+    text = words.points.tobytes().decode("utf-32-le")
+    return [text[first:last] for first, last in pairwise(words.starts.tolist())]

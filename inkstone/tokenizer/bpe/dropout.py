@@ -14,6 +14,7 @@ import tokenizers
 from inkstone.errors import InputError
 from inkstone.tokenizer.bpe.merging import LONGEST, Merger
 from inkstone.tokenizer.bpe.words import code_points
+from inkstone.tokenizer.foreign.sentencepiece import merge_parts
 
 _WORDS = 50_000  # merged together
 _PLAIN = ("single_word", "lstrip", "rstrip")
@@ -35,9 +36,7 @@ class WordMerger:
             )
         self._backend = backend
         self._whole: dict[str, int] = model["vocab"] if model.get("ignore_merges") else {}
-        self._merger = Merger(
-            model["vocab"], [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        )
+        self._merger = Merger(model["vocab"], [merge_parts(merge) for merge in model["merges"]])
         self._added = {token["content"]: token["id"] for token in typed}
         # Added words are found in the text as it is, or as it is rewritten; the longest of two that begin together.
         self._before, self._after = (

@@ -20,7 +20,8 @@ import tokenizers
 from inkstone.tokenizer.bpe.merging import LONGEST, Merger
 from inkstone.tokenizer.bpe.pattern import PATTERN
 from inkstone.tokenizer.bpe.remembered import Remembered
-from inkstone.tokenizer.bpe.words import BLOCK_CHARACTERS, Words, code_points, cut, words_of
+from inkstone.tokenizer.bpe.words import BLOCK_CHARACTERS, Words, code_points, cut, together, words_of
+from inkstone.tokenizer.foreign.sentencepiece import merge_parts
 
 Spec = dict[str, Any]
 WINDOW = 1 << 20  # characters of one text that are looked at together
@@ -41,7 +42,7 @@ class Encoder:
         self._written = written
         self._library: tokenizers.Tokenizer | None = None
         model = spec["model"]
-        self._merger = Merger(model["vocab"], [_two(merge) for merge in model["merges"]])
+        self._merger = Merger(model["vocab"], [merge_parts(merge) for merge in model["merges"]])
         self._pairs = _pair_table(model["vocab"])
 
     @cached_property
@@ -89,7 +90,7 @@ class Encoder:
         """
         parts: list[np.ndarray] = []
         counts = np.zeros(len(starts) - 1, dtype=np.int64)
-        for blocks in _together(self._blocks(points, starts)):
+        for blocks in together(self._blocks(points, starts), lambda block: len(block[1]), _TOGETHER):
             words = [block for _, block in blocks]
             for (first, block), (ids, lengths) in zip(blocks, self._ids(words, dropout, draws), strict=True):
                 parts.append(ids)
@@ -180,20 +181,6 @@ class Encoder:
         return [found.ids for found in self._library.encode_batch_fast(words, add_special_tokens=False)]
 
 
-def _together(blocks: Iterator[tuple[int, Words]]) -> Iterator[list[tuple[int, Words]]]:
-    """Lists of blocks of about `_TOGETHER` words."""
-    pending: list[tuple[int, Words]] = []
-    size = 0
-    for block in blocks:
-        pending.append(block)
-        size += len(block[1])
-        if size >= _TOGETHER:
-            yield pending
-            pending, size = [], 0
-    if pending:
-        yield pending
-
-
 def _documents(starts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Ranges of texts of about `BLOCK_CHARACTERS`; a text longer than a window stands alone."""
     first, texts = 0, len(starts) - 1
@@ -202,11 +189,6 @@ def _documents(starts: np.ndarray) -> Iterator[tuple[int, int]]:
         last = min(max(last, first + 1), texts)
         yield first, last
         first = last
-
-
-def _two(merge: str | list[str]) -> Sequence[str]:
-    """A merge's two pieces; older files write them as one string with a space."""
-    return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _pair_table(vocabulary: dict[str, int]) -> np.ndarray:

@@ -20,7 +20,7 @@ from inkstone.errors import InputError
 from inkstone.tokenizer.bpe.learn import Bounds, learn_merges
 from inkstone.tokenizer.bpe.lookup import LONGEST_WORD
 from inkstone.tokenizer.bpe.pattern import LETTER, UNICODE, WHITE, classes
-from inkstone.tokenizer.bpe.words import Counter, Words, blocks, code_points, cut, words_of
+from inkstone.tokenizer.bpe.words import BLOCK_CHARACTERS, Counter, Words, code_points, cut, together, words_of
 from inkstone.tokenizer.foreign.sentencepiece import SPACE, splits
 from inkstone.tokenizer.settings import TokenizerSettings
 from inkstone.tokenizer.tokenizer import CONTROL_TOKENS, Tokenizer
@@ -73,7 +73,7 @@ def count_words(texts: Iterable[tuple[list[str], float]], power: float = 1.0) ->
     counters: dict[float, Counter] = {}
     for documents, weight in texts:
         counter = counters.setdefault(weight, Counter())
-        for block in blocks(documents):
+        for block in together(documents, len, BLOCK_CHARACTERS):
             points, starts = code_points(block)
             counter.add(words_of(points, cut(points, starts, LONGEST_WORD), starts))
     if power == 1 and len(counters) <= 1:

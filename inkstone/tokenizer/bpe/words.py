@@ -5,20 +5,21 @@ points alone, so equal words have equal hashes wherever they stand; that two of 
 a chance of one in forty.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from inkstone.tokenizer.bpe.pattern import borders, pre_tokenizer
 from inkstone.tokenizer.bpe.table import Slots
 
+T = TypeVar("T")
 BLOCK_CHARACTERS = 1 << 18
 _BASE = 0x9E3779B97F4A7C15
 _SPREAD = np.uint64(0xD6E8FEB86659FD93)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
-_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,6 @@ class Words:
         lengths = np.diff(self.starts)[which]
         before = np.cumsum(lengths) - lengths
         return self.points[np.repeat(self.starts[which] - before, lengths) + np.arange(lengths.sum())], lengths
-
-    def texts(self, which: np.ndarray) -> list[str]:
-        """The chosen words as strings."""
-        text = self.points.tobytes().decode("utf-32-le")
-        firsts, lasts = self.starts[which].tolist(), self.starts[which + 1].tolist()
-        return [text[first:last] for first, last in zip(firsts, lasts, strict=True)]
 
 
 def code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -95,14 +90,14 @@ def words_of(points: np.ndarray, begins: np.ndarray, starts: np.ndarray) -> Word
     return Words(points, np.append(firsts, len(points)), np.searchsorted(firsts, starts))
 
 
-def blocks(texts: Iterable[str], characters: int = BLOCK_CHARACTERS) -> Iterator[list[str]]:
-    """Lists of texts of about `characters` in all."""
-    pending: list[str] = []
+def together(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Lists of items of about `most` in all."""
+    pending: list[T] = []
     size = 0
-    for text in texts:
-        pending.append(text)
-        size += len(text)
-        if size >= characters:
+    for item in items:
+        pending.append(item)
+        size += size_of(item)
+        if size >= most:
             yield pending
             pending, size = [], 0
     if pending:
@@ -112,11 +107,8 @@ def blocks(texts: Iterable[str], characters: int = BLOCK_CHARACTERS) -> Iterator
 @lru_cache(maxsize=4)
 def _powers(length: int) -> tuple[np.ndarray, np.ndarray]:
     """Powers of the base and of its inverse modulo 2^64."""
-    inverse = _BASE
-    for _ in range(6):
-        inverse = inverse * (2 - _BASE * inverse) & _MASK
     both = []
-    for base in (_BASE, inverse):
+    for base in (_BASE, pow(_BASE, -1, 1 << 64)):
         powers = np.full(length, base, dtype=np.uint64)
         powers[0] = 1
         both.append(np.multiply.accumulate(powers))

@@ -21,6 +21,7 @@ from inkstone.tokenizer.foreign.sentencepiece import (
     Pieces,
     Spec,
     added_token,
+    bpe,
     pipeline,
 )
 
@@ -233,28 +234,16 @@ def _byte_level(metadata: dict[str, Any], names: list[str], path: Path) -> Spec:
         )
     kinds = _list(metadata, "token_type", path)
     added = [(number, kind) for number, kind in enumerate(kinds) if kind not in (NORMAL, BYTE)]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
+    around = {
         "added_tokens": [added_token(number, names[number], special=kind != USER_DEFINED) for number, kind in added],
         "normalizer": {"type": "NFC"} if words == "mpt" else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _WORDS[words]},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": words == "llama-bpe",
-            "vocab": {name: number for number, name in enumerate(names)},
-            "merges": [merge.split(" ") for merge in _list(metadata, "merges", path)],
-        },
     }
+    vocabulary = {name: number for number, name in enumerate(names)}
+    merges = [merge.split(" ") for merge in _list(metadata, "merges", path)]
+    return bpe(around, vocabulary, merges, ignore_merges=words == "llama-bpe")
 
 
 def _list(metadata: dict[str, Any], name: str, path: Path) -> list[Any]:

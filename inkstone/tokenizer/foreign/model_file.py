@@ -12,6 +12,7 @@ from pathlib import Path
 
 from inkstone.errors import InputError
 from inkstone.tokenizer.foreign import proto
+from inkstone.tokenizer.foreign.prefix import steps_of
 from inkstone.tokenizer.foreign.sentencepiece import (
     BYTE,
     CONTROL,
@@ -22,6 +23,8 @@ from inkstone.tokenizer.foreign.sentencepiece import (
     Pieces,
     Spec,
     around,
+    ids_of,
+    merge_parts,
     normal_pieces,
     refuse_what_differs,
     splits,
@@ -41,15 +44,14 @@ def model_content(spec: Spec, roles: dict[str, str | None]) -> bytes | None:
     odd = model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     if odd or model.get("ignore_merges") or not model.get("byte_fallback") or spec["pre_tokenizer"] is not None:
         return None
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    names = {**model["vocab"], **{token["content"]: token["id"] for token in spec["added_tokens"]}}
+    names = ids_of(spec)
     if sorted(names.values()) != list(range(len(names))):
         return None
     literal = spec["normalizer"] is None  # our own: spaces stand for themselves
     if literal and any(SPACE in name for name in names):
         return None
     marked = {name: name.replace(" ", SPACE) if literal else name for name in names}
-    pairs = [(marked[left], marked[right]) for left, right in merges]
+    pairs = [(marked[left], marked[right]) for left, right in map(merge_parts, model["merges"])]
     pieces = _pieces({marked[name]: number for name, number in names.items()}, pairs, spec, roles)
     if pieces is None or not _says_the_same(pieces, pairs, spec, literal):
         return None
@@ -81,18 +83,18 @@ def _pieces(names: dict[str, int], pairs: list[Merge], spec: Spec, roles: dict[s
 
 def _says_the_same(pieces: Pieces, pairs: list[Merge], spec: Spec, literal: bool) -> bool:
     """Whether opening the model gives this tokenizer; finds out what it does with spaces on the way."""
-    steps = [] if literal else _steps(spec["normalizer"], "normalizers")
+    steps = [] if literal else steps_of(spec["normalizer"], "normalizers")
     maps = [step["precompiled_charsmap"] for step in steps if step["type"] == "Precompiled"]
     try:
         refuse_what_differs(pieces, Path("tokenizer.model"))
     except InputError:
         return False
     pieces.charsmap = base64.b64decode(maps[0]) if maps else b""
-    decoder = _steps(spec["decoder"], "decoders")
+    decoder = steps_of(spec["decoder"], "decoders")
     for pieces.dummy_prefix, pieces.remove_extra_whitespaces in product((False, True), repeat=2):
         found = around(pieces)
-        wanted = _steps(found["decoder"], "decoders")[literal:]  # the first one turns "▁" into spaces
-        same = literal or _steps(found["normalizer"], "normalizers") == steps
+        wanted = steps_of(found["decoder"], "decoders")[literal:]  # the first one turns "▁" into spaces
+        same = literal or steps_of(found["normalizer"], "normalizers") == steps
         if same and wanted == decoder and _added(found) == _added(spec):
             return _ordered_alike(pieces, pairs)
     return False
@@ -113,10 +115,6 @@ def _ordered_alike(pieces: Pieces, pairs: list[Merge]) -> bool:
 
 def _added(spec: Spec) -> list[tuple[int, str, bool]]:
     return sorted((token["id"], token["content"], bool(token["special"])) for token in spec["added_tokens"])
-
-
-def _steps(part: Spec | None, name: str) -> list[Spec]:
-    return [] if part is None else part[name] if part["type"] == "Sequence" else [part]
 
 
 def _written(pieces: Pieces) -> bytes:

@@ -66,7 +66,7 @@ def take_prefix(backend: tokenizers.Tokenizer, spec: Spec) -> Prefix | None:
 
 def _from_normalizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | None:
     """`Prepend`, or the replacement that `sentencepiece.py` writes for it; what stands before it goes with it."""
-    steps = _steps(spec.get("normalizer"), "normalizers")
+    steps = steps_of(spec.get("normalizer"), "normalizers")
     for place, step in enumerate(steps):
         pattern = (step.get("pattern") or {}).get("Regex", "")
         if step["type"] == "Prepend" or (step["type"] == "Replace" and pattern.startswith(PREFIX_PATTERN)):
@@ -81,7 +81,7 @@ def _from_normalizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | No
 
 def _from_pre_tokenizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] | None:
     """A leading `Metaspace` or `ByteLevel` that puts a space before a text without one."""
-    steps = [dict(step) for step in _steps(spec.get("pre_tokenizer"), "pretokenizers")]
+    steps = [dict(step) for step in steps_of(spec.get("pre_tokenizer"), "pretokenizers")]
     if not steps:
         return None
     step = steps[0]
@@ -94,7 +94,7 @@ def _from_pre_tokenizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] |
         found = (step["replacement"], (step["replacement"], " "))
     else:
         return None
-    before = _steps(spec.get("normalizer"), "normalizers")
+    before = steps_of(spec.get("normalizer"), "normalizers")
     spec["normalizer"] = None
     spec["pre_tokenizer"] = _joined(steps, "pretokenizers")
     return *found, before
@@ -102,7 +102,7 @@ def _from_pre_tokenizer(spec: Spec) -> tuple[str, tuple[str, ...], list[Spec]] |
 
 def _keep_leading_space(spec: Spec) -> int:
     """Stop the decoder from removing leading spaces; returns how many it removed at most."""
-    steps = [dict(step) for step in _steps(spec.get("decoder"), "decoders")]
+    steps = [dict(step) for step in steps_of(spec.get("decoder"), "decoders")]
     found = 0
     for step in steps:
         if step["type"] == "Strip" and step["content"] == " " and step["start"]:
@@ -119,12 +119,13 @@ def _scheme(step: Spec) -> str:
     return str(step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never"))
 
 
-def _steps(part: Spec | None, name: str) -> list[Spec]:
+def steps_of(part: Spec | None, name: str) -> list[Spec]:
+    """The steps of a part of a pipeline, which is one of them or holds them under `name`."""
     if part is None:
         return []
     if part["type"] != "Sequence":
         return [part]
-    return [inner for step in part[name] for inner in _steps(step, name)]
+    return [inner for step in part[name] for inner in steps_of(step, name)]
 
 
 def _joined(steps: list[Spec], name: str) -> Spec | None:

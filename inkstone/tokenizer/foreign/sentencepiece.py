@@ -70,24 +70,24 @@ def pipeline(model: Pieces, source: Path) -> Spec:
     refuse_what_differs(model, source)
     vocabulary = {name: number for number, name in enumerate(model.names)}
     unknown = next((name for name, kind in zip(model.names, model.kinds, strict=True) if kind == UNKNOWN), None)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        **around(model),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": unknown,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": BYTE in model.kinds,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [list(pair) for pair in merges(model)],
-        },
+    pairs, falls_back = [list(pair) for pair in merges(model)], BYTE in model.kinds
+    return bpe(around(model), vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=falls_back)
+
+
+def bpe(around: Spec, vocabulary: dict[str, int], merges: list[list[str]], **changes: object) -> Spec:
+    """A BPE model and what stands around its merges; `changes` are what it does otherwise than the plainest."""
+    plain = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
     }
+    model = plain | changes | {"vocab": vocabulary, "merges": merges}
+    return {"version": "1.0", "truncation": None, "padding": None, **around, "model": model}
 
 
 def around(model: Pieces) -> Spec:
@@ -145,6 +145,16 @@ def merges(model: Pieces) -> list[tuple[str, str]]:
     known = normal_pieces(model)
     ranked = sorted((name for name in known if len(name) > 1), key=lambda name: -known[name])  # stable: ties by id
     return [pair for name in ranked for pair in splits(name, known)]
+
+
+def ids_of(spec: Spec) -> dict[str, int]:
+    """Every token's id, added ones included."""
+    return {**spec["model"]["vocab"], **{token["content"]: token["id"] for token in spec["added_tokens"]}}
+
+
+def merge_parts(merge: str | list[str]) -> list[str]:
+    """The two parts of a merge: files before 2024 write them as one string with a space."""
+    return merge if isinstance(merge, list) else merge.split(" ", 1)
 
 
 def splits(piece: str, known: dict[str, float]) -> list[tuple[str, str]]:

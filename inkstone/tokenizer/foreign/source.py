@@ -13,7 +13,15 @@ from typing import Any
 from inkstone.errors import InputError
 from inkstone.storage import read_json_object, reading
 from inkstone.tokenizer.foreign.gguf import read_gguf
-from inkstone.tokenizer.foreign.sentencepiece import Spec, added_token, names_control, pipeline, read_model
+from inkstone.tokenizer.foreign.sentencepiece import (
+    Spec,
+    added_token,
+    ids_of,
+    merge_parts,
+    names_control,
+    pipeline,
+    read_model,
+)
 
 ROLES = ("bos_token", "eos_token", "pad_token")
 CHATGLM_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # after the pieces, in this order
@@ -50,7 +58,7 @@ def _read_source(path: Path) -> Source:
     roles = {role: _named(role, companions) or roles[role] for role in ROLES}
     _append(spec, _appended(companions), path)
     _append(spec, _named_alone(spec, roles, companions), path)
-    missing = {role: name for role, name in roles.items() if name is not None and name not in _numbers(spec)}
+    missing = {role: name for role, name in roles.items() if name is not None and name not in ids_of(spec)}
     if missing:
         raise InputError(
             [f'{path} names "{name}" as its {role}, but has no such token.' for role, name in missing.items()]
@@ -83,7 +91,7 @@ def _read_json(path: Path) -> Spec:
     if kind != "BPE":
         raise InputError(f"{path} is a {kind} tokenizer; Inkstone opens BPE ones.")
     prefix = spec["model"].get("continuing_subword_prefix")
-    if prefix and not all(_parts(merge)[-1].startswith(prefix) for merge in spec["model"].get("merges", [])):
+    if prefix and not all(merge_parts(merge)[-1].startswith(prefix) for merge in spec["model"].get("merges", [])):
         # The library would cut the parts where the prefix should end, and abort the process inside a character.
         raise InputError(f"{path} has merges without its continuing_subword_prefix: copy or make it again")
     if not all(type(number) is int and 0 <= number < _IDS for number in numbers):
@@ -145,7 +153,7 @@ def _appended(companions: dict[str, dict[str, Any]]) -> dict[str, int | None]:
 
 def _named_alone(spec: Spec, roles: dict[str, str | None], companions: dict[str, dict[str, Any]]) -> dict[str, None]:
     """Names of roles that no file gives an id, where the model has rows for them: they come after the vocabulary."""
-    have = _numbers(spec)
+    have = ids_of(spec)
     names = dict.fromkeys(name for name in roles.values() if name is not None and name not in have)
     rows = companions.get("config.json", {}).get("vocab_size")
     return names if isinstance(rows, int) and rows > max(have.values(), default=-1) + len(names) else {}
@@ -153,7 +161,7 @@ def _named_alone(spec: Spec, roles: dict[str, str | None], companions: dict[str,
 
 def _append(spec: Spec, tokens: Mapping[str, int | None], path: Path) -> None:
     """Add tokens behind the vocabulary. An id that the library would not give is refused, never changed."""
-    have = _numbers(spec)
+    have = ids_of(spec)
     added: list[Spec] = spec["added_tokens"]
     entries = {entry["id"] for entry in added}
     following = max(have.values(), default=-1) + 1
@@ -175,7 +183,7 @@ def _append(spec: Spec, tokens: Mapping[str, int | None], path: Path) -> None:
 
 def _protect(spec: Spec, named: set[str]) -> None:
     """Mark every control token as special, and drop merges that would spell one: text never becomes a control token."""
-    numbers = _numbers(spec)
+    numbers = ids_of(spec)
     added = {entry["content"]: entry for entry in spec["added_tokens"]}
     for name in sorted(named & set(numbers) - set(added), key=lambda name: numbers[name]):
         spec["added_tokens"].append(added_token(numbers[name], name, special=True))
@@ -185,18 +193,4 @@ def _protect(spec: Spec, named: set[str]) -> None:
     control = {entry["content"] for entry in spec["added_tokens"] if entry["special"]}
     model = spec["model"]
     if any(name in model["vocab"] for name in control):
-        model["merges"] = [merge for merge in model["merges"] if _merged(merge) not in control]
-
-
-def _merged(merge: str | list[str]) -> str:
-    return "".join(_parts(merge))
-
-
-def _parts(merge: str | list[str]) -> list[str]:
-    """The two parts of a merge: files before 2024 write them as one string with a space."""
-    return merge if isinstance(merge, list) else merge.split(" ", 1)
-
-
-def _numbers(spec: Spec) -> dict[str, int]:
-    """Every token's id, added ones included."""
-    return {**spec["model"]["vocab"], **{entry["content"]: entry["id"] for entry in spec["added_tokens"]}}
+        model["merges"] = [merge for merge in model["merges"] if "".join(merge_parts(merge)) not in control]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from inkstone.tokenizer.bpe.words import BLOCK_CHARACTERS, together
 from inkstone.tokenizer.tokenizer import Tokenizer
 
 _MARK, _CLOSE = "[。！？；!?;…]", "[”’」』）)\"']"
@@ -19,7 +20,6 @@ _MARK, _CLOSE = "[。！？；!?;…]", "[”’」』）)\"']"
 _END = re.compile(
     rf"(?<={_MARK})(?!{_MARK}|{_CLOSE})|(?<={_MARK}{_CLOSE})(?!{_MARK}|{_CLOSE})|(?<=\.)(?=\s)|(?<=\n)(?!\n)"
 )
-_BATCH_SENTENCES = 65_536
 
 
 def split_sentences(text: str) -> list[str]:
@@ -31,21 +31,11 @@ def alp(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     """ALP of the tokenizer's vocabulary on the texts; 0 where they hold nothing but white space."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     sentences = 0
-    for batch in _batches(texts):
+    found = (sentence for text in texts for sentence in split_sentences(text) if not sentence.isspace())
+    for batch in together(found, len, BLOCK_CHARACTERS):
         sentences += len(batch)
         counts += np.bincount(tokenizer.encode_flat(batch, continued=True)[0], minlength=len(counts))
     used = counts[counts > 0]
     if not sentences:
         return 0.0
     return float((used * np.log(used / used.sum())).sum() / sentences)
-
-
-def _batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    waiting: list[str] = []
-    for text in texts:
-        waiting += [sentence for sentence in split_sentences(text) if not sentence.isspace()]
-        if len(waiting) >= _BATCH_SENTENCES:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting

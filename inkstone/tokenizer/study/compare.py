@@ -14,7 +14,7 @@ from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
 from inkstone.errors import InputError
 from inkstone.tokenizer.study.alp import alp
-from inkstone.tokenizer.study.compression import Compression, measure
+from inkstone.tokenizer.study.compression import measure
 from inkstone.tokenizer.tokenizer import Tokenizer
 
 _MAX_DOCUMENT_MB = 1024.0
@@ -82,15 +82,6 @@ def compare(
             figures["mb_per_second"] = round(_speed(tokenizer, text.documents), 2)
             rows.append(Measured(name, tokenizer.vocab_size, text.name, text.lang, figures))
     return rows
-
-
-def overall(rows: Sequence[Measured]) -> dict[str, float]:
-    """The figures of several rows together: their sums first, then the ratios."""
-    total = Compression()
-    for row in rows:
-        for name in vars(total):
-            setattr(total, name, getattr(total, name) + row.figures[name])
-    return total.figures()
 
 
 def _speed(tokenizer: Tokenizer, documents: list[str]) -> float:

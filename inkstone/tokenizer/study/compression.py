@@ -94,12 +94,12 @@ def _letters_for_bytes() -> dict[str, int]:
     return {chr(value): value for value in printable} | {chr(256 + place): value for place, value in enumerate(others)}
 
 
-_BYTE_OF = _letters_for_bytes()
+BYTE_OF = _letters_for_bytes()
 
 
 def _spelled(name: str, byte_level: bool) -> bytes:
-    if byte_level and all(letter in _BYTE_OF for letter in name):
-        return bytes(_BYTE_OF[letter] for letter in name)
+    if byte_level and all(letter in BYTE_OF for letter in name):
+        return bytes(BYTE_OF[letter] for letter in name)
     return name.encode("utf-8")
 
 
