@@ -42,12 +42,12 @@ def run_judged(
         # Samples are drawn with the protocol's temperature, or FastChat's for the category.
         how = [_writing(protocol, items[index].subject) for index in asked]
         names = [f"{turn}/{items[index].id}" for index in asked]
-        replies, _ = spoken.ask("said", names, partial(_talk, model, histories, how))
+        replies, _ = spoken.ask("said", names, partial(talk, model, histories, how))
         for index, reply in zip(asked, replies, strict=True):
             said[index].append(reply)
         prompts = [_judging(items[index], said[index], turn) for index in asked]
         waits = [Writing(JUDGE_TOKENS)] * len(prompts)
-        judgements, _ = judged.ask("judged", names, partial(_talk, judge, prompts, waits))
+        judgements, _ = judged.ask("judged", names, partial(talk, judge, prompts, waits))
         for place, index in enumerate(asked):
             rows.append(_row(protocol, items[index], turn, said[index][-1], judgements[place]))
             seconds = spoken.rows[spoken.model, "said", names[place]][1]
@@ -76,9 +76,10 @@ def read_points(text: str, most: float) -> float | None:
     return min(float(found[-1]), most) / most if found and most else None
 
 
-def _talk(
+def talk(
     model: Model, conversations: Sequence[list[Message]], writing: Sequence[Writing], missing: list[int]
 ) -> Iterator[tuple[int, str]]:
+    """(index, reply) to the missing conversations, as `Kept.ask` wants them."""
     given = model.talk([conversations[index] for index in missing], [writing[index] for index in missing])
     return ((missing[place], text) for place, text in given)
 

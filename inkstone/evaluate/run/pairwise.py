@@ -5,13 +5,14 @@ outcomes = judge_pairs(judge, items, run_a / "mt-bench@fastchat.jsonl", run_b / 
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
 from inkstone.evaluate.kept import Kept
-from inkstone.evaluate.run.judged import JUDGE_TOKENS
+from inkstone.evaluate.run.judged import JUDGE_TOKENS, talk
 from inkstone.evaluate.run.model import Model, Writing
 from inkstone.evaluate.run.runner import read_rows
 from inkstone.evaluate.tasks import Item
@@ -33,14 +34,9 @@ def judge_pairs(judge: Model, items: Sequence[Item], one: Path, other: Path, kep
                 prompts[f"{names[-1]}/{order}"] = shown
     if not turns:
         raise InputError(f"{one} and {other} have no answers to the same questions, or there are no prompts for pairs")
-    listed = list(prompts)
-
-    def ask(missing: list[int]) -> Iterator[tuple[int, str]]:
-        given = judge.talk([prompts[listed[index]] for index in missing], [Writing(JUDGE_TOKENS)] * len(missing))
-        return ((missing[place], text) for place, text in given)
-
-    texts, _ = kept.ask("pairs", listed, ask)
-    verdicts = {name: read_verdict(text) for name, text in zip(listed, texts, strict=True)}
+    writing = [Writing(JUDGE_TOKENS)] * len(prompts)
+    texts, _ = kept.ask("pairs", list(prompts), partial(talk, judge, list(prompts.values()), writing))
+    verdicts = {name: read_verdict(text) for name, text in zip(prompts, texts, strict=True)}
     return Counter(_outcome(verdicts[f"{turn}/ab"], verdicts[f"{turn}/ba"]) for turn in turns)
 
 
