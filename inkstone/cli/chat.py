@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -14,8 +12,7 @@ from inkstone.cli.line_editor import MISSING, line_reader
 from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
-from inkstone.model import Opened, open_directory
-from inkstone.model.opened import with_draft
+from inkstone.model import Opened
 
 _HINT = "type a message; /help says more"
 _COMMANDS = """/help   these lines; they never go to the model
@@ -28,16 +25,12 @@ _SAMPLING = SamplingSettings(top_p=0.95, max_new_tokens=128)
 
 
 def converse(
+    opened: Opened,
     directory: Path,
     system: str | None,
     asked: dict[str, float | int | None],
-    template: str | None = None,
-    show_prompt: bool = False,
-    dtype: str | None = None,
-    adapter: Path | None = None,
-    quantize: Literal["int8", "int4", "nf4"] | None = None,
-    lookup: int = 0,
-    draft: Path | None = None,
+    show_prompt: bool,
+    lookup: int,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -45,16 +38,6 @@ def converse(
     """
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     talking = sys.stdin.isatty()
-    opened = open_directory(
-        directory,
-        getattr(torch, dtype) if dtype else None,
-        template=template,
-        chat=True,
-        adapter=adapter,
-        quantize=quantize,
-        prepack=True,
-    )
-    opened = with_draft(opened, draft)
     given = {key: value for key, value in asked.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(directory, _SAMPLING).model_dump() | given)
     start = [Message("system", system)] if system else []

@@ -163,8 +163,8 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    kind = model_commands.DTYPES.get(dtype or "")
-    converse(model, system, asked, template, show_prompt, kind, adapter, quantize, lookup, draft)
+    opened = model_commands.open_to_write(model, dtype, template, adapter, quantize, draft, chat=True)
+    converse(opened, model, system, asked, show_prompt, lookup)
 
 
 @app.command()

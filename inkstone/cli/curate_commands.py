@@ -12,14 +12,8 @@ from inkstone.cli.audit import audit
 from inkstone.cli.help import DefaultVerb, Group
 from inkstone.cli.options import DryRun, Overrides, RecipePath, refuse_existing
 
-
-class _RecipeOrVerb(DefaultVerb):
-    default = "run"
-    argument = "RECIPE"
-
-
 curate_app = typer.Typer(
-    cls=_RecipeOrVerb,
+    cls=DefaultVerb,
     no_args_is_help=True,
     help="Curate raw text (inkstone curate RECIPE), and look at what was removed.",
 )

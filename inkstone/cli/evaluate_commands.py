@@ -13,7 +13,6 @@ from inkstone.cli.options import Quantize, refuse_existing
 
 
 class _Evaluate(DefaultVerb):
-    default = "run"
     argument = "MODEL"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from inkstone.cli.model_commands import DTYPES, Dtype
+from inkstone.cli.model_commands import DTYPES, Dtype, open_to_write
 from inkstone.cli.options import Draft, Lookup, Quantize, refuse_existing
 
 
@@ -40,13 +40,9 @@ def generate(
     draft: Draft = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
-    import torch
-
     from inkstone.cli.progress import show_progress
     from inkstone.generate import SamplingSettings, read_sampling
     from inkstone.generate.batch import BatchWork, answer_file
-    from inkstone.model import open_directory
-    from inkstone.model.opened import with_draft
     from inkstone.storage.json_object import read_json_object
 
     refuse_existing(output)
@@ -59,19 +55,12 @@ def generate(
         "max_new_tokens": max_new_tokens,
     }
     wanted = read_json_object(schema) if schema else None
-    kind = DTYPES.get(dtype or "")
-    opened = open_directory(
-        model,
-        getattr(torch, kind) if kind else None,
-        template=template,
-        adapter=adapter,
-        quantize=quantize,
-        prepack=True,
-    )
-    opened = with_draft(opened, draft)
+    opened = open_to_write(model, dtype, template, adapter, quantize, draft)
     given = {key: value for key, value in chosen.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})
-    whose = json.dumps([str(path) if path else None for path in (model, adapter)] + [template, kind, quantize])
+    whose = json.dumps(
+        [str(path) if path else None for path in (model, adapter)] + [template, DTYPES.get(dtype or ""), quantize]
+    )
     with show_progress("generate") as progress:
         work = BatchWork(sampling, whose, n, stop or [], wanted, rows, lookup)
         answer_file(opened, prompts, output, work, progress)

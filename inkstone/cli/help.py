@@ -44,10 +44,10 @@ class Verbs(Group):
 
 
 class DefaultVerb(Group):
-    """A group of verbs one of which is meant where none is named."""
+    """A group of verbs of which `run` is meant where none is named."""
 
-    default = ""
-    argument = ""
+    default = "run"
+    argument = "RECIPE"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """With the default verb put in where the first word is none."""

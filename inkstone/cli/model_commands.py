@@ -4,12 +4,16 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from inkstone.cli.options import refuse_existing
 from inkstone.errors import InputError
+
+if TYPE_CHECKING:
+    from inkstone.model import Opened
+    from inkstone.model.packed.pack import Kind
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -87,6 +91,26 @@ def inspect(
         typer.echo(json.dumps(asdict(facts), ensure_ascii=False, indent=1))
     else:
         show_facts(facts)
+
+
+def open_to_write(
+    model: Path,
+    dtype: str | None,
+    template: str | None,
+    adapter: Path | None,
+    quantize: "Kind | None",
+    draft: Path | None,
+    chat: bool = False,
+) -> "Opened":
+    """A model that `chat` or `generate` decodes with, and the smaller one that guesses for it."""
+    import torch
+
+    from inkstone.model import open_directory
+    from inkstone.model.opened import with_draft
+
+    kind = getattr(torch, DTYPES[dtype]) if dtype else None
+    opened = open_directory(model, kind, template=template, chat=chat, adapter=adapter, quantize=quantize, prepack=True)
+    return with_draft(opened, draft)
 
 
 def size_in_bytes(text: str) -> int:

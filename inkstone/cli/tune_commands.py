@@ -9,14 +9,8 @@ import typer
 from inkstone.cli.help import DefaultVerb
 from inkstone.cli.options import DryRun, Overrides, RecipePath
 
-
-class _RecipeOrVerb(DefaultVerb):
-    default = "run"
-    argument = "RECIPE"
-
-
 tune_app = typer.Typer(
-    cls=_RecipeOrVerb,
+    cls=DefaultVerb,
     no_args_is_help=True,
     help="Run a recipe up to its tuned model (inkstone tune RECIPE), or look at its rows first.",
 )

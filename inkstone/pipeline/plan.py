@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from inkstone.chat.dataset_info import is_entry, open_input
 from inkstone.chat.rows import UnreadableFile
 from inkstone.corpus.read.files import url_states
-from inkstone.errors import InkstoneError, InputError
+from inkstone.errors import InputError
 from inkstone.pipeline.stages import Stage
 from inkstone.stage import deciding
-from inkstone.storage import Digests, fingerprint, read_json_object, verify_manifest
+from inkstone.storage import Digests, fingerprint, read_json_object
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def make_plan(run_dir: Path, stages: list[Stage], digests: Digests, contents: bo
         if stale and reason != "not done yet":
             reason = f"{stale} runs again"
         name = str(done["fingerprint"]) if done and not reason else fingerprint({"stage": stage.name, **covers})
-        damage = "" if reason else _damage(directory, digests, contents)
+        damage = "" if reason else digests.damage(directory, contents)
         planned[stage.name] = Planned(stage, name, covers, reason, damage)
     return list(planned.values())
 
@@ -63,17 +63,6 @@ def former_fingerprint(planned: Planned) -> str:
     """The name that versions before 2026-11-27 gave the stage, which covered the machine's settings too."""
     settings = {name: model.model_dump(mode="json") for name, model in planned.stage.settings.items()}
     return fingerprint({"stage": planned.stage.name, **planned.covers, "settings": settings})
-
-
-def _damage(directory: Path, digests: Digests, contents: bool) -> str:
-    if contents:
-        return digests.damage(directory)
-    try:
-        if (directory / "manifest.json").is_file():
-            verify_manifest(directory)
-    except InkstoneError as error:
-        return str(error)
-    return ""
 
 
 def _digests(inputs: tuple[Path | str, ...], digests: Digests) -> dict[str, str]:

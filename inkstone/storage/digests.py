@@ -44,12 +44,15 @@ class Digests:
             self.changed = True
         return digest
 
-    def damage(self, directory: Path) -> str:
-        """What is wrong with a directory that has a manifest.json; empty where nothing is, or there is none."""
+    def damage(self, directory: Path, contents: bool = True) -> str:
+        """What is wrong with a directory that has a manifest.json, with the sizes or also the `contents` of its files.
+
+        Empty where nothing is, or there is no manifest.
+        """
         if not (directory / "manifest.json").is_file():
             return ""
         try:
-            verify_manifest(directory, contents=True, sha256=self.sha256)
+            verify_manifest(directory, contents=contents, sha256=self.sha256)
         except InkstoneError as error:
             return str(error)
         return ""
