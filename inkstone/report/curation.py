@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from inkstone.corpus.run.review import Removal, Tally, read_removals, tally
+from inkstone.corpus.run.audit import Entry
+from inkstone.corpus.run.review import Tally, read_removals, tally
 from inkstone.errors import InkstoneError
 from inkstone.report.sankey import Band
 
@@ -125,18 +126,18 @@ def _bands(
     return bands
 
 
-def spread(found: Sequence[Removal], count: int) -> list[Removal]:
+def spread(found: Sequence[Entry], count: int) -> list[Entry]:
     """Up to `count` of them, taking turns between sources and languages."""
-    queues: dict[tuple[str, str | None], list[Removal]] = defaultdict(list)
+    queues: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
     for one in found:
         queues[one.source, one.lang].append(one)
-    chosen: list[Removal] = []
+    chosen: list[Entry] = []
     for turn in range(max(map(len, queues.values()), default=0)):
         chosen += [queue[turn] for queue in queues.values() if turn < len(queue)]
     return chosen[:count]
 
 
-def _sample(one: Removal) -> Sample:
+def _sample(one: Entry) -> Sample:
     text, why = one.text[:SAMPLE_CHARACTERS], why_removed(one.value, one.threshold, one.detail)
     return Sample(f"{one.id} · {one.lang or 'unknown'}", why, text, len(one.text) - len(text))
 
@@ -185,9 +186,9 @@ def _cluster_sizes(corpus: Path) -> dict[str, int]:
     return dict(sorted(sizes.items(), key=lambda item: int(item[0].split("-")[0])))
 
 
-def _clusters(found: Sequence[Removal]) -> list[tuple[str, list[Sample]]]:
+def _clusters(found: Sequence[Entry]) -> list[tuple[str, list[Sample]]]:
     """The largest clusters among the removals that were read, with a few of their copies."""
-    copies: dict[str, list[Removal]] = defaultdict(list)
+    copies: dict[str, list[Entry]] = defaultdict(list)
     for one in found:
         original = _original(one.detail) if one.level == "document" else None
         if original:
@@ -196,9 +197,9 @@ def _clusters(found: Sequence[Removal]) -> list[tuple[str, list[Sample]]]:
     return [(original, [_sample(one) for one in members[:4]]) for original, members in largest]
 
 
-def _rewrites(corpus: Path, lines: Sequence[Removal]) -> list[Rewrite]:
+def _rewrites(corpus: Path, lines: Sequence[Entry]) -> list[Rewrite]:
     """Documents that lost lines: the lines that went, and what is left."""
-    lost: dict[str, list[Removal]] = defaultdict(list)
+    lost: dict[str, list[Entry]] = defaultdict(list)
     for line in lines:
         lost[line.id].append(line)
     if not lost:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_report_page import HOSTILE, Page
 
 from inkstone.corpus import CorpusSettings, curate
-from inkstone.corpus.run.review import Removal, read_removals, tally
+from inkstone.corpus.run.audit import Entry
+from inkstone.corpus.run.review import read_removals, tally
 from inkstone.progress import Silent
 from inkstone.report import render_report
 from inkstone.report.curation import SAMPLES, read_curation, spread, stage_of
@@ -121,7 +122,7 @@ def test_the_page_stays_small_whatever_was_removed(corpus: Path) -> None:
 
 
 def test_samples_take_turns_between_sources() -> None:
-    rows = [Removal(str(n), "abc"[max(0, n - 7)], "zh", "document", "r", None, None, "", "") for n in range(10)]
+    rows = [Entry(str(n), "abc"[max(0, n - 7)], "zh", "document", "r", None, None, "", "") for n in range(10)]
     assert [one.id for one in spread(rows, 5)] == ["0", "8", "9", "1", "2"]
 
 

@@ -9,17 +9,15 @@ import pyarrow as pa
 
 from inkstone.corpus.judge.kernel import I64
 from inkstone.corpus.repeats.spans import tokens_left
-from inkstone.corpus.run.audit import PARTS, Entry, Level
+from inkstone.corpus.run.audit import PARTS, Entry
 from inkstone.corpus.run.figures import EXAMPLES, shortened
 from inkstone.corpus.run.parquet_shards import DOCUMENT
 from inkstone.corpus.run.tables import TaskWriter
 from inkstone.corpus.settings import CorpusSettings
 
-Cuts = list[tuple[Level, Entry]]
-
 
 def cut(
-    rows: pa.RecordBatch, affected: I64, texts: list[str], cuts: list[Cuts], settings: CorpusSettings, why: str,
+    rows: pa.RecordBatch, affected: I64, texts: list[str], cuts: list[list[Entry]], settings: CorpusSettings, why: str,
     out: TaskWriter,
 ) -> tuple[pa.RecordBatch, I64, I64]:  # fmt: skip
     """The rows with the new `texts` of those in `affected`, which of them stay, and which of those that stay changed.
@@ -32,14 +30,13 @@ def cut(
     least, left = least_tokens(touched, settings), tokens_left(texts)
     emptied = left < least
     gone = np.flatnonzero(emptied).tolist()
-    out.audit.add("document", [entry(touched, n, "emptied", float(left[n]), float(least[n]), why) for n in gone])
+    out.audit.add([entry(touched, n, "emptied", float(left[n]), float(least[n]), why) for n in gone])
     for n in np.flatnonzero(~emptied).tolist():
-        for level in PARTS:
-            out.audit.add(level, [one for of, one in cuts[n] if of == level])
+        out.audit.add(sorted(cuts[n], key=lambda part: PARTS.index(part.level)))
         if cuts[n] and len(out.figures.rewrites) < EXAMPLES:
             id, before = touched["id"][n].as_py(), touched["text"][n].as_py()
             change = {"before": shortened(before), "after": shortened(texts[n])}
-            out.figures.rewrites.append({"id": id, "rule": cuts[n][0][1].rule, **change})
+            out.figures.rewrites.append({"id": id, "rule": cuts[n][0].rule, **change})
     every = rows["text"].to_pylist()
     for row, text in zip(affected.tolist(), texts, strict=True):
         every[row] = text
@@ -57,6 +54,6 @@ def least_tokens(rows: pa.RecordBatch, settings: CorpusSettings) -> I64:
 
 
 def entry(rows: pa.RecordBatch, row: int, rule: str, value: float, threshold: float, detail: str) -> Entry:
-    """The removal of a document; that of a part has its own `text` and `position`."""
+    """The removal of a document; that of a part has its own `level`, `text` and `position`."""
     id, source, lang, text = (rows[name][row].as_py() for name in ("id", "source", "lang", "text"))
-    return Entry(id, source, lang, rule, value, threshold, detail, text)
+    return Entry(id, source, lang, "document", rule, value, threshold, detail, text)

@@ -42,7 +42,7 @@ from inkstone.corpus.judge.kernel import (
     window_positions,
 )
 from inkstone.corpus.judge.rules import key_of
-from inkstone.corpus.repeats.cuts import Cuts, cut, entry
+from inkstone.corpus.repeats.cuts import cut, entry
 from inkstone.corpus.repeats.spans import ROW, without_spans
 from inkstone.corpus.run.tables import (
     PartitionWriter,
@@ -234,12 +234,12 @@ def cut_out(
     for row, text in enumerate(touched["text"].to_pylist()):
         text, removed = without_spans(text, asked[row])
         texts.append(text)
-        mine: Cuts = []
+        mine = []
         for part in removed:
             detail = f"repeats {called[int(passages.of[part.documents])]}; {setting} = {size}"
             one = entry(touched, row, _RULE, float(passages.tokens[part.documents]), float(size), detail)
-            one.text, one.position = part.text, part.position
-            mine.append(("substring", one))
+            one.level, one.text, one.position = "substring", part.text, part.position
+            mine.append(one)
         cuts.append(mine)
     why = "tokens left without the passages that stand before"
     stay, kept, _ = cut(rows, affected, texts, cuts, settings, why, out)

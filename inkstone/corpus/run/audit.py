@@ -36,17 +36,18 @@ PARTS: tuple[Level, ...] = ("line", "sentence", "substring")
 
 @dataclass
 class Entry:
-    """One removal."""
+    """One removal. `value` broke `threshold`; `detail` says how, or names the copy that was kept."""
 
     id: str
     source: str
     lang: str | None
+    level: Level
     rule: str
     value: float | None
     threshold: float | None
     detail: str
     text: str
-    position: int | None = None
+    position: int | None = None  # where a part stood, in characters; an old audit does not say
 
 
 class Audit:
@@ -56,20 +57,19 @@ class Audit:
         self._figures = figures
         self._writer = pa.ipc.new_file(str(path), SCHEMA)
 
-    def add(self, level: Level, entries: list[Entry]) -> None:
-        """Write removals of one level."""
+    def add(self, entries: list[Entry]) -> None:
+        """Write removals."""
         for entry in entries:
             example = {name: getattr(entry, name) for name in ("id", "value", "threshold", "detail")}
             example["text"] = shortened(entry.text)
-            self._figures.removed(level, entry.rule, entry.lang or "other", len(entry.text), example)
+            self._figures.removed(entry.level, entry.rule, entry.lang or "other", len(entry.text), example)
         if entries:
-            columns = {name: [getattr(entry, name) for entry in entries] for name in SCHEMA.names if name != "level"}
-            columns["level"] = [level] * len(entries)
+            columns = {name: [getattr(entry, name) for entry in entries] for name in SCHEMA.names}
             self._writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
 
     def broken(self, records: list[Broken]) -> None:
         """Records that could not become documents."""
-        self.add("record", [Entry(b.id, b.source, None, b.rule, None, None, b.detail, b.text) for b in records])
+        self.add([Entry(b.id, b.source, None, "record", b.rule, None, None, b.detail, b.text) for b in records])
         room = max(FIRST_RECORDS - len(self._figures.unreadable), 0)
         self._figures.unreadable += [{"id": b.id, "rule": b.rule, "detail": b.detail} for b in records[:room]]
 

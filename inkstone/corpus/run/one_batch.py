@@ -28,7 +28,7 @@ class Cleaned:
     keep: Mask
     flat: Flat  # of rows["text"]
     tokens: Tokens
-    removed: list[tuple[Level, list[Entry]]]
+    removed: list[Entry]
     figures: Figures = field(default_factory=Figures)
 
 
@@ -51,16 +51,14 @@ def clean(batch: Batch, settings: CorpusSettings, models: Models) -> Cleaned:
     return Cleaned(rows, keep, done.flat, done.tokens, _removed(rows, done, keep, settings), figures)
 
 
-def _removed(
-    rows: pa.RecordBatch, done: Operated, keep: Mask, settings: CorpusSettings
-) -> list[tuple[Level, list[Entry]]]:
+def _removed(rows: pa.RecordBatch, done: Operated, keep: Mask, settings: CorpusSettings) -> list[Entry]:
     """The audit rows of the documents that go, and of the lines that go from those that stay."""
     verdicts = done.verdicts
 
-    def entry(row: int, rule: str, value: float, limit: float, detail: str, text: str) -> Entry:
+    def entry(row: int, level: Level, rule: str, value: float, limit: float, detail: str, text: str) -> Entry:
         threshold = None if np.isnan(limit) else limit
         id, source = rows["id"][row].as_py(), rows["source"][row].as_py()
-        return Entry(id, source, verdicts.lang[row], rule, value, threshold, detail, text)
+        return Entry(id, source, verdicts.lang[row], level, rule, value, threshold, detail, text)
 
     documents = []
     for row in np.flatnonzero(~keep).tolist():
@@ -70,6 +68,5 @@ def _removed(
         if rule == "banned_phrase":
             more = next((p for p in settings.banned_phrases if p.casefold() in text.casefold()), "")
         value, limit = float(verdicts.value[row]), float(verdicts.threshold[row])
-        documents.append(entry(row, rule, value, limit, f"{detail}: {more}" if more else detail, text))
-    lines = [entry(x.row, x.rule, x.value, x.threshold, x.detail, x.text) for x in done.lines]
-    return [("document", documents), ("line", lines)]
+        documents.append(entry(row, "document", rule, value, limit, f"{detail}: {more}" if more else detail, text))
+    return documents + [entry(x.row, "line", x.rule, x.value, x.threshold, x.detail, x.text) for x in done.lines]

@@ -24,7 +24,7 @@ from inkstone.corpus.judge.resources import Prepared, open_models
 from inkstone.corpus.judge.rules import key_of
 from inkstone.corpus.read.files import InputFile
 from inkstone.corpus.read.readers import read_batches
-from inkstone.corpus.repeats.cuts import Cuts, cut, entry, least_tokens
+from inkstone.corpus.repeats.cuts import cut, entry, least_tokens
 from inkstone.corpus.repeats.dedup import Matches, Signatures, band_keys, equals, matches, signatures
 from inkstone.corpus.repeats.known import KnownCorpus
 from inkstone.corpus.repeats.near import describe
@@ -85,8 +85,7 @@ def read(task: ReadTask, draft: Path) -> None:
                 continue
             cleaned = clean(batch, settings, models)
             out.figures.merge(cleaned.figures)
-            for level, entries in cleaned.removed:
-                out.audit.add(level, entries)
+            out.audit.add(cleaned.removed)
             stays = np.flatnonzero(cleaned.keep)
             place = np.cumsum(cleaned.keep) - 1 + out.documents
             spans = find_spans(cleaned.flat, cleaned.tokens, settings.lines, settings.sentences)
@@ -230,10 +229,7 @@ def _drop_spans(
         lines = drops["kind"] < SENTENCE
         again = remove(touched["text"], drops[lines], place[lines], settings.lines, settings.sentences)
         done = [again[n] if short[n] else one for n, one in enumerate(done)]
-    cuts: list[Cuts] = [
-        [("line" if part.kind < SENTENCE else "sentence", _span_entry(touched, n, part, settings)) for part in removed]
-        for n, (_, removed) in enumerate(done)
-    ]
+    cuts = [[_span_entry(touched, n, part, settings) for part in removed] for n, (_, removed) in enumerate(done)]
     why = "tokens left without menu and boilerplate lines"
     return cut(rows, affected, [text for text, _ in done], cuts, settings, why, out)
 
@@ -315,7 +311,7 @@ def _drop_low_quality(rows: pa.RecordBatch, least: dict[str, float], out: TaskWr
     why = f"{key_of('low_quality', '')} of its source"
     entries = [entry(rows, n, "low_quality", float(scores[n]), float(floors[n]), why)
                for n in np.flatnonzero(low).tolist()]  # fmt: skip
-    out.audit.add("document", entries)
+    out.audit.add(entries)
     out.figures.quality(rows.filter(pa.array(low)), "removed")
     out.figures.flow("quality", "out", rows.filter(pa.array(~low)))
     return ~low
@@ -352,7 +348,7 @@ def _drop_duplicates(
         rule = "near_duplicate" if near else "exact_duplicate"
         limit = task.settings.dedup.min_similarity if near else 1.0
         entries.append(entry(rows, rank - first_rank, rule, float(similarity), limit, f"repeats {originals[of]}"))
-    out.audit.add("document", entries)
+    out.audit.add(entries)
     out.figures.flow(step, "in", rows)
     out.figures.flow(step, "out", rows.filter(pa.array(alive)))
     return alive
@@ -377,5 +373,5 @@ def _span_entry(rows: pa.RecordBatch, row: int, span: Removed, settings: CorpusS
     near = ", counted with the sentences that are nearly equal to it" if span.kind > SENTENCE else ""
     detail = f"in {span.documents} documents{near}; {setting} = {limit}"
     one = entry(rows, row, rule, float(span.documents), float(limit), detail)
-    one.text, one.position = span.text, span.position
+    one.level, one.text, one.position = "line" if span.kind < SENTENCE else "sentence", span.text, span.position
     return one

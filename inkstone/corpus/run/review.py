@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from inkstone.corpus.run.audit import SCHEMA
+from inkstone.corpus.run.audit import SCHEMA, Entry
 from inkstone.errors import InkstoneError, InputError
 
 
@@ -30,22 +30,6 @@ class Tally:
     lang: str
     count: int
     characters: int
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One row of the audit. `value` broke `threshold`; `detail` says how, or names the copy that was kept."""
-
-    id: str
-    source: str
-    lang: str | None
-    level: str
-    rule: str
-    value: float | None
-    threshold: float | None
-    detail: str
-    text: str
-    position: int | None = None  # where a line or sentence stood, in characters; an old audit does not say
 
 
 def tally(directory: Path) -> list[Tally]:
@@ -68,18 +52,18 @@ def tally(directory: Path) -> list[Tally]:
 
 def read_removals(
     directory: Path, reason: str, source: str | None = None, lang: str | None = None, limit: int = 10
-) -> list[Removal]:
+) -> list[Entry]:
     """The first `limit` removals by one rule, in the audit's order.
 
     Raises InputError that lists what there is when the rule, source or language removed nothing.
     """
-    found: list[Removal] = []
+    found: list[Entry] = []
     wanted = {"rule": reason, "source": source, "lang": lang}
     for batch in _batches(directory, SCHEMA.names):
         for column, value in wanted.items():
             if value is not None:
                 batch = batch.filter(pc.fill_null(pc.equal(batch[column], value), False))
-        found += [Removal(**row) for row in batch.slice(0, limit - len(found)).to_pylist()]
+        found += [Entry(**row) for row in batch.slice(0, limit - len(found)).to_pylist()]
         if len(found) >= limit:
             return found
     if not found and limit:
