@@ -271,9 +271,7 @@ class Engine:
         """Logits [R, V] after the last token of those that are complete, and after each of its guesses."""
         tokens = [one.tokens[one.cached : one.cached + count] + guesses[one] for one, count in chosen.items()]
         spans = [Span(one.blocks, one.cached, len(new)) for one, new in zip(chosen, tokens, strict=True)]
-        if self.steps and all(
-            span.count == count == one.missing == 1 for span, (one, count) in zip(spans, chosen.items(), strict=True)
-        ):
+        if self.steps and all(len(new) == one.missing == 1 for one, new in zip(chosen, tokens, strict=True)):
             return self.steps(tokens, spans)[:, : self.model.known_ids]
         hidden_ND = hidden_of(self.model, self.pool, tokens, spans)
         ends = list(zip(itertools.accumulate(map(len, tokens)), chosen.items(), strict=True))

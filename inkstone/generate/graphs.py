@@ -22,36 +22,26 @@ from inkstone.generate.blocks import blocks_for
 from inkstone.model import BLOCK, BlockPool, Decoder, Span
 from inkstone.model.decoder.decoder import Block, Trunk
 from inkstone.model.decoder.experts import Experts, matmul_runs
-from inkstone.model.decoder.paged import StepContext
+from inkstone.model.decoder.paged import step_layers
 from inkstone.model.decoder.position import head_slopes
 
 SWITCH = "INKSTONE_GRAPHS"
 """The variable that switches graphs off (0) where nothing else is said."""
-_FIRST_BLOCK = 2
-"""Columns of the table before a row's blocks: its token and its position."""
 
 
 def wanted(model: Decoder, asked: bool | None) -> bool:
     """Whether to decode so. Raises InputError where it is asked for and the model cannot."""
-    if asked is None and (model.device.type != "cuda" or os.environ.get(SWITCH) == "0"):
+    on_gpu, prefix = model.device.type == "cuda", model.model.prefix
+    if asked is None and not (on_gpu and os.environ.get(SWITCH) != "0"):
         return False
-    reason = _why_not(model)
+    reason = "its prefix stands before what a layer reads" if prefix and prefix.enabled else ""
+    experts = [one for one in model.modules() if isinstance(one, Experts)]
+    packed = model.dtype != torch.bfloat16 or any(one.product is not matmul_runs for one in experts)
+    if on_gpu and experts and (packed or torch.cuda.get_device_capability(model.device) < (9, 0)):
+        reason = "its experts' runs are counted by the host, except in unpacked bfloat16 on Hopper and newer"
     if asked and reason:
         raise InputError(f"steps of this model cannot be captured as CUDA graphs: {reason}; leave graphs out")
     return asked is not False and not reason
-
-
-def _why_not(model: Decoder) -> str | None:
-    if model.model.prefix and model.model.prefix.enabled:
-        return "its prefix stands before what a layer reads"
-    mixtures = [one for one in model.modules() if isinstance(one, Experts)]
-    if mixtures and model.device.type == "cuda":
-        on_device = model.dtype == torch.bfloat16 and all(one.product is matmul_runs for one in mixtures)
-        if not on_device or torch.cuda.get_device_capability(model.device) < (9, 0):
-            return (
-                "its experts' runs are counted on the host: only in bfloat16, unpacked and from Hopper on they are not"
-            )
-    return None
 
 
 @cache
@@ -66,13 +56,12 @@ class Steps:
     def __init__(self, model: Decoder, pool: BlockPool, rows: int) -> None:
         self.model, self.pool, self.on_gpu = model, pool, model.device.type == "cuda"
         self.run = _compiled if self.on_gpu else (lambda function: function)
-        held, room = model.held, (pool.blocks - 1) * BLOCK
-        self.slopes, self.window = head_slopes(held, model.device), held.sliding_window
+        self.slopes = head_slopes(model.held, model.device)
+        room = (pool.blocks - 1) * BLOCK
         width = blocks_for(min(room, model.config.position_limit or room))
-        shape = (_size(rows), _FIRST_BLOCK + width)
-        self.told = torch.zeros(shape, dtype=torch.int32, pin_memory=self.on_gpu)
-        self.told[:, _FIRST_BLOCK:] = pool.blocks - 1
-        self.table = self.told.to(model.device, copy=True)
+        # Of each row its token, its position and its blocks.
+        self.told = torch.zeros((_size(rows), 2 + width), dtype=torch.int32, pin_memory=self.on_gpu)
+        self.table = torch.zeros_like(self.told, device=model.device)
         self.blocks: list[list[int]] = [[] for _ in self.told]
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.memory = torch.cuda.graph_pool_handle() if self.on_gpu else None
@@ -80,7 +69,7 @@ class Steps:
     def __call__(self, tokens: Sequence[list[int]], spans: Sequence[Span]) -> Tensor:
         """Logits [R, V], which the next step overwrites."""
         size = _size(len(spans))
-        self._tell(size, [token for (token,) in tokens], spans)
+        self._tell(tokens, spans, size - len(spans))
         self.pool.make(self.model.held.num_kv_heads, self.model.held.head_dim, self.model.dtype)
         self.table[:size].copy_(self.told[:size], non_blocking=True)
         if not self.on_gpu:
@@ -91,30 +80,29 @@ class Steps:
         graph.replay()
         return logits_RV[: len(spans)]
 
-    def _tell(self, size: int, tokens: list[int], spans: Sequence[Span]) -> None:
-        """The rows' tokens, positions and blocks, of which few change; the rest writes to the last block."""
-        filled = size - len(spans)
-        self.told[:size, 0] = torch.tensor(tokens + [0] * filled)
-        self.told[:size, 1] = torch.tensor([span.start for span in spans] + [0] * filled)
-        for row, blocks in enumerate([*(span.blocks for span in spans), *[[self.pool.blocks - 1]] * filled]):
+    def _tell(self, tokens: Sequence[list[int]], spans: Sequence[Span], filled: int) -> None:
+        """Tokens, positions and blocks, of which few change; `filled` rows write to the last block."""
+        rows = [(token, span.start, span.blocks) for (token,), span in zip(tokens, spans, strict=True)]
+        rows += [(0, 0, [self.pool.blocks - 1])] * filled
+        self.told[: len(rows), :2] = torch.tensor([row[:2] for row in rows])
+        for row, (_, _, blocks) in enumerate(rows):
             if self.blocks[row] != blocks:
                 self.blocks[row] = list(blocks)
-                self.told[row, _FIRST_BLOCK : _FIRST_BLOCK + len(blocks)] = torch.tensor(blocks)
+                self.told[row, 2 : 2 + len(blocks)] = torch.tensor(blocks)
 
     def _logits(self, size: int) -> Tensor:
         """What is captured: logits [size, V] of what stands in the table."""
-        trunk, table_RC = self.model.model, self.table[:size]
+        model, trunk, table_RC = self.model, self.model.model, self.table[:size]
         # As tensors of their own: views would tell torch.compile of strides and offsets, each another program.
         tokens_R, positions_R = (
-            table_RC[:, column].to(torch.long, memory_format=torch.contiguous_format) for column in range(_FIRST_BLOCK)
+            table_RC[:, column].to(torch.long, memory_format=torch.contiguous_format) for column in (0, 1)
         )
-        context = StepContext(self.pool, table_RC[:, _FIRST_BLOCK:], positions_R, self.slopes, self.window)
-        begin, block_of = self.run(Trunk.begin), self.run(Block.forward)
-        x_R1D, angles = begin(trunk, tokens_R[:, None], positions_R[:, None], self.model.dtype)
-        for number, block in enumerate(trunk.layers):
-            x_R1D, _ = block_of(block, x_R1D, angles, context.layer(number))
+        x_R1D, angles = self.run(Trunk.begin)(trunk, tokens_R[:, None], positions_R[:, None], model.dtype)
+        layers = step_layers(self.pool, table_RC[:, 2:], positions_R, self.slopes, model.held.sliding_window)
+        for block, context in zip(trunk.layers, layers, strict=True):
+            x_R1D, _ = self.run(Block.forward)(block, x_R1D, angles, context)
         normed_R1D = self.run(type(trunk.norm).forward)(trunk.norm, x_R1D)
-        logits_RV: Tensor = self.model.lm_head(normed_R1D)[:, 0]
+        logits_RV: Tensor = model.lm_head(normed_R1D)[:, 0]
         return logits_RV
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:

@@ -1,5 +1,6 @@
 """Steps in fixed shapes give what others give, ask nothing of the host, and are few programs; on a GPU, captured."""
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from inkstone.model.decoder.lora import attach_prefix
 from inkstone.model.decoder.paged import paged_attention
 from inkstone.model.decoder.position import alibi_slopes
 from inkstone.model.decoder.prefix import draw_prefix
+from inkstone.model.packed.pack import prepack_model
 
 KINDS: dict[str, dict[str, Any]] = {
     "rope": {},
@@ -95,16 +97,15 @@ def test_a_step_asks_nothing_of_the_host(kind: str) -> None:
     assert not asked.names & forbidden
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("size", "heads", "groups"), [(8, 4, 1), (24, 6, 3)])
 @pytest.mark.parametrize(("window", "alibi"), [(None, False), (40, True)])
-def test_the_kernel_gives_what_torch_gives(
-    size: int, heads: int, groups: int, window: int | None, alibi: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a GPU as it is, else by Triton's interpreter where Triton is."""
-    pytest.importorskip("triton")
+def test_the_kernel_gives_what_torch_gives(size: int, heads: int, groups: int, window: int | None, alibi: bool) -> None:
+    """On a GPU as it is, else by Triton's interpreter, which must be asked for before Triton is imported."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU: install triton and set TRITON_INTERPRET=1")
+    pytest.importorskip("triton")
     from inkstone.model.decoder.paged_kernel import attend_in_place
 
     torch.manual_seed(0)
@@ -118,9 +119,11 @@ def test_the_kernel_gives_what_torch_gives(
     torch.testing.assert_close((of_parts * weights.softmax(-1)[..., None]).sum(2).cpu(), want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["rope", "alibi"])
+@pytest.mark.parametrize("kind", ["rope", "alibi", "prepacked"])
 def test_blocks_are_two_programs_for_all_layers_numbers_of_rows_and_pools(kind: str) -> None:
-    model, counter = tiny_model(replace(SHAPE, num_layers=10, **KINDS[kind])), CompileCounter()
+    model, counter = tiny_model(replace(SHAPE, num_layers=10, **KINDS.get(kind, {}))), CompileCounter()
+    if kind == "prepacked":
+        prepack_model(model.bfloat16())
     torch.compiler.reset()
     run_compiled = compiled_by(counter)
     for tokens, rows in ((64, 1), (256, 1), (512, 2), (512, 3), (640, 9)):
@@ -194,12 +197,13 @@ def test_on_a_gpu_captured_steps_answer_as_plain_ones(kind: str) -> None:
 @pytest.mark.gpu
 @ON_GPU
 def test_on_a_gpu_bfloat16_logits_of_a_graph_are_near_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, sample, seen = model_of("rope").cuda(), engine.sample, []
+    sample, seen = engine.sample, []
     monkeypatch.setattr(
         engine, "sample", lambda logits, choices: seen.append(logits.float()) or sample(logits, choices)
     )
-    for dtype in (torch.float32, torch.bfloat16):
-        model.compute_dtype = dtype
-        ask(one := Engine(model, 512), [5, 1, 17], new=2)
+    plain, packed = model_of("rope").cuda(), model_of("rope").cuda().bfloat16()
+    prepack_model(packed)
+    for model, fixed in ((plain, False), (packed, True)):
+        ask(one := Engine(model, 512, graphs=fixed), [5, 1, 17], new=2)
         run(one)
     assert (seen[1] - seen[3]).abs().max() < 0.05 * seen[1].abs().max()

@@ -1,13 +1,14 @@
 """One new token of each of R rows over a pool of blocks, in shapes that depend on no data: what a CUDA graph can hold.
 
-    context = StepContext(pool, table_RM, positions_R, slopes_H, window)       # inside what is captured
-    x_R1D = block(x_R1D, angles, context.layer(3))
+    for block, context in zip(layers, step_layers(pool, table_RM, positions_R, slopes_H, window)):
+        x_R1D, _ = block(x_R1D, angles, context)
 
 Row r has its tokens 0 to positions[r] in the blocks table[r]; entries behind those are never looked at. Nothing here
 asks the device for a number. On a GPU a Triton kernel reads the pool in place (`paged_kernel.py`); elsewhere blocks are
 gathered and torch's attention is asked, which says what the kernel must give.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,35 +46,24 @@ class StepLayer:
         return out_RHd.to(q_RH1d.dtype)[:, :, None]
 
 
-class StepContext:
-    """Of blocks `table_RM` (int32) and `positions_R`, in tensors of fixed size that others fill before each step."""
-
-    def __init__(
-        self, pool: BlockPool, table_RM: Tensor, positions_R: Tensor, slopes_H: Tensor | None, window: int | None
-    ) -> None:
-        self.pool, self.table_RM, self.positions_R = pool, table_RM, positions_R
-        self.slopes_H, self.window = slopes_H, window
-        blocks_R = table_RM.gather(1, (positions_R // BLOCK)[:, None])[:, 0]
-        self.slots_R = blocks_R * BLOCK + positions_R % BLOCK
-
-    def layer(self, number: int) -> StepLayer:
-        keys_SKd, values_SKd = (kept[number].flatten(0, 1) for kept in (self.pool.keys, self.pool.values))
-        for sized_by_pool, axis in ((keys_SKd, 0), (values_SKd, 0), (self.table_RM, 1)):
+def step_layers(
+    pool: BlockPool, table_RM: Tensor, positions_R: Tensor, slopes_H: Tensor | None, window: int | None
+) -> Iterator[StepLayer]:
+    """The contexts of all layers; tables (int32) and positions are tensors that others fill before each step."""
+    blocks_R = table_RM.gather(1, (positions_R // BLOCK)[:, None])[:, 0]
+    shared = (blocks_R * BLOCK + positions_R % BLOCK, table_RM, positions_R, slopes_H, window)
+    for keys, values in zip(pool.keys, pool.values, strict=True):
+        layer = StepLayer(keys.flatten(0, 1), values.flatten(0, 1), *shared)
+        for sized_by_pool, axis in ((layer.keys_SKd, 0), (layer.values_SKd, 0), (table_RM, 1)):
             torch._dynamo.maybe_mark_dynamic(sized_by_pool, axis)
-        shared = (self.slots_R, self.table_RM, self.positions_R, self.slopes_H, self.window)
-        return StepLayer(keys_SKd, values_SKd, *shared)
+        yield layer
 
 
 @torch.library.custom_op("inkstone::paged_attention", mutates_args=())
 def paged_attention(
-    q_RHd: Tensor,
-    keys_SKd: Tensor,
-    values_SKd: Tensor,
-    table_RM: Tensor,
-    positions_R: Tensor,
-    slopes_H: Tensor | None,
-    window: int | None,
-) -> tuple[Tensor, Tensor]:
+    q_RHd: Tensor, keys_SKd: Tensor, values_SKd: Tensor, table_RM: Tensor, positions_R: Tensor,
+    slopes_H: Tensor | None, window: int | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """In float32, attention inside each part of a row's keys [R, H, P, d] and the log of the part's weight [R, H, P].
 
     Opaque to torch.compile, which would gather the blocks in memory.

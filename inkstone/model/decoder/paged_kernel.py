@@ -13,71 +13,32 @@ from inkstone.model.decoder.cached import BLOCK
 
 
 def attend_in_place(
-    q_RHd: Tensor,
-    keys_SKd: Tensor,
-    values_SKd: Tensor,
-    table_RM: Tensor,
-    positions_R: Tensor,
-    slopes_H: Tensor | None,
-    window: int | None,
-    splits: int,
-) -> tuple[Tensor, Tensor]:
+    q_RHd: Tensor, keys_SKd: Tensor, values_SKd: Tensor, table_RM: Tensor, positions_R: Tensor,
+    slopes_H: Tensor | None, window: int | None, splits: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `paged_attention`, of `splits` parts; a part without keys weighs nothing."""
     (rows, heads, size), kv_heads = q_RHd.shape, keys_SKd.shape[1]
     out = q_RHd.new_empty((rows, heads, splits, size), dtype=torch.float32)
     weights = out.new_empty((rows, heads, splits))
     padded = max(16, triton.next_power_of_2(size))
     _attend_part[(rows, kv_heads, splits)](
-        q_RHd.contiguous(),
-        keys_SKd,
-        values_SKd,
-        table_RM,
-        positions_R,
-        weights if slopes_H is None else slopes_H,
-        out,
-        weights,
-        size**-0.5,
-        table_RM.stride(0),
-        keys_SKd.stride(0),
-        keys_SKd.stride(1),
-        HEADS=heads // kv_heads,
-        PADDED_HEADS=max(16, triton.next_power_of_2(heads // kv_heads)),
-        SIZE=size,
-        PADDED_SIZE=padded,
-        BLOCK=BLOCK,
-        TILE=64 if padded * q_RHd.element_size() <= 256 else 32,
-        SPLITS=splits,
-        ALIBI=slopes_H is not None,
-        WINDOW=window or 0,
-        num_stages=2,
-    )
+        q_RHd.contiguous(), keys_SKd, values_SKd, table_RM, positions_R, weights if slopes_H is None else slopes_H,
+        out, weights, size**-0.5, table_RM.stride(0), keys_SKd.stride(0), keys_SKd.stride(1),
+        HEADS=heads // kv_heads, PADDED_HEADS=max(16, triton.next_power_of_2(heads // kv_heads)),
+        SIZE=size, PADDED_SIZE=padded, BLOCK=BLOCK, TILE=64 if padded * q_RHd.element_size() <= 256 else 32,
+        SPLITS=splits, ALIBI=slopes_H is not None, WINDOW=window or 0, num_stages=2,
+    )  # fmt: skip
     return out, weights
 
 
 @triton.jit
 def _attend_part(
-    queries: tl.tensor,
-    keys: tl.tensor,
-    values: tl.tensor,
-    table: tl.tensor,
-    positions: tl.tensor,
-    slopes: tl.tensor,
-    out: tl.tensor,
-    weights: tl.tensor,
-    scale: tl.tensor,
-    table_row: tl.tensor,
-    slot_size: tl.tensor,
-    head_size: tl.tensor,
-    HEADS: tl.constexpr,
-    PADDED_HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-    PADDED_SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
-    ALIBI: tl.constexpr,
+    queries: tl.tensor, keys: tl.tensor, values: tl.tensor, table: tl.tensor, positions: tl.tensor, slopes: tl.tensor,
+    out: tl.tensor, weights: tl.tensor, scale: tl.tensor, table_row: tl.tensor, slot_size: tl.tensor,
+    head_size: tl.tensor, HEADS: tl.constexpr, PADDED_HEADS: tl.constexpr, SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, ALIBI: tl.constexpr,
     WINDOW: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, place, tile = tl.arange(0, PADDED_HEADS), tl.arange(0, PADDED_SIZE), tl.arange(0, TILE)
     head = (row * tl.num_programs(1) + kv_head) * HEADS + group
