@@ -10,6 +10,7 @@ layers. Elsewhere than on a GPU the same function runs uncaptured: for tests.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -27,6 +28,8 @@ from inkstone.model.decoder.position import head_slopes
 
 SWITCH = "INKSTONE_GRAPHS"
 """The variable that switches graphs off (0) where nothing else is said."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Captures, in a process: torch asks for that."""
 
 
 def wanted(model: Decoder, asked: bool | None) -> bool:
@@ -64,7 +67,8 @@ class Steps:
         self.table = torch.zeros_like(self.told, device=model.device)
         self.blocks: list[list[int]] = [[] for _ in self.told]
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        self.memory = torch.cuda.graph_pool_handle() if self.on_gpu else None
+        if self.on_gpu:
+            self.memory, self.beside = torch.cuda.graph_pool_handle(), torch.cuda.Stream(model.device)
 
     def __call__(self, tokens: Sequence[list[int]], spans: Sequence[Span]) -> Tensor:
         """Logits [R, V], which the next step overwrites."""
@@ -108,20 +112,19 @@ class Steps:
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Run twice beside the main stream, so that all is compiled and allocated, then written down."""
         try:
-            with torch.cuda.device(self.model.device):
-                beside, main = torch.cuda.Stream(), torch.cuda.current_stream()
-                beside.wait_stream(main)
-                with torch.cuda.stream(beside):
+            main = torch.cuda.current_stream(self.model.device)
+            # A server may hold many shapes of models; beyond the limit torch would silently not compile.
+            limit = torch._dynamo.config.patch(recompile_limit=64)
+            with _ONE_AT_A_TIME, limit, torch.cuda.device(self.model.device), torch.cuda.stream(main):
+                self.beside.wait_stream(main)
+                with torch.cuda.stream(self.beside):
                     for _ in range(2):
                         self._logits(size)
-                main.wait_stream(beside)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, self.memory, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, self.memory, self.beside, "thread_local"):  # waits for the device first
                     logits_RV = self._logits(size)
         except Exception as error:
-            first: BaseException = error
-            while first.__context__:
-                first = first.__context__  # ending a broken capture fails too, and says less
+            first = error.__context__ or error  # ending a broken capture fails too, and says less
             raise InkstoneError(
                 f"decoding steps of {size} rows could not be captured as a CUDA graph ({type(first).__name__}: "
                 f"{str(first).strip().partition(chr(10))[0]}): set {SWITCH}=0, or give Engine(..., graphs=False); "
