@@ -211,7 +211,7 @@ class Engine:
         for one in list(self.running):
             while one in self.running:
                 need = blocks_for(min(one.limit, len(one.tokens) + self.lookup)) - len(one.blocks)
-                if need <= self.blocks.free:
+                if need <= 0 or need <= self.blocks.free:
                     taken = self.blocks.take(need, one.blocks[-1] + 1) if need > 0 else []
                     one.blocks += taken
                     if self.draft:
