@@ -38,6 +38,7 @@ def converse(
     quantize: Literal["int8", "int4", "nf4"] | None = None,
     lookup: int = 0,
     draft: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -48,6 +49,7 @@ def converse(
     opened = open_directory(
         directory,
         getattr(torch, dtype) if dtype else None,
+        device,
         template=template,
         chat=True,
         adapter=adapter,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import Draft, Lookup, Quantize, refuse_existing
+from inkstone.cli.options import Draft, Lookup, Quantize, Where, refuse_existing
 
 
 def generate(
@@ -35,6 +35,7 @@ def generate(
         str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
     ] = None,
     dtype: Dtype = None,
+    device: Where = "cpu",
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
@@ -63,6 +64,7 @@ def generate(
     opened = open_directory(
         model,
         getattr(torch, kind) if kind else None,
+        device,
         template=template,
         adapter=adapter,
         quantize=quantize,
