@@ -1,10 +1,13 @@
-"""Decoding on one GPU: our engine beside transformers' generate, a random llama of 1.5 B. Under three minutes.
+"""Decoding on one GPU: our engine with and without graphs beside transformers' generate, a random llama of 1.5 B.
+
+Under three minutes:
 
     python benchmarks/gpu_decode.py                          # from a checkout; torch 2.11 or newer, transformers
     python benchmarks/gpu_decode.py --device cpu --tiny      # does the script work?
 
-Prompts of 512 tokens, 128 new ones, greedy. The floor is the memory's: bandwidth (measured here, the best of some sums)
-over the bytes of weights that a token reads. What the host costs is seen in the share of the time that the GPU works.
+Prompts of 512 tokens, greedy, 128 new ones with graphs and a quarter of that without, which launches each kernel. The
+floor is the memory's: bandwidth (measured here, the best of some sums) over the bytes of weights that a token reads.
+"GPU alone" is the captured step by itself, again and again: what the engine is slower by is the host's.
 """
 
 import argparse
@@ -44,26 +47,46 @@ def bandwidth(device: str, size: int) -> float:
     return size / best
 
 
-def ours(options: argparse.Namespace, batch: int) -> dict[str, float]:
+def ours(options: argparse.Namespace, batch: int, graphs: bool) -> dict[str, float]:
     import torch
 
-    from inkstone.generate import SamplingSettings, generate
+    from inkstone.generate import Engine, Request, SamplingSettings
     from inkstone.model import Decoder
     from inkstone.model.decoder.decoder import initialise
+    from inkstone.model.packed.pack import prepack_model
 
     config = config_of(options)
     with torch.device(options.device):
         model = Decoder(config)
     initialise(model, torch.Generator(options.device).manual_seed(1))
     model = model.to(torch.bfloat16).eval()
+    prepack_model(model)
     prompts = torch.randint(0, config.vocab_size, (batch, options.prompt)).tolist()
+    # All prompts in one step, so that all rows decode together from the first token to the last.
+    whole = batch * (options.prompt + options.new + 16)
+    engine = Engine(model, whole, batch, step_tokens=whole, graphs=graphs)
 
     def run(count: int) -> float:
+        for prompt in prompts:
+            engine.submit(Request(prompt, SamplingSettings(max_new_tokens=count)))
         started = time.perf_counter()
-        generate(model, prompts, SamplingSettings(max_new_tokens=count), set(), rows=batch)
+        while engine.busy:
+            engine.step()
         return time.perf_counter() - started
 
-    return speed(run, options, batch)
+    started = time.perf_counter()
+    run(4)  # compiles and captures
+    first = time.perf_counter() - started
+    told = speed(run, options.new if graphs else options.new // 4, batch) | {"first_s": first}
+    if engine.steps and engine.steps.graphs:
+        graph, _ = engine.steps.graphs[max(engine.steps.graphs)]
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(100):
+            graph.replay()
+        torch.cuda.synchronize()
+        told["gpu_alone"] = batch * 100 / (time.perf_counter() - started)
+    return told
 
 
 def theirs(options: argparse.Namespace, batch: int) -> dict[str, float]:
@@ -85,14 +108,14 @@ def theirs(options: argparse.Namespace, batch: int) -> dict[str, float]:
                        max_new_tokens=count, pad_token_id=0)  # fmt: skip
         return time.perf_counter() - started
 
-    return speed(run, options, batch)
-
-
-def speed(run: Any, options: argparse.Namespace, batch: int) -> dict[str, float]:
-    """Tokens per second of decoding alone: the prompt's time is that of one new token."""
     run(4)
-    prompt, whole = run(1), run(options.new)
-    return {"tokens_per_second": batch * (options.new - 1) / (whole - prompt), "prompt_s": prompt}
+    return speed(run, options.new // 4, batch)
+
+
+def speed(run: Any, new: int, batch: int) -> dict[str, float]:
+    """Tokens per second of decoding alone: the prompt's time is that of one new token."""
+    prompt, whole = run(1), run(new)
+    return {"tokens_per_second": batch * (new - 1) / (whole - prompt)}
 
 
 def main() -> None:
@@ -106,7 +129,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         who, batch = options.worker.split()
-        print(json.dumps((ours if who == "ours" else theirs)(options, int(batch))))
+        told = theirs(options, int(batch)) if who == "transformers" else ours(options, int(batch), who == "graphs")
+        print(json.dumps(told))
         return
     config = config_of(options)
     weights = 2.0 * (config.num_parameters() - config.vocab_size * config.hidden_size)
@@ -114,22 +138,17 @@ def main() -> None:
     print(f"floor at batch 1: {floor:,.0f} tokens/s ({weights / 1e9:.2f} GB read for a token)")
     here = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     for batch in options.batches:
-        found: dict[str, float] = {}
-        for who in ("ours", "theirs"):
+        for who in ("graphs", "plain", "transformers"):
             command = [sys.executable, __file__, *sys.argv[1:], "--worker", f"{who} {batch}"]
             done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": here})
             if done.returncode:
                 print(f"batch {batch}, {who}: failed: {(done.stderr.strip() or 'no output').splitlines()[-1]}")
                 continue
             told = json.loads(done.stdout.strip().splitlines()[-1])
-            found[who] = told["tokens_per_second"]
-            share = f", {found[who] / floor:.1%} of the floor" if batch == 1 else ""
-            name = "inkstone" if who == "ours" else "transformers"
-            print(
-                f"batch {batch}, {name}: {found[who]:,.1f} tokens/s{share}; prompt {told['prompt_s']:.2f} s", flush=True
-            )
-        if len(found) == 2:
-            print(f"batch {batch}: {found['ours'] / found['theirs']:.2f} times transformers")
+            line = f"batch {batch}, {who}: {told['tokens_per_second']:,.1f} tokens/s"
+            line += f", {told['tokens_per_second'] / floor:.1%} of the floor" if batch == 1 else ""
+            line += f", GPU alone {told['gpu_alone']:,.0f}" if "gpu_alone" in told else ""
+            print(line + (f", first call {told['first_s']:.1f} s" if "first_s" in told else ""), flush=True)
 
 
 if __name__ == "__main__":

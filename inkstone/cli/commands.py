@@ -11,7 +11,7 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import Draft, DryRun, Lookup, Overrides, Quantize, RecipePath, refuse_existing
+from inkstone.cli.options import Draft, DryRun, Lookup, Overrides, Quantize, RecipePath, Where, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app
@@ -148,6 +148,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="of the draws when temperature is above 0")] = 0,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what the model is given")] = False,
     dtype: model_commands.Dtype = None,
+    device: Where = "cpu",
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
@@ -163,7 +164,7 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    opened = model_commands.open_to_write(model, dtype, template, adapter, quantize, draft, chat=True)
+    opened = model_commands.open_to_write(model, dtype, device, template, adapter, quantize, draft, chat=True)
     converse(opened, model, system, asked, show_prompt, lookup)
 
 
@@ -199,7 +200,7 @@ def serve(
     tasks: Annotated[Path | None, typer.Option(help="folder of tasks and data; default: beside the database")] = None,
     tasks_at_once: Annotated[int, typer.Option(min=1, help="tasks that train at the same time")] = 1,
     dtype: model_commands.Dtype = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Where = "cpu",
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,

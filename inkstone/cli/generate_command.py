@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype, open_to_write
-from inkstone.cli.options import Draft, Lookup, Quantize, refuse_existing
+from inkstone.cli.options import Draft, Lookup, Quantize, Where, refuse_existing
 
 
 def generate(
@@ -35,6 +35,7 @@ def generate(
         str | None, typer.Option(metavar="NAME", help="how conversations are written, where the directory does not say")
     ] = None,
     dtype: Dtype = None,
+    device: Where = "cpu",
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
@@ -55,7 +56,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
     }
     wanted = read_json_object(schema) if schema else None
-    opened = open_to_write(model, dtype, template, adapter, quantize, draft)
+    opened = open_to_write(model, dtype, device, template, adapter, quantize, draft)
     given = {key: value for key, value in chosen.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})
     whose = json.dumps(

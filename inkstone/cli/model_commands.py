@@ -96,6 +96,7 @@ def inspect(
 def open_to_write(
     model: Path,
     dtype: str | None,
+    device: str,
     template: str | None,
     adapter: Path | None,
     quantize: "Kind | None",
@@ -109,7 +110,7 @@ def open_to_write(
     from inkstone.model.opened import with_draft
 
     kind = getattr(torch, DTYPES[dtype]) if dtype else None
-    opened = open_directory(model, kind, template=template, chat=chat, adapter=adapter, quantize=quantize, prepack=True)
+    opened = open_directory(model, kind, device, template, chat=chat, adapter=adapter, quantize=quantize, prepack=True)
     return with_draft(opened, draft)
 
 

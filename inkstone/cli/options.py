@@ -25,6 +25,7 @@ Draft = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="smaller model of the same vocabulary that guesses; answers stay equal"),
 ]
+Where = Annotated[str, typer.Option("--device", help="cpu or cuda")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 
 

@@ -77,7 +77,4 @@ def _advice(config: DecoderConfig, settings: TrainSettings, device: Device, coun
     fewest = fewest_devices(config, settings, device)
     if fewest is None:
         return f"It does not fit on any number of {device.name}: the model needs a larger device, or a smaller shape."
-    other = 'optimizer = "adamw", ' if settings.optimizer == "muon" else ""
-    return (
-        f"It does not fit. With {other}shard, recompute and the smallest micro-batch it takes {fewest} x {device.name}."
-    )
+    return f"It does not fit. With shard, recompute and the smallest micro-batch it takes {fewest} x {device.name}."

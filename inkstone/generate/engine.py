@@ -10,6 +10,8 @@ prompt never stalls the others. A prompt shares the blocks of whatever beginning
 for its longest answer where the pool has them for all that could run, else for its beginning; it then takes more as it
 grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later.
 
+A step in which every request computes one token is captured as a CUDA graph on a GPU (`graphs.py`).
+
 With `lookup` a request may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model
 (`draft.py`), that the same forward finds right. What is right is what plain decoding would choose, by the same draws.
 `generate` and `stream` are helpers for a list of prompts and for one.
@@ -28,6 +30,7 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.generate.blocks import Blocks, blocks_for, hidden_of
 from inkstone.generate.draft import Draft
+from inkstone.generate.graphs import Steps, wanted
 from inkstone.generate.lookup import Lookup
 from inkstone.generate.request import Delta, Request, TokenScore, score_tokens
 from inkstone.generate.sampler import Choice, SamplingSettings, sample
@@ -82,7 +85,10 @@ class _Sequence:
 
 
 class Engine:
-    """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step, `lookup` tokens guessed."""
+    """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step, `lookup` tokens guessed.
+
+    `graphs`: whether steps of one token each run in fixed shapes, captured on a GPU; None: there, where the model can.
+    """
 
     def __init__(
         self,
@@ -92,11 +98,14 @@ class Engine:
         step_tokens: int = 1024,
         lookup: int = 0,
         draft: Decoder | None = None,
+        graphs: bool | None = None,
     ) -> None:
         self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
         self.lookup = lookup or (_DRAFTED if draft else 0)
         self.blocks = Blocks(blocks_for(tokens))
-        self.pool = BlockPool(model.config.num_layers, self.blocks.count, model.device)
+        fixed = wanted(model, graphs)
+        self.pool = BlockPool(model.config.num_layers, self.blocks.count + fixed, model.device)
+        self.steps = Steps(model, self.pool, rows) if fixed else None
         self.draft = Draft(draft, self.blocks.count) if draft else None
         self.waiting: deque[_Sequence] = deque()
         self.running: list[_Sequence] = []
@@ -202,7 +211,7 @@ class Engine:
         for one in list(self.running):
             while one in self.running:
                 need = blocks_for(min(one.limit, len(one.tokens) + self.lookup)) - len(one.blocks)
-                if need <= self.blocks.free:
+                if need <= 0 or need <= self.blocks.free:
                     taken = self.blocks.take(need, one.blocks[-1] + 1) if need > 0 else []
                     one.blocks += taken
                     if self.draft:
@@ -262,6 +271,8 @@ class Engine:
         """Logits [R, V] after the last token of those that are complete, and after each of its guesses."""
         tokens = [one.tokens[one.cached : one.cached + count] + guesses[one] for one, count in chosen.items()]
         spans = [Span(one.blocks, one.cached, len(new)) for one, new in zip(chosen, tokens, strict=True)]
+        if self.steps and all(len(new) == one.missing == 1 for one, new in zip(chosen, tokens, strict=True)):
+            return self.steps(tokens, spans)[:, : self.model.known_ids]
         hidden_ND = hidden_of(self.model, self.pool, tokens, spans)
         ends = list(zip(itertools.accumulate(map(len, tokens)), chosen.items(), strict=True))
         for end, (one, count) in ends:

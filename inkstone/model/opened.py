@@ -50,11 +50,14 @@ def open_directory(
     """Open a directory, or a hub's model by name; `template` names the chat template where the files do not say.
 
     `quantize` packs the weights by rounding once they are read (int8, int4 or nf4; docs/quantize.md). `prepack` makes
-    bfloat16 weights faster for few rows on a CPU, at the price of memory of their own instead of the mapped file's.
+    bfloat16 weights faster for few rows, on a CPU at the price of memory of their own instead of the mapped file's.
     `adapter` is a PEFT directory for this base; its template, where it has one, is the one that was trained with.
 
     Raises InputError when it is no complete model of a supported family or, for a `chat`, its template cannot be told.
     """
+    kind = str(device).partition(":")[0]
+    if kind not in ("cpu", "mps") and not (kind == "cuda" and torch.cuda.is_available()):
+        raise InputError(f"device {device}: PyTorch has no such device here; leave it out, or give cpu or cuda")
     directory = resolve_source(source)
     read_config(directory)
     own = adapter is not None and states_template(adapter)
@@ -72,7 +75,7 @@ def open_directory(
     if adapter is not None:
         load_adapter(model, adapter)
         model.eval()
-    elif prepack and torch.backends.mkldnn.is_available():
+    elif prepack and (model.device.type == "cuda" or torch.backends.mkldnn.is_available()):
         prepack_model(model)
     model.known_ids = tokenizer.vocab_size
     return Opened(model, tokenizer, found.template if found else None, stop_ids, found.reason if found else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from inkstone.model import DecoderConfig
 from inkstone.plan.hardware import Device
-from inkstone.plan.memory import GIB, Memory, adapter_numbers, training_memory
+from inkstone.plan.memory import GIB, Memory, adapter_numbers, matrix_numbers, training_memory
 from inkstone.train import TrainSettings
 from inkstone.tune import SFTSettings
 
@@ -94,7 +94,10 @@ def _traffic(config: DecoderConfig, settings: TrainSettings, count: int) -> floa
     # Four sums in each layer (two forward, two backward) of a micro-batch's hidden states, in 16 bits.
     hidden = 2.0 * settings.micro_tokens * config.hidden_size
     split = 2 * (tensor - 1) / tensor * hidden * 4 * config.num_layers * micro_batches
-    return sharded + summed + split
+    # Muon gathers its momenta, in 16 bits.
+    parts = shard * tensor if settings.optimizer == "muon" else 1
+    gathered = (parts - 1) / parts * 2 * config.num_layers * matrix_numbers(config)
+    return sharded + summed + split + gathered
 
 
 def nearest_fit(
@@ -106,11 +109,10 @@ def nearest_fit(
     shards = [size for size in range(2, count + 1) if count % size == 0]
     changes: list[dict[str, int | bool]] = [{"micro_batch_tokens": size} for size in micro]
     changes += [{"recompute": True}, {"recompute": True, "micro_batch_tokens": settings.sequence_length}]
-    if settings.optimizer == "adamw":
-        changes += [{"shard": size} for size in shards]
-        changes += [{"shard": size, "recompute": True} for size in shards]
-        last = {"recompute": True, "micro_batch_tokens": settings.sequence_length}
-        changes += [{"shard": size, **last} for size in shards]
+    changes += [{"shard": size} for size in shards]
+    changes += [{"shard": size, "recompute": True} for size in shards]
+    last = {"recompute": True, "micro_batch_tokens": settings.sequence_length}
+    changes += [{"shard": size, **last} for size in shards]
     for change in changes:
         made = estimate(config, settings.model_copy(update=change), device, count, tokens)
         if made.fits:
@@ -120,7 +122,7 @@ def nearest_fit(
 
 def fewest_devices(config: DecoderConfig, settings: TrainSettings, device: Device) -> int | None:
     """How many of the device it takes with everything that saves memory; None beyond 4,096."""
-    least = {"recompute": True, "micro_batch_tokens": settings.sequence_length, "optimizer": "adamw"}
+    least = {"recompute": True, "micro_batch_tokens": settings.sequence_length}
     for count in (2**power for power in range(13)):
         changed = settings.model_copy(update={**least, "shard": count})
         if estimate(config, changed, device, count).fits:

@@ -57,8 +57,8 @@ def training_memory(
     its numbers have gradients and moments, and a packed base is dequantised map by map.
     """
     shard, tensor = settings.shard, settings.tensor
-    outer = config.num_parameters() - config.num_layers * _matrices(config)
-    inner = config.num_layers * _matrices(config) / tensor
+    outer = config.num_parameters() - config.num_layers * matrix_numbers(config)
+    inner = config.num_layers * matrix_numbers(config) / tensor
     numbers = (inner + outer) / shard
     moments = 8 * numbers if settings.optimizer == "adamw" else 8 * (numbers - inner / shard) + 4 * inner / shard
     trained, stored, packed = numbers, 4 * numbers, False
@@ -113,7 +113,7 @@ def adapter_numbers(config: DecoderConfig, lora: LoraSettings | PrefixSettings) 
     return config.num_layers * block + tables
 
 
-def _matrices(config: DecoderConfig) -> int:
+def matrix_numbers(config: DecoderConfig) -> int:
     """Numbers in the matrices of one block."""
     attention = config.hidden_size * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
     mlp = config.hidden_size * config.intermediate_size * (3 if config.gated else 2)

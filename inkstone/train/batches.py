@@ -112,11 +112,12 @@ def next_rows(behind: int, count: int, skipped: Sequence[Sequence[int]] = ()) ->
 
 
 class PackedCorpus:
-    """Documents in a new order each epoch, laid end to end and cut into rows of `sequence_length` tokens.
+    """Documents in a new order each epoch, laid end to end, cut into rows of `sequence_length` tokens, which are mixed.
 
-    Every token is used but the last part row of an epoch, which falls on other documents each time. A document that
-    is cut goes on in the next row, where it sees only its own part. `documents` restricts it to some of them, `rows`
-    to that many rows from anywhere in them, the same in the same order every epoch.
+    In their own order the rows of a book would be all that a small batch sees for hundreds of steps (docs/log.md,
+    2026-12-01). Every token is used but the last part row of an epoch, which falls on other documents each time. A
+    document that is cut goes on in another row, where it sees only its own part. `documents` restricts it to some of
+    them, `rows` to that many rows from anywhere in them, the same in the same order every epoch.
     """
 
     def __init__(
@@ -135,19 +136,22 @@ class PackedCorpus:
                 f"the corpus has {tokens} tokens, fewer than one row of sequence_length = {sequence_length}: "
                 "add text or set a smaller sequence_length"
             )
+        self._rows_in_all = self.rows_per_epoch
         self._chosen: NDArray[np.int64] | None = None
         if rows is not None and rows < self.rows_per_epoch:
             self._chosen = np.random.default_rng((seed, 0, rows)).permutation(self.rows_per_epoch)[:rows]
             self.rows_per_epoch = rows
         self._epoch = -1
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
+        self._rows: NDArray[np.int64] = np.empty(0, np.int64)
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
 
     def row(self, epoch: int, index: int) -> Row:
         if self._chosen is not None:
             epoch, index = 0, int(self._chosen[index])
         self._lay_out(epoch)
-        start, stop = index * self.sequence_length, (index + 1) * self.sequence_length
+        start = int(self._rows[index]) * self.sequence_length
+        stop = start + self.sequence_length
         tokens, positions, ids = (np.empty(self.sequence_length, np.int64) for _ in range(3))
         weights = np.ones(self.sequence_length, np.float32)
         place = int(np.searchsorted(self._ends, start, side="right"))
@@ -166,6 +170,8 @@ class PackedCorpus:
     def _lay_out(self, epoch: int) -> None:
         if epoch != self._epoch:
             chosen = len(self.shards) if self.documents is None else self.documents
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(chosen)
+            draw = np.random.default_rng((self.seed, epoch))
+            self._order = draw.permutation(chosen)
+            self._rows = draw.permutation(self._rows_in_all)
             self._ends = np.cumsum(self.shards.lengths[self._order])
             self._epoch = epoch

@@ -55,10 +55,6 @@ def train(
             f"a step of batch_tokens = {settings.batch_tokens} has {settings.rows_per_step} rows, fewer than the "
             f"{mesh.data_size} processes: raise batch_tokens or start fewer"
         )
-    if not mesh.whole and settings.optimizer == "muon":
-        raise InputError(
-            'optimizer = "muon" needs whole matrices on each process: set shard and tensor to 1, or optimizer = "adamw"'
-        )
     steps = settings.steps(source.rows_per_epoch)
     optimizer = build_optimizer(model, settings)
     found, damage = load_checkpoint(scratch / "checkpoints", model, optimizer, mesh)

@@ -2,15 +2,19 @@
 
 Muon (Jordan et al. 2024) updates the matrices inside the blocks by their orthogonalised momentum, scaled to the size of
 AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so both take the same learning rate; all else stays with AdamW.
-Embedding, head and norms may learn faster (`embedding_rate_ratio`), with either: small models gain by it (docs/log.md).
+Matrices that are split over ranks are gathered, one stack at a time: an orthogonal matrix has no parts. Embedding, head
+and norms may learn faster (`embedding_rate_ratio`), with either: small models gain by it (docs/log.md).
 """
 
 import math
 from collections.abc import Iterator
 from itertools import groupby
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from inkstone.train.settings import TrainSettings
 
@@ -37,10 +41,12 @@ class Muon(torch.optim.Optimizer):
             shrink, rate = 1 - group["lr"] * group["weight_decay"], 0.2 * group["lr"]
             for matrices in _of_equal_shape([p for p in group["params"] if p.grad is not None]):
                 momenta = [self._momentum(matrix) for matrix in matrices]
-                updates = orthogonalised(torch.stack(momenta), self.steps)
-                torch._foreach_mul_(matrices, shrink)
+                updates = orthogonalised(torch.stack([_whole(one) for one in momenta]), self.steps)
+                parts = [_part(update, one) for update, one in zip(updates, momenta, strict=True)]
+                here = [_here(matrix) for matrix in matrices]
+                torch._foreach_mul_(here, shrink)
                 scale = -rate * math.sqrt(max(matrices[0].shape[-2:]))
-                torch._foreach_add_(matrices, list(updates), alpha=scale)
+                torch._foreach_add_(here, parts, alpha=scale)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Nesterov's, of the gradient, in the dtype of the products."""
@@ -52,10 +58,40 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(mean, self.momentum).to(self.dtype)
 
 
+def _here(tensor: Tensor) -> Tensor:
+    """What this rank holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(momentum: Tensor) -> Tensor:
+    """The matrix, or this rank's experts, whose matrices are whole."""
+    return momentum.full_tensor() if _splits_matrices(momentum) else _here(momentum)
+
+
+def _part(update: Tensor, momentum: Tensor) -> Tensor:
+    """Of `_whole`'s update, what belongs to this rank."""
+    if not _splits_matrices(momentum):
+        return update
+    sizes, starts = compute_local_shape_and_global_offset(momentum.shape, momentum.device_mesh, momentum.placements)
+    return update[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))]
+
+
+def _splits_matrices(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether ranks hold parts of matrices [..., O, D], not some of them whole."""
+    return isinstance(tensor, DTensor) and any(
+        getattr(placement, "dim", 0) >= tensor.dim() - 2
+        for placement in tensor.placements
+        if not placement.is_replicate()
+    )
+
+
 def _of_equal_shape(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
     """Matrices to be multiplied in one call, which small ones need to fill a machine; large ones fill it alone."""
-    together = sorted(matrices, key=lambda matrix: matrix.shape)
-    for _, same in groupby(together, key=lambda matrix: matrix.shape):
+
+    def kind(matrix: Tensor) -> tuple[torch.Size, str]:
+        return matrix.shape, str(getattr(matrix, "placements", ""))  # the same on all ranks, who gather together
+
+    for _, same in groupby(sorted(matrices, key=kind), key=kind):
         alike = list(same)
         many = max(1, STACKED_ELEMENTS // alike[0].numel())
         yield from (alike[start : start + many] for start in range(0, len(alike), many))

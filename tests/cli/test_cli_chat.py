@@ -122,3 +122,9 @@ def test_a_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_run_is_answered_with_the_models_in_it_the_chat_model_first(models: Path) -> None:
     inside = f"; there are models inside: {models / 'chat'}, {models / 'base'}"
     assert chat(models, "你好\n").said.endswith(inside)
+
+
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(models: Path) -> None:
+    ended = chat(models / "chat", "", "--device", "nowhere")
+    assert (ended.code, ended.out) == (2, "")
+    assert "device nowhere: PyTorch has no such device here; leave it out, or give cpu or cuda" in ended.err

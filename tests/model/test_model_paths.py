@@ -170,6 +170,7 @@ def test_torch_takes_the_arguments_of_variable_lengths_and_compiles_them_once_wi
     assert counter.frame_count == 1
 
 
+@pytest.mark.gpu
 @ON_CUDA
 @EVERY_KIND
 def test_on_a_gpu_gradients_are_those_of_the_dense_mask(kind: str) -> None:

@@ -108,6 +108,16 @@ def test_sharding_divides_what_is_kept_and_more_devices_are_faster() -> None:
     assert all(low[0] < high[0] and low[1] < high[1] for low, high in itertools.pairwise(speeds))
 
 
+def test_muon_sends_the_momenta_of_split_matrices_too() -> None:
+    device, matrices = find_device("h200"), 32 * (4096 * 4096 * 4 + 4096 * 11008 * 3)
+    settings = LONG.model_copy(update={"shard": 8})
+    sent = [
+        estimate(SEVEN_B, settings.model_copy(update={"optimizer": kind}), device, 8).traffic_gib * 2**30
+        for kind in ("adamw", "muon")
+    ]
+    assert sent[1] - sent[0] == pytest.approx(7 / 8 * 2 * matrices, rel=1e-3)
+
+
 def test_unknown_hardware_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"unknown hardware.*did you mean h100"):
         find_device("h101")

@@ -66,6 +66,14 @@ def test_positions_restart_and_the_first_token_is_unsupervised_in_every_piece(
         assert np.array_equal(np.diff(tokens)[~begins[1:]], np.ones((~begins[1:]).sum())), "pieces are in order"
 
 
+def test_rows_of_a_long_document_are_spread_over_the_epoch() -> None:
+    """In a row they would be all that a small batch sees for many steps."""
+    rows = PackedCorpus(shards([4000] + [10] * 400), 10, seed=3)
+    of_the_book = [bool(rows.row(0, index).tokens[0] < 4000) for index in range(rows.rows_per_epoch)]
+    parts = [sum(of_the_book[start : start + 200]) for start in range(0, len(of_the_book), 200)]
+    assert all(60 < part < 140 for part in parts), parts
+
+
 def epoch_tokens(rows: PackedCorpus, epoch: int) -> list[int]:
     return [int(token) for index in range(rows.rows_per_epoch) for token in rows.row(epoch, index).tokens]
 

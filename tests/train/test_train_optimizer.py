@@ -61,7 +61,7 @@ def test_muon_moves_each_expert_as_if_it_were_alone_and_skips_none() -> None:
     stack.grad = torch.randn(4, 12, 8)
     for expert, gradient in zip(alone, stack.grad, strict=True):
         expert.grad = gradient.clone()
-    for weights in ([stack], alone):
+    for weights in ([stack], *([one] for one in alone)):  # each alone: equal shapes would be multiplied together
         Muon(weights, 1e-2, 0.1).step()
     torch.testing.assert_close(stack.detach(), torch.stack(alone).detach(), atol=1e-4, rtol=1e-2)
 

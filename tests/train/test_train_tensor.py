@@ -87,6 +87,17 @@ def test_split_layers_end_with_the_weights_of_whole_ones(kind: str, size: int, s
     check(tmp_path / "many", alone(tmp_path / "one", SHAPES[kind], tiny_settings(**plain)), tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    ("kind", "shard", "tensor"),
+    [("rope", 2, 1), ("mixture", 1, 2), pytest.param("mixture", 2, 2, marks=pytest.mark.slow)],
+    ids=["shards", "experts", "shards of tensor ranks"],
+)
+def test_muon_turns_split_matrices_as_if_they_were_whole(kind: str, shard: int, tensor: int, tmp_path: Path) -> None:
+    plain = {"max_steps": 6, "micro_batch_tokens": 16, "optimizer": "muon"}
+    many(tmp_path / "many", SHAPES[kind], shard * tensor, tiny_settings(shard=shard, tensor=tensor, **plain))
+    check(tmp_path / "many", alone(tmp_path / "one", SHAPES[kind], tiny_settings(**plain)), tmp_path / "one")
+
+
 def test_tensor_and_shard_together_and_a_checkpoint_that_others_read(tmp_path: Path) -> None:
     """Four ranks train six steps, then one process, then two tensor ranks: as if one had done it all."""
     config, plain = SHAPES["rope"], {"micro_batch_tokens": 16, "checkpoint_steps": 3}
@@ -113,8 +124,7 @@ def test_a_base_is_read_in_parts(tmp_path: Path) -> None:
     assert all(torch.allclose(found[name], weight, atol=1e-7) for name, weight in model.named_parameters())
 
 
-def test_heads_that_cannot_be_dealt_and_muon_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from inkstone.train.mesh import Mesh
+def test_heads_and_processes_that_cannot_be_dealt_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from inkstone.train.tensor_parallel import split_layers
 
     class Group:
@@ -123,15 +133,6 @@ def test_heads_that_cannot_be_dealt_and_muon_are_refused(monkeypatch: pytest.Mon
 
     with pytest.raises(InputError, match="tensor = 2 does not divide the model's num_kv_heads = 1"):
         split_layers(tiny_model(), Group())  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"muon.*needs whole matrices"):
-        train(
-            tiny_model(),
-            InOrder(SampleRows()),
-            tiny_settings(optimizer="muon"),
-            tmp_path,
-            Silent(),
-            mesh=Mesh(0, tensor=2),
-        )
     monkeypatch.setenv("WORLD_SIZE", "6")
     with pytest.raises(InputError, match="shard = 2 x tensor = 2 does not divide the 6 processes"):
         join_mesh(shard=2, tensor=2)

@@ -38,14 +38,18 @@ class BlockPool:
 
     def write(self, layer: int, slots_N: Tensor, k_KNd: Tensor, v_KNd: Tensor) -> tuple[Tensor, Tensor]:
         """Keep new keys and values; those of the layer, views [K, slots, d], come back."""
-        if not hasattr(self, "keys"):
-            shape = (self.num_layers, self.blocks, BLOCK, k_KNd.shape[0], k_KNd.shape[2])
-            order = (0, 3, 1, 2, 4) if self.device.type == "cpu" else (0, 1, 2, 3, 4)
-            empty = torch.empty_permuted(shape, order, dtype=k_KNd.dtype, device=self.device)
-            self.keys, self.values = empty.zero_(), torch.zeros_like(empty)
+        self.make(k_KNd.shape[0], k_KNd.shape[2], k_KNd.dtype)
         keys, values = (kept[layer].flatten(0, 1).transpose(0, 1) for kept in (self.keys, self.values))
         keys[:, slots_N], values[:, slots_N] = k_KNd, v_KNd
         return keys, values
+
+    def make(self, heads: int, size: int, dtype: torch.dtype) -> None:
+        """Room for keys and values, if there is none yet."""
+        if not hasattr(self, "keys"):
+            shape = (self.num_layers, self.blocks, BLOCK, heads, size)
+            order = (0, 3, 1, 2, 4) if self.device.type == "cpu" else (0, 1, 2, 3, 4)
+            empty = torch.empty_permuted(shape, order, dtype=dtype, device=self.device)
+            self.keys, self.values = empty.zero_(), torch.zeros_like(empty)
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """What one block holds, into others."""

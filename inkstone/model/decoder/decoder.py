@@ -188,10 +188,7 @@ class Trunk(nn.Module):
         """Hidden states [B, T, D] computed in `dtype` with a prepared context; router logits of layers with experts."""
         prefix = self.prefix if self.prefix and self.prefix.enabled else None
         positions_BT = context.positions_BT + (prefix.first_position if prefix else 0)
-        angles = rotary_angles(self.config, positions_BT) if self.config.position == "rope" else None
-        x_BTD = self.embed_tokens(tokens_BT).to(dtype)
-        if self.config.embedding_norm:
-            x_BTD = self.embed_norm(x_BTD)
+        x_BTD, angles = self.begin(tokens_BT, positions_BT, dtype)
         routing: list[Tensor] = []
         prefixes = prefix.layers(dtype) if prefix else [None] * len(self.layers)
         for block, prefix_2KPd in zip(self.layers, prefixes, strict=True):
@@ -202,6 +199,12 @@ class Trunk(nn.Module):
                 x_BTD, logits_NE = block(*given)
             routing += [] if logits_NE is None else [logits_NE]
         return self.norm(x_BTD), routing
+
+    def begin(self, tokens_BT: Tensor, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Angles]:
+        """What the first block reads [B, T, D], and the angles that all share."""
+        angles = rotary_angles(self.config, positions_BT) if self.config.position == "rope" else None
+        x_BTD = self.embed_tokens(tokens_BT).to(dtype)
+        return self.embed_norm(x_BTD) if self.config.embedding_norm else x_BTD, angles
 
 
 class Decoder(nn.Module):

@@ -23,12 +23,18 @@ _MANY_ROWS = 192
 
 
 class Prepacked(nn.Module):
-    """A plain weight [N, K] in the order that oneDNN multiplies in: the same numbers, read faster for few rows."""
+    """A plain weight [N, K], on a CPU in oneDNN's own order: the same numbers, read faster for few rows."""
+
+    blocked: Tensor
 
     def __init__(self, weight_NK: Tensor) -> None:
         super().__init__()
         self.shape = (weight_NK.shape[0], weight_NK.shape[1])
-        self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 1)
+        self.on_cpu = weight_NK.device.type == "cpu"
+        if self.on_cpu:
+            self.blocked = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 1)
+        else:
+            self.register_buffer("blocked", weight_NK, persistent=False)
         self.known: tuple[Tensor, Tensor] | None = None
         """An input and what came of it, while some of its `Part`s are still to be asked."""
 
@@ -42,6 +48,8 @@ class Prepacked(nn.Module):
     def product(self, x: Tensor) -> Tensor | None:
         if x.dtype != torch.bfloat16:
             return None
+        if not self.on_cpu:
+            return F.linear(x, self.blocked)
         if x.numel() >= _MANY_ROWS * self.shape[1] and bfloat16_speedup() < 1:
             return F.linear(x.float(), self.dequantise(torch.float32)).to(x.dtype)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.blocked, None, "none", [], "")

@@ -42,24 +42,27 @@ def pack_model(model: Decoder, kind: Kind) -> None:
 
 
 def prepack_model(model: Decoder) -> None:
-    """Put the bfloat16 weights of a CPU's linear maps into oneDNN's order, q with k and v and gate with up in one
-    product; no number changes, and no gradient will flow.
+    """Put q with k and v, and gate with up, in one product where weights are bfloat16, and all of a CPU's into oneDNN's
+    order; no number changes, and no gradient will flow.
 
-    Where the copies would take more than half of the memory that is free, weights stay the mapped file's: the system
-    reads from disk what does not fit, so a model may be larger than the memory.
+    Where a CPU's copies would take more than half of the memory that is free, weights stay the mapped file's: the
+    system reads from disk what does not fit, so a model may be larger than the memory.
     """
+    on_cpu, together = model.device.type == "cpu", {*_TOGETHER, *_TOGETHER.values()}
     found = [
         (owner, name, module)
         for owner in (*model.model.layers, model)
         for name, module in ([("lm_head", model.lm_head)] if owner is model else owner.named_modules())
-        if type(module) is Linear and module.weight.dtype == torch.bfloat16 and model.device.type == "cpu"
+        if type(module) is Linear and module.weight.dtype == torch.bfloat16 and (on_cpu or name in together)
     ]
-    if sum(module.weight.nbytes for _, _, module in found) > free_bytes() / 2:
+    if on_cpu and sum(module.weight.nbytes for _, _, module in found) > free_bytes() / 2:
         return
     alike: dict[tuple[nn.Module, str], list[tuple[str, Linear]]] = {}
     for owner, name, module in found:
         alike.setdefault((owner, _TOGETHER.get(name, name)), []).append((name, module))
-    for (owner, _), modules in alike.items():
+    found.clear()  # so that a GPU forgets each as it is copied
+    for owner, first in list(alike):
+        modules = alike.pop((owner, first))
         whole = Prepacked(torch.cat([module.weight.detach() for _, module in modules]))
         ends = list(itertools.accumulate(module.out_features for _, module in modules))
         for (name, module), stop in zip(modules, ends, strict=True):
