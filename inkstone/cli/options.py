@@ -25,6 +25,14 @@ Draft = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="smaller model of the same vocabulary that guesses; answers stay equal"),
 ]
+Mapped = Annotated[
+    bool,
+    typer.Option("--offload", help="copy nothing: weights stay in the mapped file and are read as they are used"),
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="GIB", help="run on the GPU in so much of its memory; what does not fit is brought"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 
 

@@ -95,7 +95,7 @@ class Engine:
     ) -> None:
         self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
         self.lookup = lookup or (_DRAFTED if draft else 0)
-        self.blocks = Blocks(blocks_for(tokens))
+        self.blocks = Blocks(blocks_for(min(tokens, model.cache_tokens or tokens)))
         self.pool = BlockPool(model.config.num_layers, self.blocks.count, model.device)
         self.draft = Draft(draft, self.blocks.count) if draft else None
         self.waiting: deque[_Sequence] = deque()
