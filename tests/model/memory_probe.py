@@ -3,8 +3,8 @@
     python memory_probe.py DIRECTORY TARGET
 
 Converts the checkpoint to bfloat16, extends its vocabulary, loads a quarter of it, loads all of it and runs it from its
-file; prints as JSON, for each job, the peak of resident MiB above its start and, at its end, the MiB of private memory (not mapped file
-pages).
+file; prints as JSON, for each job, the peak of resident MiB above its start and, at its end, the MiB of private memory
+(not mapped file pages).
 """
 
 import json

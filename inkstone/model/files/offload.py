@@ -89,7 +89,6 @@ def keep(weights: Weights, dtype: torch.dtype, how: Offload, check: bool = True)
         where = "stay in the mapped file and are read when they are used"
         return kept, f"{_said(gone, weights)} ({size:.2f} GiB) {where}" if gone else ""
     kept = _read(weights, [name for name in names if name in packed], dtype, check)
-    kept = {name: parts for name, parts in kept.items() if not any(one.shared for one in chain(*parts))}
     gone = leaving(*_on_gpu(weights, kept, dtype, how))
     kept |= _read(weights, [name for name in gone if name not in kept], dtype, check)
     kept = {name: kept[name] for name in weights.shapes if name in kept}
@@ -114,18 +113,17 @@ def _copies(weights: Weights, names: list[str], packed: Collection[str], dtype: 
 def _on_gpu(weights: Weights, kept: Kept, dtype: torch.dtype, how: Offload) -> tuple[dict[str, float], float]:
     """Bytes that each weight takes there, and the bytes for all of them."""
     sizes: dict[str, float] = {}
-    most = 0  # of one matrix and the next, and of what it becomes
+    most, work = 0.0, 0.0  # of one matrix and the next, and of what it becomes
     for name, shape in weights.shapes.items():
+        sizes[name] = torch.Size(shape).numel() * dtype.itemsize
         if name in kept:
             sizes[name] = _bytes({name: kept[name]})
-            parts = kept[name][0]
-            most = max(most, *(2 * part.num_bytes + _UNPACKING * torch.Size(part.shape).numel() for part in parts))
-        else:
-            sizes[name] = torch.Size(shape).numel() * dtype.itemsize
-            most = max(most, 2 * torch.Size(shape[-2:]).numel() * dtype.itemsize if _MOVABLE.fullmatch(name) else 0)
-    work = how.cache_gib * _GIB + _ACTIVATIONS + most
-    assert how.gpu_gib is not None
-    room = how.gpu_gib * _GIB - work
+            most = max(2 * part.num_bytes + _UNPACKING * torch.Size(part.shape).numel() for part in kept[name][0])
+        elif _MOVABLE.fullmatch(name):
+            most = 2 * torch.Size(shape[-2:]).numel() * dtype.itemsize
+        work = max(work, most)
+    work += how.cache_gib * _GIB + _ACTIVATIONS
+    room = (how.gpu_gib or 0) * _GIB - work
     least = sum(size for name, size in sizes.items() if not _MOVABLE.fullmatch(name))
     if room < least:
         # Rounded up: what the sentence names has to do.

@@ -38,8 +38,6 @@ class Stored(nn.Module):
         self.shape: tuple[int, ...] = tuple(shape)
         self.parts, self.unpack, self.by_rows = dict(parts), unpack, by_rows
         self.lane: Lane | None = None
-        self.shared = False
-        """Whether the parts hold rows of other weights too, which cannot be told from its own before it is unpacked."""
 
     @property
     def num_bytes(self) -> int:
@@ -58,9 +56,7 @@ class Stored(nn.Module):
             return Stored(self.shape[1:] if isinstance(rows, int) else shape, parts, unpack, self.by_rows)
         assert not isinstance(rows, int)
         count = len(range(*rows.indices(self.shape[0]))) if isinstance(rows, slice) else len(rows)
-        taken = Stored((count, *self.shape[1:]), self.parts, lambda parts: unpack(parts).take(rows))
-        taken.shared = True
-        return taken
+        return Stored((count, *self.shape[1:]), self.parts, lambda parts: unpack(parts).take(rows))
 
     def unpacked(self) -> Grouped | Nf4 | Tensor:
         """The weight in the form that is multiplied, where it is multiplied."""
