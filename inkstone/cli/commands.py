@@ -11,17 +11,7 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import (
-    Draft,
-    DryRun,
-    GpuMemory,
-    Lookup,
-    Mapped,
-    Overrides,
-    Quantize,
-    RecipePath,
-    refuse_existing,
-)
+from inkstone.cli.options import Draft, DryRun, GpuGib, Lookup, Mapped, Overrides, Quantize, RecipePath, refuse_existing
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app
@@ -162,7 +152,7 @@ def chat(
     lookup: Lookup = 0,
     draft: Draft = None,
     offload: Mapped = False,
-    gpu_memory_gib: GpuMemory = None,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
@@ -218,7 +208,7 @@ def serve(
     lookup: Lookup = 0,
     draft: Draft = None,
     offload: Mapped = False,
-    gpu_memory_gib: GpuMemory = None,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models

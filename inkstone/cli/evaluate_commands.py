@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from inkstone.cli.help import DefaultVerb
-from inkstone.cli.options import GpuMemory, Mapped, Quantize, refuse_existing
+from inkstone.cli.options import GpuGib, Mapped, Quantize, refuse_existing
 
 
 class _Evaluate(DefaultVerb):
@@ -61,7 +61,7 @@ def evaluate_run(
     bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
     quantize: Quantize = None,
     offload: Mapped = False,
-    gpu_memory_gib: GpuMemory = None,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Score a model on benchmarks, on a quiz and problems of your own, on held-out text, or by context length."""
     if tasks:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import Draft, GpuMemory, Lookup, Mapped, Quantize, refuse_existing
+from inkstone.cli.options import Draft, GpuGib, Lookup, Mapped, Quantize, refuse_existing
 
 
 def generate(
@@ -39,7 +39,7 @@ def generate(
     lookup: Lookup = 0,
     draft: Draft = None,
     offload: Mapped = False,
-    gpu_memory_gib: GpuMemory = None,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     import torch

@@ -27,9 +27,9 @@ Draft = Annotated[
 ]
 Mapped = Annotated[
     bool,
-    typer.Option("--offload", help="copy nothing: weights stay in the mapped file and are read as they are used"),
+    typer.Option("--offload", help="copy nothing: weights stay in their mapped file and are read as used"),
 ]
-GpuMemory = Annotated[
+GpuGib = Annotated[
     float | None,
     typer.Option(min=0.01, metavar="GIB", help="run on the GPU in so much of its memory; what does not fit is brought"),
 ]

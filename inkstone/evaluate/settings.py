@@ -38,5 +38,5 @@ class EvaluateSettings(BaseModel):
     )
     offload: Machine[bool] = Field(False, description="Weights stay in the mapped file and are read as they are used.")
     gpu_memory_gib: Machine[float | None] = Field(
-        None, gt=0, description="Of a GPU's memory; weights that do not fit stay in the host's and are brought."
+        None, gt=0, description="So much of a GPU; the rest is brought to it."
     )

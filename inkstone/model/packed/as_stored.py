@@ -28,11 +28,7 @@ class Stored(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: Sequence[int],
-        parts: Mapping[str, Tensor],
-        unpack: Unpack | None = None,
-        by_rows: bool = False,
+        self, shape: Sequence[int], parts: Mapping[str, Tensor], unpack: Unpack | None = None, by_rows: bool = False
     ) -> None:
         super().__init__()
         self.shape: tuple[int, ...] = tuple(shape)
@@ -49,14 +45,11 @@ class Stored(nn.Module):
 
     def take(self, rows: slice | int | Tensor) -> "Stored":
         """Some rows, in this order, or one expert."""
-        unpack = self.unpack
-        if self.by_rows or unpack is None:
-            parts = {name: part[rows] for name, part in self.parts.items()}
-            shape = (len(next(iter(parts.values()))), *self.shape[1:])
-            return Stored(self.shape[1:] if isinstance(rows, int) else shape, parts, unpack, self.by_rows)
-        assert not isinstance(rows, int)
-        count = len(range(*rows.indices(self.shape[0]))) if isinstance(rows, slice) else len(rows)
-        return Stored((count, *self.shape[1:]), self.parts, lambda parts: unpack(parts).take(rows))
+        shape = torch.empty(self.shape, device="meta")[rows].shape
+        if (unpack := self.unpack) is None or self.by_rows:
+            return Stored(shape, {name: part[rows] for name, part in self.parts.items()}, unpack, self.by_rows)
+        assert not isinstance(rows, int), "experts are packed one by one, or by rows"
+        return Stored(shape, self.parts, lambda parts: unpack(parts).take(rows))
 
     def unpacked(self) -> Grouped | Nf4 | Tensor:
         """The weight in the form that is multiplied, where it is multiplied."""
@@ -120,6 +113,5 @@ class Lane:
         self.coming.clear()
         self.num_bytes += weight.num_bytes
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            self.coming[weight] = {
-                name: part.to(self.device, non_blocking=True, copy=True) for name, part in weight.parts.items()
-            }
+            parts = weight.parts.items()
+            self.coming[weight] = {name: part.to(self.device, non_blocking=True, copy=True) for name, part in parts}
