@@ -15,6 +15,7 @@ from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.generate import SamplingSettings, build_prompt, read_sampling, stream_reply
 from inkstone.model import Opened, open_directory
+from inkstone.model.files.offload import Offload
 from inkstone.model.opened import with_draft
 
 _HINT = "type a message; /help says more"
@@ -39,6 +40,7 @@ def converse(
     lookup: int = 0,
     draft: Path | None = None,
     device: str = "cpu",
+    offload: Offload | None = None,
 ) -> None:
     """Read messages from standard input until it ends; without a terminal only the replies are printed.
 
@@ -55,6 +57,7 @@ def converse(
         adapter=adapter,
         quantize=quantize,
         prepack=True,
+        offload=offload,
     )
     opened = with_draft(opened, draft)
     given = {key: value for key, value in asked.items() if value is not None}

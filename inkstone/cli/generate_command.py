@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype
-from inkstone.cli.options import Draft, Lookup, Quantize, Where, refuse_existing
+from inkstone.cli.options import Draft, GpuGib, Lookup, Mapped, Quantize, Where, refuse_existing
 
 
 def generate(
@@ -39,6 +39,8 @@ def generate(
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
+    offload: Mapped = False,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     import torch
@@ -47,6 +49,7 @@ def generate(
     from inkstone.generate import SamplingSettings, read_sampling
     from inkstone.generate.batch import BatchWork, answer_file
     from inkstone.model import open_directory
+    from inkstone.model.files.offload import Offload
     from inkstone.model.opened import with_draft
     from inkstone.storage.json_object import read_json_object
 
@@ -69,6 +72,7 @@ def generate(
         adapter=adapter,
         quantize=quantize,
         prepack=True,
+        offload=Offload(offload, gpu_memory_gib),
     )
     opened = with_draft(opened, draft)
     given = {key: value for key, value in chosen.items() if value is not None}

@@ -8,7 +8,6 @@
 Scales and updates are those of PEFT, whose directories `files/adapter.py` reads and writes.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,11 +49,9 @@ class LoraLinear(nn.Module):
     """base(x) + scale x B A dropout(x). With DoRA (Liu et al. 2024, arXiv 2402.09353) each row of the sum is given the
     length `magnitude`, and that length alone is learned freely."""
 
-    def __init__(self, base: Linear | PackedLinear, shape: LoraShape) -> None:
+    def __init__(self, base: Linear | PackedLinear, shape: LoraShape, device: torch.device) -> None:
         super().__init__()
         self.base, self.shape, self.enabled = base, shape, True
-        held = itertools.chain(base.buffers(), base.parameters())  # packed weights are buffers; oneDNN's are neither
-        device = next((tensor.device for tensor in held), torch.device("cpu"))
         self.lora_A = nn.Parameter(torch.zeros(shape.rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, shape.rank, device=device))
         if shape.dora:
@@ -99,7 +96,7 @@ def attach_lora(model: Decoder, shape: LoraShape, generator: torch.Generator) ->
         raise InputError(f"lora targets {', '.join(missing)} match nothing: this model has {', '.join(has)}")
     model.requires_grad_(False)
     for name, module in found.items():
-        adapted = LoraLinear(module, shape)
+        adapted = LoraLinear(module, shape, model.device)
         bound = 1 / math.sqrt(adapted.lora_A.shape[1])
         drawn = torch.rand(adapted.lora_A.shape, generator=generator) * 2 * bound - bound
         adapted.lora_A.data.copy_(drawn)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.files.safetensors_file import Entry, SafetensorsFile
-from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.as_stored import Stored
 from inkstone.storage import read_json_object, reading
 
 INDEX = "model.safetensors.index.json"
@@ -58,9 +58,13 @@ class Checkpoint:
                     )
                 self.entries[name], self._file_of[name] = entry, file
 
-    def packed(self, name: str) -> PackedWeight | None:
-        """None: nothing here is quantised."""
-        return None
+    def is_packed(self, name: str) -> bool:
+        """Whether it is quantised, and may stay so."""
+        return False
+
+    def stored(self, name: str) -> Stored:
+        """The tensor as it lies in its file, quantised or not."""
+        return Stored(self.entries[name].shape, {"weight": Checkpoint.tensor(self, name)})
 
     def tensor(self, name: str) -> Tensor:
         """A view of the mapped file."""
