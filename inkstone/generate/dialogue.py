@@ -30,7 +30,7 @@ def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> 
         said.setdefault("temperature", 1.0)
         keys += ["temperature", "top_k", "top_p", "min_p"]
     if said.get("top_k") == -1:  # vLLM's word for all
-        said["top_k"] = 0
+        del said["top_k"]
     try:
         return SamplingSettings(**settings | {key: said[key] for key in keys if key in said})
     except ValidationError as error:

@@ -118,10 +118,8 @@ def _lock(handle: int) -> bool:
     """Whether no other process holds it; the kernel frees it with its owner. A file system without locks has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 

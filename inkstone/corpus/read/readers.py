@@ -100,8 +100,8 @@ def _document(
     if not parts:
         names = " or ".join(text_fields)
         have = ", ".join(str(name) for name in row) or "none"
-        kinds = {name: type(value).__name__ for name in text_fields if (value := row.get(name))}
-        have += "".join(f"; {name} is a {kind}" for name, kind in kinds.items() if kind != "str")
+        others = [(name, value) for name in text_fields if (value := row.get(name)) and not isinstance(value, str)]
+        have += "".join(f"; {name} is a {type(value).__name__}" for name, value in others)
         reason = f"no text in field {names}; fields: {have}. Set [corpus] text_fields if the text has another name"
         return _broken(file, number, "no_text", reason, _plain(row), source)
     text = "\n\n".join(parts)

@@ -12,7 +12,7 @@ def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
     """A llama or mistral config.json; where Mistral's defaults differ from Llama's, they are Mistral's."""
     read = ConfigReader(values, where)
     mistral = values.get("model_type") == "mistral"
-    read.expect("hidden_act", "silu", "swish")
+    read.expect("hidden_act", "silu")
     heads = read.whole("num_attention_heads")
     hidden = read.whole("hidden_size")
     positions = read.whole("max_position_embeddings", default=131072 if mistral else 2048)

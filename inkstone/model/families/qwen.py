@@ -19,7 +19,7 @@ def read_config(values: Mapping[str, Any], where: str) -> DecoderConfig:
     """A config.json of model_type qwen2, qwen3 or qwen3_moe."""
     read = ConfigReader(values, where)
     second, mixture = values.get("model_type") == "qwen2", values.get("model_type") == "qwen3_moe"
-    read.expect("hidden_act", "silu", "swish")
+    read.expect("hidden_act", "silu")
     if mixture and (values.get("decoder_sparse_step") not in (None, 1) or values.get("mlp_only_layers")):
         read.problem("decoder_sparse_step or mlp_only_layers leaves layers without experts; every layer must have them")
     heads, hidden = read.whole("num_attention_heads"), read.whole("hidden_size")
