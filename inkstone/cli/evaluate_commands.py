@@ -102,7 +102,7 @@ def evaluate_run(
     from inkstone.storage import atomic_directory
 
     if not (quiz or problems or tokens):
-        raise InputError("nothing to evaluate: give --tasks, --quiz, --problems or --tokens")
+        raise InputError("nothing to evaluate: give --tasks, --quiz, --problems, --tokens or --perplexity-by-length")
     refuse_existing(output)
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if bf16 else "float32"
     settings = EvaluateSettings(

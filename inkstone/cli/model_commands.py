@@ -27,7 +27,7 @@ def convert(
     family: Annotated[
         str | None,
         typer.Option(
-            help="layout to write: llama, baichuan, bloom, mixtral or chatglm; default: what most programs open"
+            help="layout to write: a family of the README's table, e.g. qwen2; default: what most programs open"
         ),
     ] = None,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="largest file, e.g. 5GB")] = "5GB",
@@ -44,6 +44,8 @@ def convert(
     limit = size_in_bytes(shard_size)
     refuse_existing(target)
     if target.suffix == GGUF:
+        if dtype or family:
+            raise InputError("--dtype and --family are for a directory: a .gguf file has --type")
         _convert_to_gguf(resolve_source(source), target, kind)
         return
     if kind is not None:
@@ -61,7 +63,7 @@ def _convert_to_gguf(source: Path, target: Path, kind: str | None) -> None:
     from inkstone.model.gguf import TYPES, write_gguf
 
     if kind not in TYPES:
-        raise InputError(f"--type {kind} is none of GGUF's: give one of {', '.join(TYPES)}")
+        raise InputError(f"a .gguf file needs --type, one of {', '.join(TYPES)}" + (f"; not {kind}" if kind else ""))
     with show_progress("convert") as progress:
         write_gguf(source, target, kind, progress)
     typer.echo(f"{target} ({kind})")

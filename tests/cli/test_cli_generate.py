@@ -137,7 +137,9 @@ def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path
     problems.mkdir()
     for name in ("dev", "test"):
         (problems / f"{name}.jsonl").write_text(json.dumps({**row, "id": name}) + "\n")
-    assert "--type None is none of GGUF's" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
+    assert "a .gguf file needs --type, one of f32" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
+    ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f16", "--dtype", "bf16")
+    assert ended.code == 2 and "--dtype and --family are for a directory" in ended.said
     assert "a directory has --dtype" in inkstone("convert", models / "chat", tmp_path / "m", "--type", "f16").said
     ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f32")
     assert ended.code == 0, ended.said

@@ -33,6 +33,7 @@ class LoraShape:
     rank: int
     alpha: float
     targets: tuple[str, ...] = LINEARS
+    """By the last part of their names, or the whole name of one."""
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
@@ -89,8 +90,8 @@ def attach_lora(model: Decoder, shape: LoraShape, generator: torch.Generator) ->
     Raises InputError for a target that no block has.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear | PackedLinear)}
-    found = {name: module for name, module in linears.items() if name.rpartition(".")[2] in shape.targets}
-    missing = [target for target in shape.targets if not any(name.endswith(f".{target}") for name in found)]
+    found = {n: module for n, module in linears.items() if {n, n.rpartition(".")[2]} & {*shape.targets}}
+    missing = [target for target in shape.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
     if missing and (set(shape.targets) != set(LINEARS) or not found):
         has = [name for name in LINEARS if any(one.endswith(f".{name}") for one in linears)]
         raise InputError(f"lora targets {', '.join(missing)} match nothing: this model has {', '.join(has)}")

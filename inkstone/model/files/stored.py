@@ -49,7 +49,7 @@ class Checkpoint:
         """Tensors that say nothing (zeros), which an architecture may have no place for."""
         self.num_bytes = 0
         for path in weight_files(directory):
-            file = SafetensorsFile(path) if path.suffix == ".safetensors" else _PickleFile(path)
+            file = SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
             self.num_bytes += path.stat().st_size
             for name, entry in file.entries.items():
                 if name in self.entries:
@@ -77,11 +77,11 @@ class Checkpoint:
 
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold the weights, all there. Raises InputError naming what is missing."""
-    for index, single in _LAYOUTS:
-        if (directory / index).is_file():
-            return _indexed_files(directory / index)
+    for index, single in _LAYOUTS:  # as transformers looks for them: where both are there, the index is an old one
         if (directory / single).is_file():
             return [directory / single]
+        if (directory / index).is_file():
+            return _indexed_files(directory / index)
     shards = sorted(path.name for path in directory.glob("*-of-*") if path.suffix in (".safetensors", ".bin"))
     if shards:
         raise InputError(f"{directory} has {shards[0]} but no index of its shards ({INDEX}): copy the index as well")
@@ -115,8 +115,8 @@ def _is_plain(name: object, value: object) -> bool:
     return plain and not value.is_quantized and not value.is_complex()
 
 
-class _PickleFile:
-    """A legacy `pytorch_model.bin`: tensors only, mapped where the file is a zip (everything since 2020)."""
+class PickleFile:
+    """A legacy `pytorch_model.bin`, or an adapter's: tensors only, mapped where it is a zip (everything since 2020)."""
 
     def __init__(self, path: Path) -> None:
         try:

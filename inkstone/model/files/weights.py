@@ -163,6 +163,8 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
         inside = sorted(path.parent for path in source.glob("*/config.json"))
         inside.sort(key=lambda directory: not (directory / "chat_template.json").is_file())
         hint = f"; there are models inside: {', '.join(map(str, inside[:4]))}" if inside else ""
+        if (source / "adapter_config.json").is_file():
+            hint = f"; it is an adapter: give its base, and --adapter {source}"
         raise InputError(f"{source} is not a model directory: it has no config.json{hint}") from error
     if values.get("auto_map"):
         _say_code_is_ignored(path)
