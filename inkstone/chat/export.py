@@ -19,6 +19,11 @@ from inkstone.tokenizer import Tokenizer
 TEMPLATE_FILE = "chat_template.json"
 JINJA_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
+_NOT_FOLLOWED = (
+    "num_beams", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
+    "forced_bos_token_id", "forced_eos_token_id", "min_new_tokens", "min_length", "typical_p", "epsilon_cutoff",
+)  # fmt: skip
+"""Settings of transformers that change an answer and that nothing here reads."""
 
 
 def save_template(template: Template, directory: Path) -> None:
@@ -53,6 +58,12 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     """What generation_config.json says; nothing where there is none. Raises InputError where it is damaged."""
     path = directory / GENERATION_FILE
     return read_json_object(path) if path.is_file() else {}
+
+
+def not_followed(directory: Path) -> list[str]:
+    """The settings of generation_config.json that change an answer elsewhere and not here."""
+    said = read_generation_config(directory)
+    return [key for key in _NOT_FOLLOWED if said.get(key) not in (None, 0, 1, 1.0, [], {})]
 
 
 def eos_ids(settings: dict[str, Any], path: Path) -> list[int]:

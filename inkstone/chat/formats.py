@@ -21,20 +21,21 @@ _PROMPT_FIELDS = ("instruction", "prompt", "question", "query", "content")
 _ANSWER_FIELDS = ("output", "response", "answer", "completion", "summary")
 _REJECTED_FIELDS = ("rejected", "reject")
 _VERDICT_FIELDS = ("label", "kto_tag")
-_ROLE_NAMES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
+_SPEAKERS: dict[Role, str] = {
+    "system": "system developer",
+    "user": "user human",
+    "assistant": "assistant gpt chatgpt bing bard model bot function_call tool_call",
+    "tool": "tool function observation tool_response",
 }
+_ROLE_NAMES = {name: role for role, names in _SPEAKERS.items() for name in names.split()}
 _FOREIGN_WEIGHTS = ("mask", "loss", "trainable", "training", "train_detail", "train_on_turn", "loss_mask")
 """Fields of a turn by which other trainers choose what is learned."""
+_INPUT_FIELDS = ("input", "context")
+"""What an instruction is about: Alpaca's name and Dolly's."""
+_SYSTEM_FIELDS = ("system", "meta_instruction", "system_prompt")
+_MEDIA_FIELDS = ("image", "images", "video", "videos", "audio", "audios")
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""What a model thought before it answered, as servers give it; models write it in <think> marks (DeepSeek, Qwen)."""
 EXPECTED_CHAT = (
     '"messages" or "conversations" with a list of turns, or "instruction" and "output" '
     f"(also {', '.join(_PROMPT_FIELDS[1:])} and {', '.join(_ANSWER_FIELDS[1:])})"
@@ -72,11 +73,24 @@ def detect_preference(row: Row) -> Layout | None:
     """The layout of a row with a prompt, a chosen and a rejected answer, or None."""
     if "chosen" not in row or _rejected(row) is None:
         return None
+    row = _apart(row)
     for field in ("prompt", *_TURN_FIELDS):
         if isinstance(row.get(field), list):
             return Layout(field)
     prompt = next((field for field in _PROMPT_FIELDS if field in row), None)
     return Layout(None, prompt) if prompt else None
+
+
+def _apart(row: Row) -> Row:
+    """Whole conversations that differ in their last turn (UltraFeedback, TRL), as what was asked and two answers."""
+    prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get(_rejected(row) or "")
+    if not (isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1):
+        return row
+    asked = chosen[:-1]
+    if asked != rejected[:-1] or (isinstance(prompt, list) and prompt != asked[: len(prompt)]):
+        return row
+    rest = {key: value for key, value in row.items() if key not in ("prompt", *_TURN_FIELDS)}
+    return {**rest, "messages": asked, "chosen": chosen[-1], _rejected(row) or "": rejected[-1]}
 
 
 def _rejected(row: Row) -> str | None:
@@ -151,6 +165,7 @@ def read_prompt(row: Row, goes_on: bool = False) -> tuple[list[Message], list[Fa
 def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
     """The pair of a row; it is usable when there are no faults."""
     faults: list[Fault] = []
+    row = _apart(row)
     turns = _conversation(row, layout, faults)
     if turns:
         _check_order(turns, faults)
@@ -168,15 +183,17 @@ def read_preference(row: Row, layout: Layout) -> tuple[Preference, list[Fault]]:
 
 def _conversation(row: Row, layout: Layout, faults: list[Fault]) -> list[Labelled]:
     """System and turns as they stand in the row; for an instruction also its history, but not its answer."""
+    media = [field for field in _MEDIA_FIELDS if row.get(field)]
+    faults += [(field, "is not read, so the model would learn to speak of what it never sees") for field in media]
     if layout.turns:
         value = row.get(layout.turns)
         turns = _turns(_moss_turns(value) if layout.turns == _MOSS else value, layout.turns, faults)
     else:
         turns = _history(row.get("history"), faults)
-        request = [row.get(field) for field in (layout.prompt, "input")]
+        request = [row.get(field) for field in (layout.prompt, *_INPUT_FIELDS)]
         parts = [part for part in request if not (part is None or (isinstance(part, str) and not part.strip()))]
         texts = [_text(part, layout.prompt, faults) for part in parts or [row.get(layout.prompt)]]
-        input_at = len(texts[0]) + 1 if len(texts) == 2 else None
+        input_at = len(texts[0]) + 1 if len(texts) > 1 else None
         turns.append((layout.prompt, Message("user", "\n".join(texts), input_at=input_at)))
     return _with_system(row, turns, faults)
 
@@ -187,9 +204,9 @@ def _with_system(row: Row, turns: list[Labelled], faults: list[Fault]) -> list[L
     if turns and turns[0][1].role == "system":
         (label, message), *turns = turns
         system = message.content
-    elif field := next((field for field in ("system", "meta_instruction") if row.get(field)), None):
+    elif field := next((field for field in _SYSTEM_FIELDS if row.get(field)), None):
         system = _text(row[field], field, faults)
-    tools = row.get("tools")
+    tools = row.get("tools") or row.get("functions")
     described = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False) if tools else ""
     if described.strip() not in ("", "[]"):
         system = f"{system}\n\n{described}".strip()
@@ -209,7 +226,7 @@ def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
             readable = False
             continue
         name = turn.get("role", turn.get("from"))
-        role = _ROLE_NAMES.get(name) if isinstance(name, str) else None
+        role = _ROLE_NAMES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
             faults.append((label, f"unknown role {json.dumps(name, ensure_ascii=False)}"))
             readable = False
@@ -241,11 +258,19 @@ def _unmarked(text: object) -> object:
 
 
 def _content(turn: Row, label: str, faults: list[Fault]) -> str:
-    """The text of a turn: a string, or OpenAI's list of text parts."""
+    """What a turn says, and before it what was thought."""
+    said, field = _said(turn, label, faults), next((field for field in _THOUGHT_FIELDS if turn.get(field)), None)
+    if field is None:
+        return said
+    return f"<think>\n{_text(turn[field], f'{label}.{field}', faults).strip()}\n</think>\n\n{said.lstrip()}"
+
+
+def _said(turn: Row, label: str, faults: list[Fault]) -> str:
+    """The text of a turn: a string, or OpenAI's list of text parts; calls of tools behind it."""
     field = "content" if "content" in turn else "value"
     value = turn.get(field)
-    if turn.get("tool_calls"):
-        calls = _calls(turn["tool_calls"], f"{label}.tool_calls", faults)
+    if called := next((name for name in ("tool_calls", "function_call") if turn.get(name)), None):
+        calls = _calls(turn[called], f"{label}.{called}", faults)
         return "\n".join([value, *calls] if isinstance(value, str) and value else calls)
     if not isinstance(value, list):
         return _text(value, f"{label}.{field}", faults)

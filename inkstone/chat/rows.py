@@ -1,4 +1,4 @@
-"""Read rows of JSON from the files people have: a list (.json) or one object per line (.jsonl), also .gz, .zst, .xz.
+"""Read rows of JSON from the files people have: a list (.json) or one object per line (.jsonl), also compressed.
 
 Which of the two is decided by the content, since many files named .json hold lines. A broken line is a fault of that
 row; a file that cannot be read at all is an `UnreadableFile`. Rows come while the file is read, a megabyte at a time:
@@ -142,7 +142,7 @@ def _chunks(path: Path) -> Generator[bytes]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     if not suffixes or suffixes[-1] not in SUFFIXES:
-        raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with .gz, .zst or .xz)")
+        raise UnreadableFile(f"is not one of {', '.join(SUFFIXES)} (each also with .gz, .zst, .xz or .bz2)")
     if path.exists() and not path.is_file():
         raise UnreadableFile("is not a file")  # a pipe would be waited for
     unpacked = 0

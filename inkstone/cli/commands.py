@@ -11,7 +11,18 @@ from inkstone.cli.curate_commands import curate_app
 from inkstone.cli.ending import Ending
 from inkstone.cli.evaluate_commands import evaluate_app
 from inkstone.cli.merge_commands import merge_app
-from inkstone.cli.options import Draft, DryRun, Lookup, Overrides, Quantize, RecipePath, Where, refuse_existing
+from inkstone.cli.options import (
+    Draft,
+    DryRun,
+    GpuGib,
+    Lookup,
+    Mapped,
+    Overrides,
+    Quantize,
+    RecipePath,
+    Where,
+    refuse_existing,
+)  # fmt: skip
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app
@@ -152,9 +163,12 @@ def chat(
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
+    offload: Mapped = False,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Talk to a chat model: streaming, multi-turn, Chinese or English."""
     from inkstone.cli.chat import converse
+    from inkstone.model.files.offload import Offload
 
     asked = {
         "temperature": temperature,
@@ -164,7 +178,18 @@ def chat(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    opened = model_commands.open_to_write(model, dtype, device, template, adapter, quantize, draft, chat=True)
+    stays = Offload(offload, gpu_memory_gib)
+    opened = model_commands.open_to_write(
+        model,
+        dtype,
+        draft,
+        device=device,
+        template=template,
+        chat=True,
+        adapter=adapter,
+        quantize=quantize,
+        offload=stays,
+    )
     converse(opened, model, system, asked, show_prompt, lookup)
 
 
@@ -204,12 +229,17 @@ def serve(
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
+    offload: Mapped = False,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Serve models through an OpenAI-compatible API, and pages to chat with them in a browser."""
     from inkstone.cli.serve import serve_models
+    from inkstone.model.files.offload import Offload
     from inkstone.serve.models import ServeSettings
 
     kind = model_commands.DTYPES.get(dtype or "")
-    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize, lookup, draft)
+    stays = Offload(offload, gpu_memory_gib, cache_gib)
+    stays.check()
+    settings = ServeSettings(rows, waiting, cache_gib, memory_gib, kind, device, quantize, lookup, draft, stays)
     limits, work = (key_requests, key_rate), (tasks, tasks_at_once)
     serve_models(models, settings, host, port, api_key or [], limits, drain_s, database, console, work, adapter or [])

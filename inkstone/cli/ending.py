@@ -27,7 +27,7 @@ class Ending(Verbs):
         except InkstoneError as error:
             _leave(f"[bold red]error:[/] {escape(visible(str(error)))}", error.exit_code)
         except KeyboardInterrupt as stop:
-            said = str(stop) or "stopped; what was finished is kept, and the same command continues"
+            said = str(stop) or "stopped; nothing half done is left, and the same command goes on from what is finished"
             _leave(f"[yellow]{escape(said)}[/]", 130)
         except OSError as error:
             # A closed pipe (`inkstone ... | head`) is Typer's business; an error without a number is not the system's.

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from inkstone.cli.help import DefaultVerb
-from inkstone.cli.options import Quantize, refuse_existing
+from inkstone.cli.options import GpuGib, Mapped, Quantize, refuse_existing
 
 
 class _Evaluate(DefaultVerb):
@@ -59,6 +59,8 @@ def evaluate_run(
     text_tokens: Annotated[int, typer.Option(min=4, help="tokens of the text that are used")] = 32768,
     bf16: Annotated[bool, typer.Option("--bf16", help="weights and arithmetic in bfloat16; default: float32")] = False,
     quantize: Quantize = None,
+    offload: Mapped = False,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Score a model on benchmarks, on a quiz and problems of your own, on held-out text, or by context length."""
     if tasks:
@@ -66,12 +68,13 @@ def evaluate_run(
             raise typer.BadParameter("--tasks is measured alone: leave out --quiz, --problems, --tokens")
         from inkstone.cli.evaluate_tasks import show_benchmarks
         from inkstone.evaluate.run.benchmarks import wanted_protocols
+        from inkstone.model.files.offload import Offload
 
         written = {"max_new_tokens": max_new_tokens, "samples": samples, "temperature": temperature}
         show_benchmarks(
             model, wanted_protocols(tasks.split(","), shots, **written), data, output, as_base, bf16, adapter,
-            quantize, judge=judge, names=(model_name, judge_name), limit=limit, split=split, published=published,
-            allow_unsandboxed=allow_unsandboxed,
+            quantize, Offload(offload, gpu_memory_gib), judge=judge, names=(model_name, judge_name), limit=limit,
+            split=split, published=published, allow_unsandboxed=allow_unsandboxed,
         )  # fmt: skip
         return
     only = {
@@ -85,9 +88,9 @@ def evaluate_run(
     if perplexity_by_length:
         from inkstone.cli.by_length import show_perplexity_by_length
 
-        if quiz or problems or bf16 or quantize:
+        if quiz or problems or bf16 or quantize or offload or gpu_memory_gib:
             raise typer.BadParameter("--perplexity-by-length is measured alone, in float32: leave out --quiz, "
-                                     "--problems, --bf16 and --quantize")  # fmt: skip
+                                     "--problems, --bf16, --quantize and where weights are to stay")  # fmt: skip
         refuse_existing(output)
         show_perplexity_by_length(Path(model), output, perplexity_by_length, text, tokens, text_tokens)
         return
@@ -98,10 +101,13 @@ def evaluate_run(
     from inkstone.storage import atomic_directory
 
     if not (quiz or problems or tokens):
-        raise InputError("nothing to evaluate: give --tasks, --quiz, --problems or --tokens")
+        raise InputError("nothing to evaluate: give --tasks, --quiz, --problems, --tokens or --perplexity-by-length")
     refuse_existing(output)
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if bf16 else "float32"
-    settings = EvaluateSettings(shots=5 if shots is None else shots, dtype=dtype, quantize=quantize)
+    settings = EvaluateSettings(
+        shots=5 if shots is None else shots, dtype=dtype, quantize=quantize, offload=offload,
+        gpu_memory_gib=gpu_memory_gib,
+    )  # fmt: skip
     with show_progress("evaluate") as progress, atomic_directory(output) as draft:
         scores = evaluate_directory(Path(model), draft, settings, quiz, problems, tokens, progress=progress)
     head, *rows = score_rows(scores)

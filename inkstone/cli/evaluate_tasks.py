@@ -12,6 +12,7 @@ from inkstone.cli.table import show_table
 from inkstone.cli.visible import visible
 from inkstone.errors import InputError
 from inkstone.evaluate.protocols import Protocol
+from inkstone.model.files.offload import Offload
 from inkstone.model.packed.pack import Kind
 
 
@@ -24,6 +25,7 @@ def show_benchmarks(
     bf16: bool,
     adapter: Path | None,
     quantize: Kind | None,
+    offload: Offload,
     judge: str,
     names: tuple[str, str],
     **options: Any,
@@ -36,15 +38,18 @@ def show_benchmarks(
     from inkstone.evaluate.run.local import LocalModel
 
     dtype = torch.bfloat16 if bf16 else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not offload.mapped else "cpu"
     with show_progress("evaluate") as progress, torch.inference_mode():
         remote = model.startswith(("http://", "https://"))
-        if remote and (adapter or quantize):
-            raise InputError("--adapter and --quantize are for a model directory: an endpoint has its weights already")
+        if remote and (adapter or quantize or offload != Offload()):
+            raise InputError(
+                "--adapter, --quantize, --offload and --gpu-memory-gib are for a model directory: an endpoint has its "
+                "weights already"
+            )
         opened = (
             Endpoint(model, names[0])
             if remote
-            else LocalModel(Path(model), dtype, device, as_base, adapter=adapter, quantize=quantize)
+            else LocalModel(Path(model), dtype, device, as_base, adapter=adapter, quantize=quantize, offload=offload)
         )
         rater = Endpoint(judge, names[1]) if judge else None
         scores = run_benchmarks(opened, protocols, data, output, progress, judge=rater, **options)

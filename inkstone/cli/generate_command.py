@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from inkstone.cli.model_commands import DTYPES, Dtype, open_to_write
-from inkstone.cli.options import Draft, Lookup, Quantize, Where, refuse_existing
+from inkstone.cli.options import Draft, GpuGib, Lookup, Mapped, Quantize, Where, refuse_existing
 
 
 def generate(
@@ -39,11 +39,14 @@ def generate(
     quantize: Quantize = None,
     lookup: Lookup = 0,
     draft: Draft = None,
+    offload: Mapped = False,
+    gpu_memory_gib: GpuGib = None,
 ) -> None:
     """Answer a file of prompts. A killed call goes on where it was; nothing is computed while a row is at fault."""
     from inkstone.cli.progress import show_progress
     from inkstone.generate import SamplingSettings, read_sampling
     from inkstone.generate.batch import BatchWork, answer_file
+    from inkstone.model.files.offload import Offload
     from inkstone.storage.json_object import read_json_object
 
     refuse_existing(output)
@@ -56,7 +59,10 @@ def generate(
         "max_new_tokens": max_new_tokens,
     }
     wanted = read_json_object(schema) if schema else None
-    opened = open_to_write(model, dtype, device, template, adapter, quantize, draft)
+    stays = Offload(offload, gpu_memory_gib)
+    opened = open_to_write(
+        model, dtype, draft, device=device, template=template, adapter=adapter, quantize=quantize, offload=stays
+    )
     given = {key: value for key, value in chosen.items() if value is not None}
     sampling = SamplingSettings(**read_sampling(model).model_dump() | given | {"seed": seed})
     whose = json.dumps(

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,6 @@ from inkstone.errors import InputError
 
 if TYPE_CHECKING:
     from inkstone.model import Opened
-    from inkstone.model.packed.pack import Kind
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -31,7 +30,7 @@ def convert(
     family: Annotated[
         str | None,
         typer.Option(
-            help="layout to write: llama, baichuan, bloom, mixtral or chatglm; default: what most programs open"
+            help="layout to write: a family of the README's table, e.g. qwen2; default: what most programs open"
         ),
     ] = None,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="largest file, e.g. 5GB")] = "5GB",
@@ -48,6 +47,8 @@ def convert(
     limit = size_in_bytes(shard_size)
     refuse_existing(target)
     if target.suffix == GGUF:
+        if dtype or family:
+            raise InputError("--dtype and --family are for a directory: a .gguf file has --type")
         _convert_to_gguf(resolve_source(source), target, kind)
         return
     if kind is not None:
@@ -65,7 +66,7 @@ def _convert_to_gguf(source: Path, target: Path, kind: str | None) -> None:
     from inkstone.model.gguf import TYPES, write_gguf
 
     if kind not in TYPES:
-        raise InputError(f"--type {kind} is none of GGUF's: give one of {', '.join(TYPES)}")
+        raise InputError(f"a .gguf file needs --type, one of {', '.join(TYPES)}" + (f"; not {kind}" if kind else ""))
     with show_progress("convert") as progress:
         write_gguf(source, target, kind, progress)
     typer.echo(f"{target} ({kind})")
@@ -93,25 +94,18 @@ def inspect(
         show_facts(facts)
 
 
-def open_to_write(
-    model: Path,
-    dtype: str | None,
-    device: str,
-    template: str | None,
-    adapter: Path | None,
-    quantize: "Kind | None",
-    draft: Path | None,
-    chat: bool = False,
-) -> "Opened":
-    """A model that `chat` or `generate` decodes with, and the smaller one that guesses for it."""
+def open_to_write(model: Path, dtype: str | None, draft: Path | None, **options: Any) -> "Opened":
+    """A model that `chat` or `generate` decodes with, and the smaller one that guesses for it.
+
+    `options` are those of `open_directory`.
+    """
     import torch
 
     from inkstone.model import open_directory
     from inkstone.model.opened import with_draft
 
     kind = getattr(torch, DTYPES[dtype]) if dtype else None
-    opened = open_directory(model, kind, device, template, chat=chat, adapter=adapter, quantize=quantize, prepack=True)
-    return with_draft(opened, draft)
+    return with_draft(open_directory(model, kind, prepack=True, **options), draft)
 
 
 def size_in_bytes(text: str) -> int:

@@ -26,6 +26,14 @@ Draft = Annotated[
     typer.Option(metavar="DIR", help="smaller model of the same vocabulary that guesses; answers stay equal"),
 ]
 Where = Annotated[str, typer.Option("--device", help="cpu or cuda")]
+Mapped = Annotated[
+    bool,
+    typer.Option("--offload", help="copy nothing: weights stay in their mapped file and are read as used"),
+]
+GpuGib = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="GIB", help="run on the GPU in so much of its memory; what does not fit is brought"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and why, and stop")]
 
 

@@ -16,6 +16,7 @@ from inkstone.corpus.judge.benchmarks import index_texts, overlaps
 from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
+from inkstone.errors import InputError
 from inkstone.evaluate.tasks import Item
 from inkstone.progress import Progress
 
@@ -35,11 +36,16 @@ class Found:
 def find_in_corpus(
     items: Sequence[Item], corpus: Iterable[Path], progress: Progress, overlap: float = 0.5, field: str = "text"
 ) -> list[Found]:
-    """Every item of every document, strongest first."""
+    """Every item of every document, strongest first; what cannot be searched is said.
+
+    Raises InputError where nothing of the corpus can be read.
+    """
     texts = [(item.id, text) for item in items for text in item_texts(item)]
     index = index_texts([name for name, _ in texts], [text for _, text in texts])
     said, best, documents = [text for _, text in texts], dict[tuple[str, str], Found](), 0
+    unread: list[str] = []
     for batch in read_batches(find_files(corpus), [field], max_document_mb=64.0):
+        unread += [record.detail for record in batch.broken]
         tokens = tokenize(flatten(pa.array(batch.texts, pa.string())))
         for document, item, share in zip(*overlaps(tokens, index), strict=True):
             key = index.names[item], batch.ids[document]
@@ -47,6 +53,11 @@ def find_in_corpus(
                 best[key] = Found(*key, float(share), _passage(said[item], batch.texts[document]))
         documents += len(batch.texts)
         progress.advance(documents, None, "documents", found=len(best))
+    if unread:
+        sentence = f"{len(unread)} records could not be read and were not searched, the first: {unread[0]}"
+        if not documents:
+            raise InputError(f"{sentence} (--text-field names the field with the text)")
+        progress.note(sentence)
     return sorted(best.values(), key=lambda one: (-one.overlap, one.item, one.document))
 
 

@@ -34,3 +34,7 @@ class EvaluateSettings(BaseModel, extra="forbid", frozen=True):
     device: Machine[Literal["auto", "cpu", "cuda"]] = Field(
         "auto", description="Where to run; auto: cuda where there is one."
     )
+    offload: Machine[bool] = Field(False, description="Weights stay in the mapped file and are read as they are used.")
+    gpu_memory_gib: Machine[float | None] = Field(
+        None, gt=0, description="So much of a GPU; the rest is brought to it."
+    )

@@ -28,6 +28,7 @@ from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.table import table_entry
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
+from inkstone.model.files.offload import Offload
 from inkstone.model.files.weights import GGUF
 from inkstone.model.opened import states_template
 from inkstone.progress import Progress, Silent
@@ -179,15 +180,17 @@ def _evaluate_model(
     started = time.perf_counter()
     device = settings.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    opened = open_directory(directory, getattr(torch, settings.dtype), device, quantize=settings.quantize)
+        device = "cuda" if torch.cuda.is_available() and not settings.offload else "cpu"
+    stays = Offload(settings.offload, settings.gpu_memory_gib)
+    dtype = getattr(torch, settings.dtype)
+    opened = open_directory(directory, dtype, device, quantize=settings.quantize, offload=stays)
     if not states_template(directory):
         opened = replace(opened, template=None)
     model, tokenizer = opened.model, opened.tokenizer
     result: dict[str, object] = {
         "kind": "chat" if opened.template else "base",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": device,
+        "parameters": model.config.num_parameters(),
+        "device": model.device.type,
     }
     asked: Rows = []
     solved: Rows = []

@@ -6,6 +6,8 @@ for delta in stream_reply(opened, history, sampling): print(delta, end="")
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from inkstone.chat import Message, prompt_to_fit
 from inkstone.chat.export import GENERATION_FILE, read_generation_config
 from inkstone.errors import InputError
@@ -27,11 +29,14 @@ def read_sampling(directory: Path, fallback: SamplingSettings | None = None) -> 
     if said.get("do_sample"):
         said.setdefault("temperature", 1.0)
         keys += ["temperature", "top_k", "top_p", "min_p"]
+    if said.get("top_k") == -1:  # vLLM's word for all
+        del said["top_k"]
     try:
         return SamplingSettings(**settings | {key: said[key] for key in keys if key in said})
-    except ValueError as error:
+    except ValidationError as error:
+        wrong = ", ".join(f"{one['loc'][0]} = {one['input']!r}: {one['msg'].lower()}" for one in error.errors())
         path = directory / GENERATION_FILE
-        raise InputError(f"{path} does not say how to sample ({error}): repair or remove it") from error
+        raise InputError(f"{path} does not say how to sample ({wrong}): repair or remove it") from error
 
 
 def build_prompt(opened: Opened, history: Sequence[Message], sampling: SamplingSettings) -> list[int]:

@@ -10,7 +10,7 @@ prompt never stalls the others. A prompt shares the blocks of whatever beginning
 for its longest answer where the pool has them for all that could run, else for its beginning; it then takes more as it
 grows, and where there are none the youngest is pushed out, keeps its tokens and is computed again later.
 
-A step in which every request computes one token is captured as a CUDA graph on a GPU (`graphs.py`).
+A step in which every request computes one token is captured as a CUDA graph on a GPU, if asked (`graphs.py`).
 
 With `lookup` a request may get several tokens in a step: guesses, from its own text (`lookup.py`) or of a smaller model
 (`draft.py`), that the same forward finds right. What is right is what plain decoding would choose, by the same draws.
@@ -87,7 +87,7 @@ class _Sequence:
 class Engine:
     """`tokens` in the pool, `rows` requests at once, `step_tokens` computed in one step, `lookup` tokens guessed.
 
-    `graphs`: whether steps of one token each run in fixed shapes, captured on a GPU; None: there, where the model can.
+    `graphs`: whether steps of one token each run in fixed shapes, captured on a GPU; None: with INKSTONE_GRAPHS=1.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Engine:
     ) -> None:
         self.model, self.rows, self.step_tokens = model, rows, max(step_tokens, rows + 1)
         self.lookup = lookup or (_DRAFTED if draft else 0)
-        self.blocks = Blocks(blocks_for(tokens))
+        self.blocks = Blocks(blocks_for(min(tokens, model.cache_tokens or tokens)))
         fixed = wanted(model, graphs)
         self.pool = BlockPool(model.config.num_layers, self.blocks.count + fixed, model.device)
         self.steps = Steps(model, self.pool, rows) if fixed else None

@@ -27,7 +27,7 @@ from inkstone.model.decoder.paged import step_layers
 from inkstone.model.decoder.position import head_slopes
 
 SWITCH = "INKSTONE_GRAPHS"
-"""The variable that switches graphs off (0) where nothing else is said."""
+"""The variable that switches graphs on (1) where nothing else is said: nobody has run them on a GPU yet."""
 _ONE_AT_A_TIME = threading.Lock()
 """Captures, in a process: torch asks for that."""
 
@@ -35,9 +35,11 @@ _ONE_AT_A_TIME = threading.Lock()
 def wanted(model: Decoder, asked: bool | None) -> bool:
     """Whether to decode so. Raises InputError where it is asked for and the model cannot."""
     on_gpu, prefix = model.device.type == "cuda", model.model.prefix
-    if asked is None and not (on_gpu and os.environ.get(SWITCH) != "0"):
+    if asked is None and not (on_gpu and os.environ.get(SWITCH) == "1"):
         return False
     reason = "its prefix stands before what a layer reads" if prefix and prefix.enabled else ""
+    if model.cache_tokens:
+        reason = "a part of it waits in host memory (--gpu-memory-gib)"
     experts = [one for one in model.modules() if isinstance(one, Experts)]
     packed = model.dtype != torch.bfloat16 or any(one.product is not matmul_runs for one in experts)
     if on_gpu and experts and (packed or torch.cuda.get_device_capability(model.device) < (9, 0)):
@@ -127,7 +129,7 @@ class Steps:
             first = error.__context__ or error  # ending a broken capture fails too, and says less
             raise InkstoneError(
                 f"decoding steps of {size} rows could not be captured as a CUDA graph ({type(first).__name__}: "
-                f"{str(first).strip().partition(chr(10))[0]}): set {SWITCH}=0, or give Engine(..., graphs=False); "
+                f"{str(first).strip().partition(chr(10))[0]}): unset {SWITCH}, or give Engine(..., graphs=False); "
                 "answers stay equal"
             ) from error
         return graph, logits_RV

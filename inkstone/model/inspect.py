@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.chat import choose_template
-from inkstone.chat.export import GENERATION_FILE
+from inkstone.chat.export import GENERATION_FILE, not_followed
 from inkstone.errors import InkstoneError, InputError
 from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.families import family_of
@@ -90,6 +90,8 @@ def _facts(name: str, values: Mapping[str, Any], where: str, directory: Path | N
         template = _template(directory)
         try:
             read_stop_ids(directory)
+            if directory.suffix != GGUF and (others := not_followed(directory)):
+                remarks.append(f"{GENERATION_FILE} asks for what is not followed here: {', '.join(others)}")
         except InputError as error:
             missing.append(f"generation settings: {error}")
         if directory.suffix != GGUF and not (directory / GENERATION_FILE).is_file():

@@ -18,6 +18,7 @@ from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.files.adapter import beside, load_adapter
 from inkstone.model.files.directory import load_model, read_config, read_stop_ids
 from inkstone.model.files.hub import resolve_source
+from inkstone.model.files.offload import Offload
 from inkstone.model.packed.pack import Kind, pack_model, packed_maps, prepack_model
 from inkstone.tokenizer import Tokenizer
 
@@ -46,18 +47,30 @@ def open_directory(
     adapter: Path | None = None,
     quantize: Kind | None = None,
     prepack: bool = False,
+    offload: Offload | None = None,
 ) -> Opened:
     """Open a directory, or a hub's model by name; `template` names the chat template where the files do not say.
 
     `quantize` packs the weights by rounding once they are read (int8, int4 or nf4; docs/quantize.md). `prepack` makes
     bfloat16 weights faster for few rows, on a CPU at the price of memory of their own instead of the mapped file's.
     `adapter` is a PEFT directory for this base; its template, where it has one, is the one that was trained with.
+    `offload` says what stays in the mapped file or beside a GPU; without it, on a CPU, what copies would not fit.
 
     Raises InputError when it is no complete model of a supported family or, for a `chat`, its template cannot be told.
     """
+    offload = offload or Offload()
+    if quantize and (offload.mapped or offload.gpu_gib):
+        raise InputError(
+            "--quantize makes copies, --offload and --gpu-memory-gib keep weights as they are stored: write them "
+            "rounded with inkstone quantize, and give that directory"
+        )
+    offload.check()
     kind = str(device).partition(":")[0]
     if kind not in ("cpu", "mps") and not (kind == "cuda" and torch.cuda.is_available()):
         raise InputError(f"device {device}: PyTorch has no such device here; leave it out, or give cpu or cuda")
+    if offload.mapped and kind != "cpu":
+        raise InputError("--offload reads weights where they lie, on the CPU: leave it out, or give --gpu-memory-gib")
+    device = torch.device(offload.device if offload.gpu_gib else device)
     directory = resolve_source(source)
     read_config(directory)
     own = adapter is not None and states_template(adapter)
@@ -67,7 +80,8 @@ def open_directory(
     if found:
         require_tokens(found.template, tokenizer)
         stop_ids |= found.template.stop_ids(tokenizer)
-    model = load_model(directory, dtype, device)
+    copied = quantize or (device.type != "cpu" and not offload.gpu_gib)
+    model = load_model(directory, dtype, device, offload=None if copied else offload)
     if quantize:
         if packed_maps(model):
             raise InputError(f"{directory} is quantized already: leave --quantize {quantize} out")
@@ -75,7 +89,7 @@ def open_directory(
     if adapter is not None:
         load_adapter(model, adapter)
         model.eval()
-    elif prepack and (model.device.type == "cuda" or torch.backends.mkldnn.is_available()):
+    elif prepack and offload == Offload() and (model.device.type == "cuda" or torch.backends.mkldnn.is_available()):
         prepack_model(model)
     model.known_ids = tokenizer.vocab_size
     return Opened(model, tokenizer, found.template if found else None, stop_ids, found.reason if found else "")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from inkstone.chat.dataset_info import is_entry, open_input
 from inkstone.chat.rows import UnreadableFile
-from inkstone.corpus.read.files import url_states
+from inkstone.corpus.read.files import url_states, walk
 from inkstone.errors import InputError
 from inkstone.pipeline.stages import Stage
 from inkstone.stage import deciding
@@ -68,7 +68,7 @@ def former_fingerprint(planned: Planned) -> str:
 def _digests(inputs: tuple[Path | str, ...], digests: Digests) -> dict[str, str]:
     """What each input file holds: its checksum, or for a URL what the other side says of it."""
     local = [path for path in inputs if isinstance(path, Path)]
-    files = [file for path in local for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    files = [file for path in local for file in (sorted(walk(path)) if path.is_dir() else [path])]
     found = {str(file): digests.sha256(file) for file in files if file.is_file()}
     for entry in filter(is_entry, local):
         with suppress(UnreadableFile):  # the check of inputs says why

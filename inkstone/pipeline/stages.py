@@ -53,6 +53,12 @@ def build_stages(recipe: Recipe) -> list[Stage]:
         settings = {section: sections[section] for section in (own, *kind.sections[1:])}
         stages.append(Stage(name, kind, settings, tuple(needs), tuple(external), dict(earlier)))
         earlier[name] = kind
+    run = recipe.run_dir.resolve()
+    problems += [
+        f"{path} holds the run's own folder {recipe.run_dir}, which would be read as input: name other folders or files"
+        for path in dict.fromkeys(one for stage in stages for one in stage.inputs)
+        if isinstance(path, Path) and path.resolve() in (run, *run.parents) and path.is_dir()
+    ]
     if problems:
         raise InputError(problems)
     return stages

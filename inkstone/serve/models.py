@@ -17,6 +17,7 @@ from inkstone.chat import choose_template
 from inkstone.errors import InputError
 from inkstone.generate import Engine, SamplingSettings, read_sampling
 from inkstone.model import Opened, open_directory
+from inkstone.model.files.offload import Offload
 from inkstone.model.opened import adapted, states_template, with_draft
 from inkstone.model.packed.pack import Kind
 from inkstone.serve.adapters import Adapter
@@ -45,6 +46,8 @@ class ServeSettings:
     """Tokens guessed at a time."""
     draft: Path | None = None
     """A smaller model that guesses them."""
+    offload: Offload | None = None
+    """What stays in the mapped file or beside a GPU."""
 
 
 @dataclass
@@ -112,7 +115,8 @@ class Library:
         settings = self.settings
         dtype, directory = getattr(torch, settings.dtype) if settings.dtype else None, self.place(name)
         if base is None:
-            opened = open_directory(directory, dtype, settings.device, quantize=settings.quantize, prepack=True)
+            where, kind = (settings.device, settings.offload), settings.quantize
+            opened = open_directory(directory, dtype, where[0], quantize=kind, prepack=True, offload=where[1])
             opened = with_draft(opened, settings.draft)
             sampling = read_sampling(directory, SamplingSettings(max_new_tokens=1024))
         else:

@@ -4,17 +4,19 @@
         (draft / "data.bin").write_bytes(...)
     # here `path` is complete and on disk
 
-The draft is a sibling named `.NAME.draft`; it is fsynced and renamed over `path`. Where a directory is replaced, Linux
-can exchange two names in one step (renameat2); elsewhere two renames are needed, and `settle`, which every reader and
-writer of such a directory calls first, repairs a kill between them.
+The draft is a sibling named `.NAME.draft`; it is fsynced and renamed over `path`. Its writer holds a lock on it, so
+of two that are started at once the second ends with a sentence. Where a directory is replaced, Linux can exchange two
+names in one step (renameat2); elsewhere two renames are needed, and `settle`, which every reader and writer of such a
+directory calls first, repairs a kill between them.
 """
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from inkstone.errors import InkstoneError
@@ -40,20 +42,29 @@ class FullDisk(InkstoneError):
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty draft directory that becomes `path` when the block ends without an exception.
 
-    On an exception the draft is removed and `path` is untouched. Raises InkstoneError when the disk is full.
+    On an exception the draft is removed and `path` is untouched. Raises InkstoneError when the disk is full, and when
+    another process is writing `path`.
     """
-    draft = _sibling(path, "draft")
+    draft, mine = _sibling(path, "draft"), -1
     try:
         settle(path)
+        if draft.exists():
+            raise InkstoneError(f"another process is writing {path}: wait for it, or give another name")
         draft.mkdir(parents=True)
+        mine = os.open(draft, os.O_RDONLY)
+        _lock(mine)
         yield draft
         _fsync_tree(draft)
         _replace_directory(draft, path)
     except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        if mine >= 0:
+            shutil.rmtree(draft, ignore_errors=True)
         if _is_full_disk(error) or (isinstance(error, FullDisk) and draft in error.path.parents):
             raise FullDisk(path) from error
         raise
+    finally:
+        if mine >= 0:
+            os.close(mine)
     shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
 
 
@@ -93,7 +104,23 @@ def settle(path: Path) -> None:
             shutil.rmtree(old)
         else:
             old.rename(path)
-    shutil.rmtree(_sibling(path, "draft"), ignore_errors=True)
+    draft = _sibling(path, "draft")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        handle = os.open(draft, os.O_RDONLY)
+        try:
+            if _lock(handle):
+                shutil.rmtree(draft, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether no other process holds it; the kernel frees it with its owner. A file system without locks has none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 def _sibling(path: Path, role: str) -> Path:

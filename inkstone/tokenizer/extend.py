@@ -239,15 +239,21 @@ def is_chinese(text: str) -> bool:
     return 10 * int(np.count_nonzero((classes()[points] & 7) == HAN)) > 3 * len(points)
 
 
+def _chinese_of(documents: Documents) -> list[str]:
+    """The Chinese documents, and of the others the lines that are: a file may hold many texts in several languages."""
+    texts = documents.texts()
+    return [one for text in texts for one in ([text] if is_chinese(text) else filter(is_chinese, text.split("\n")))]
+
+
 def _sample(parts: Sequence[Part], settings: ExtendSettings) -> list[str]:
-    """Chinese documents from all over the corpus, about `measure_mb` of them, for ALP."""
+    """Chinese text from all over the corpus, about `measure_mb` of them, for ALP."""
     total = sum(part.size for part in parts) or 1
     every = max(1, round(total / 1e6 / settings.measure_mb / 3))
     texts: list[str] = []
     size = 0
     for number, documents in enumerate(_documents(parts, settings)):
         if number % every == 0 and size < settings.measure_mb * 1e6:
-            chinese = [text for text in documents.texts() if is_chinese(text)]
+            chinese = _chinese_of(documents)
             texts += chinese
             size += sum(len(text.encode("utf-8")) for text in chinese)
     return texts
@@ -273,11 +279,10 @@ def _has_chinese(text: str) -> bool:
 
 
 def _saved(base: Tokenizer, tokenizer: Tokenizer, parts: Sequence[Part], settings: ExtendSettings) -> dict[str, object]:
-    """Tokens of the corpus's Chinese documents before and after."""
+    """Tokens of the corpus's Chinese text before and after."""
     before = after = characters = 0
     for documents in _documents(parts, settings):
-        chinese = [text for text in documents.texts() if is_chinese(text)]
-        if chinese:
+        if chinese := _chinese_of(documents):
             before += len(base.encode_flat(chinese)[0])
             after += len(tokenizer.encode_flat(chinese)[0])
             characters += sum(map(len, chinese))

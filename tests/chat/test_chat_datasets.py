@@ -103,6 +103,37 @@ def faults_of(path: Path) -> list[str]:
             },
             [CHAT[0], Message("assistant", "二。", 0.5)],
         ),
+        (
+            {"system_prompt": "简短", "question": "一加一？", "response": "二。"},
+            [Message("system", "简短"), *CHAT],
+        ),
+        (
+            {"instruction": "多少？", "context": "一加一。", "response": "二。"},
+            [Message("user", "多少？\n一加一。"), CHAT[1]],
+        ),
+        (
+            {"messages": [ASK, {**SAY, "reasoning_content": "一、二。\n"}], "images": []},
+            [CHAT[0], Message("assistant", "<think>\n一、二。\n</think>\n\n二。")],
+        ),
+        (
+            {
+                "functions": [{"name": "add"}],
+                "messages": [
+                    ASK,
+                    {"role": "assistant", "content": "算。", "function_call": {"name": "add", "arguments": "{}"}},
+                    {"role": "function", "name": "add", "content": "2"},
+                    SAY,
+                ],
+            },
+            [
+                Message("system", '[{"name": "add"}]'),
+                CHAT[0],
+                Message("assistant", '算。\n<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'),
+                Message("tool", "2"),
+                CHAT[1],
+            ],
+        ),
+        ({"conversations": [{"from": "User", "value": "一加一？"}, {"from": "chatgpt", "value": "二。"}]}, CHAT),
         ({"content": "一加一？", "summary": "二。"}, CHAT),
         (
             {
@@ -219,7 +250,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     assert problems[0].startswith(f"{two} is in no known format: its rows have the fields body, title; expected")
     assert problems[1:3] == [
         f"{tmp_path / 'three.jsonl'} does not exist",
-        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz, .zst or .xz)",
+        f"{tmp_path / 'four.csv'} is not one of .json, .jsonl (each also with .gz, .zst, .xz or .bz2)",
     ]
     assert [problem.split(" ")[0] for problem in problems[3:-1]] == [f"{one}:{row}" for row in (1, 3, 4, 5)]
     assert "begins with the assistant" in problems[4] and "two assistant turns in a row" in problems[4]
@@ -274,6 +305,13 @@ def test_skipping_does_not_excuse_unreadable_files_or_an_empty_result(tmp_path: 
             "rejected": {"from": "gpt", "value": "三。"},
         },
         {"messages": [ASK], "chosen": [SAY], "rejected": [{"role": "assistant", "content": "三。"}]},
+        {"chosen": [ASK, SAY], "rejected": [ASK, {"role": "assistant", "content": "三。"}]},
+        {
+            "prompt": "一加一？",
+            "messages": [ASK, SAY],
+            "chosen": [ASK, SAY],
+            "rejected": [ASK, {"role": "assistant", "content": "三。"}],
+        },
     ],
 )
 def test_each_preference_format_gives_the_same_pair(row: dict[str, object], tmp_path: Path) -> None:
@@ -336,6 +374,11 @@ def test_real_preferences_are_read_and_each_row_is_accounted_for(name: str, usab
 def test_a_field_by_which_others_choose_what_is_learned_is_a_fault(field: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"messages": [ASK, {**SAY, field: True}]}])
     assert faults_of(path) == [f":1 messages[1].{field}: is not read, but chooses what is learned: use loss_weight"]
+
+
+def test_pictures_that_are_not_read_are_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"messages": [ASK, SAY], "images": ["a.jpg"], "videos": None}])
+    assert faults_of(path) == [":1 images: is not read, so the model would learn to speak of what it never sees"]
 
 
 def test_a_pretty_printed_object_is_one_row(tmp_path: Path) -> None:

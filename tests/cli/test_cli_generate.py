@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_run import Ended, inkstone
 
 from inkstone.generate import SamplingSettings, generate
@@ -43,6 +44,23 @@ def test_answers_are_the_engines_in_the_order_of_the_prompts(models: Path, tmp_p
     assert [row["text"] for row in found] == [opened.tokenizer.decode(ids, skip_control=True) for ids in expected]
     assert [row["tokens"] for row in found] == [len(ids) for ids in expected]
     assert not (tmp_path / "out.jsonl.part").exists()
+
+
+def test_weights_left_in_their_file_answer_alike_and_a_gpu_that_is_not_there_is_one_sentence(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = []
+    for number, options in enumerate(((), ("--offload",))):
+        (folder := tmp_path / str(number)).mkdir()
+        ended = ask(folder, models / "base", ROWS, "--max-new-tokens", "12", "--dtype", "fp16", *options)
+        assert ended.code == 0, ended.said
+        texts.append(answers(folder))
+        assert ("the weights of 1 of 1 layers" in caplog.text) == bool(number)
+    assert texts[0] == texts[1]
+    if not torch.cuda.is_available():
+        for verb in ("chat", "serve"):
+            ended = inkstone(verb, models / "chat", "--gpu-memory-gib", "8")
+            assert ended.code == 2 and "there is no GPU here" in ended.said and "--offload" in ended.said
 
 
 def test_a_killed_call_goes_on_and_ends_with_the_same_file(
@@ -119,7 +137,9 @@ def test_a_model_becomes_one_gguf_file_that_answers_alike(models: Path, tmp_path
     problems.mkdir()
     for name in ("dev", "test"):
         (problems / f"{name}.jsonl").write_text(json.dumps({**row, "id": name}) + "\n")
-    assert "--type None is none of GGUF's" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
+    assert "a .gguf file needs --type, one of f32" in inkstone("convert", models / "chat", tmp_path / "m.gguf").said
+    ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f16", "--dtype", "bf16")
+    assert ended.code == 2 and "--dtype and --family are for a directory" in ended.said
     assert "a directory has --dtype" in inkstone("convert", models / "chat", tmp_path / "m", "--type", "f16").said
     ended = inkstone("convert", models / "chat", tmp_path / "m.gguf", "--type", "f32")
     assert ended.code == 0, ended.said

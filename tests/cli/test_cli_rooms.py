@@ -43,7 +43,7 @@ def test_evaluate_prints_a_table_and_writes_scores(data: Path, models: Path, tmp
 
 def test_evaluate_without_a_question_is_refused(models: Path, tmp_path: Path) -> None:
     said = refused(inkstone("evaluate", models / "base", "-o", tmp_path / "scores"))
-    assert said == "nothing to evaluate: give --tasks, --quiz, --problems or --tokens"
+    assert said == "nothing to evaluate: give --tasks, --quiz, --problems, --tokens or --perplexity-by-length"
     assert not (tmp_path / "scores").exists()
 
 

@@ -1,10 +1,12 @@
 """Readers: every format gives the same documents, everything unreadable gives a record, nothing stops a run."""
 
+import bz2
 import gzip
 import json
 import lzma
 import os
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,58 @@ def test_rows_before_the_damage_in_a_compressed_file_are_read(tmp_path: Path) ->
     batch = read(tmp_path)
     assert len(batch.texts) > 1000
     assert [record.rule for record in batch.broken][-1] == "damaged_file"
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".xz", ".bz2"])
+def test_a_compressed_file_that_was_cut_short_is_never_taken_for_a_whole_one(tmp_path: Path, ending: str) -> None:
+    compress = {".gz": gzip, ".zst": zstandard, ".xz": lzma, ".bz2": bz2}[ending].compress
+    rows = b"".join(json.dumps({"text": os.urandom(40).hex()}).encode() + b"\n" for _ in range(5000))
+    data = compress(rows)
+    (tmp_path / f"a.jsonl{ending}").write_bytes(data + data)  # members and frames may follow each other
+    assert len(read(tmp_path).texts) == 10_000
+    (tmp_path / f"a.jsonl{ending}").write_bytes(data[: len(data) // 2])
+    assert read(tmp_path).broken[-1].rule == "damaged_file"
+
+
+def test_a_zst_file_made_with_a_long_window_is_read(tmp_path: Path) -> None:
+    window = zstandard.ZstdCompressionParameters(window_log=30)
+    packed = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    (tmp_path / "a.txt.zst").write_bytes(packed.compress(b"ink\n" * 9) + packed.flush())
+    assert read(tmp_path).texts == ["ink\n" * 9]
+
+
+def test_folders_behind_links_are_read_once_and_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in" / ".cache").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("in/a.txt", "in/b.docx", "in/part-0", "in/._a.txt", "in/.cache/a.txt", "elsewhere/c.txt"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    for name, target in (("there", "elsewhere"), ("again", "elsewhere"), ("loop", "in"), ("gone.txt", "nothing")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    others = Counter[str]()
+    assert [Path(file.path).name for file in find_files([tmp_path / "in"], others)] == ["a.txt", "c.txt"]
+    assert others == {".docx": 1, "": 1, "links that lead nowhere": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("a.csv", "id;text"), ("a.csv", "id\ttext"), ("a.tsv", "id\ttext")],
+)
+def test_a_table_of_excel_may_have_semicolons_or_tabs_between_its_cells(tmp_path: Path, name: str, head: str) -> None:
+    between = head[-5]
+    (tmp_path / name).write_text(f'\ufeff{head}\r\n1{between}"one, two"\r\n', encoding="utf-8")
+    batch = read(tmp_path)
+    assert (batch.texts, batch.metas, batch.broken) == (["one, two"], ['{"id": "1"}'], [])
+
+
+def test_texts_in_a_parquet_column_of_bytes_are_read_and_other_bytes_do_no_harm(tmp_path: Path) -> None:
+    columns = {"text": [t.encode() for t in TEXTS], "image": [b"\xff\xd8"] * len(TEXTS)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read(tmp_path).texts == TEXTS
+
+
+def test_a_field_that_is_no_text_is_named_with_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ["a", "b"]}', encoding="utf-8")
+    assert "text is a list" in read(tmp_path).broken[0].detail
 
 
 def test_several_text_fields_are_joined(tmp_path: Path) -> None:

@@ -263,16 +263,22 @@ def test_unreadable_input_only_is_refused_with_the_reason(tmp_path: Path) -> Non
         curate(CorpusSettings(), [tmp_path / "a.txt"], tmp_path / "out", Silent())
 
 
-def test_progress_reaches_the_total(tmp_path: Path) -> None:
+def test_progress_reaches_the_total_and_what_was_passed_over_is_said(tmp_path: Path) -> None:
     seen: list[tuple[float, float | None]] = []
+    notes: list[str] = []
 
     class Watch(Silent):
+        def note(self, message: str, **fields: Field) -> None:
+            notes.append(message)
+
         def advance(self, done: float, total: float | None, unit: str, **fields: Field) -> None:
             seen.append((done, total))
 
     inputs = write_inputs(tmp_path / "in", dirty_rows(random.Random(2)))
     (tmp_path / "out").mkdir()
-    curate(SETTINGS, inputs, tmp_path / "out", Watch())
+    (tmp_path / "in" / "scan.pdf").write_bytes(b"%PDF")
+    curate(SETTINGS, [tmp_path / "in"], tmp_path / "out", Watch())
+    assert notes[0] == "1 files in the input folders are of no kind that is read: 1 .pdf"
     assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in inputs)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

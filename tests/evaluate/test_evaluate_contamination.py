@@ -9,11 +9,12 @@ import pytest
 from test_evaluate_runner import make_data, make_model, run
 from test_evaluate_tasks import DATA, needs_data
 
+from inkstone.errors import InputError
 from inkstone.evaluate.contamination import find_in_corpus, item_texts
 from inkstone.evaluate.protocols.readers import READERS
 from inkstone.evaluate.tasks import BENCHMARKS, Item, load
 from inkstone.evaluate.tasks.needle import DEPTHS, LENGTHS
-from inkstone.progress import Silent
+from inkstone.progress import Field, Silent
 
 
 def write(folder: Path, texts: list[str]) -> Path:
@@ -43,6 +44,22 @@ def test_planted_items_are_found_with_their_passage_and_nothing_else(tmp_path: P
 @pytest.mark.parametrize("task", [name for name in BENCHMARKS if name not in ("ceval", "needle")])
 def test_every_benchmark_has_texts_to_search_for(task: str) -> None:
     assert all(list(item_texts(item)) for item in load(task, DATA).items[:50])
+
+
+def test_a_corpus_that_cannot_be_read_is_never_called_clean(tmp_path: Path) -> None:
+    class Notes(Silent):
+        def note(self, message: str, **fields: Field) -> None:
+            notes.append(message)
+
+    notes: list[str] = []
+    question = "中国最早的纪传体通史是哪一部著作？它的作者是谁？一共有多少篇？"
+    items = [Item("x", "", {"question": question})]
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"body": question}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 records could not be read .* fields: body"):
+        find_in_corpus(items, [tmp_path], Notes())
+    (tmp_path / "other.txt").write_text(question, encoding="utf-8")
+    assert [one.item for one in find_in_corpus(items, [tmp_path], Notes())] == ["x"]
+    assert notes[0].startswith("1 records could not be read")
 
 
 def test_a_needle_lies_at_its_depth_and_is_read_strictly() -> None:

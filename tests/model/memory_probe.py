@@ -2,9 +2,9 @@
 
     python memory_probe.py DIRECTORY TARGET
 
-Converts the checkpoint to bfloat16, extends its vocabulary, loads a quarter of it and loads all of it; prints as JSON,
-for each job, the peak of resident MiB above its start and, at its end, the MiB of private memory (not mapped file
-pages).
+Converts the checkpoint to bfloat16, extends its vocabulary, loads a quarter of it, loads all of it and runs it from its
+file; prints as JSON, for each job, the peak of resident MiB above its start and, at its end, the MiB of private memory
+(not mapped file pages).
 """
 
 import json
@@ -16,6 +16,7 @@ import torch
 
 from inkstone.model import load_model
 from inkstone.model.files.convert import convert_model
+from inkstone.model.files.offload import Offload
 from inkstone.model.files.slices import load_slices
 from inkstone.model.files.vocabulary import extend_model
 from inkstone.tokenizer import Extension, Tokenizer
@@ -56,6 +57,9 @@ def main() -> None:
         "extend": lambda: extend_vocabulary(source, target.with_name("extended")),
         "slice": lambda: load_slices(source, 1, 4, torch.bfloat16),
         "load": lambda: load_model(source, torch.bfloat16),
+        "offload": lambda: (lambda model: (model, model(torch.tensor([[1, 2, 3]]))))(
+            load_model(source, torch.bfloat16, offload=Offload(mapped=True))
+        ),
     }
     print(json.dumps({name: measure(job) for name, job in jobs.items()}))
 

@@ -226,10 +226,22 @@ def test_links_into_a_hubs_cache_are_followed(tmp_path: Path) -> None:
     load_model(directory)
 
 
+def test_one_file_comes_before_an_older_index_as_in_transformers(tmp_path: Path) -> None:
+    directory = sample(tmp_path / "m", "llama", shards=2)
+    tensors = {name: value + 1 for file in directory.glob("*.safetensors") for name, value in load_file(file).items()}
+    save_file(tensors, directory / "model.safetensors")
+    assert torch.equal(load_model(directory).model.norm.weight, tensors["model.norm.weight"])
+
+
 def test_shards_without_their_index_are_not_guessed_at(tmp_path: Path) -> None:
     directory = sample(tmp_path / "m", "llama", shards=2)
     (directory / "model.safetensors.index.json").unlink()
     assert "no index of its shards" in refused(directory)
+
+
+def test_an_adapter_given_as_a_model_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "it is an adapter: give its base, and --adapter" in refused(tmp_path)
 
 
 def test_a_directory_without_weights_says_which_files_would_do(tmp_path: Path) -> None:

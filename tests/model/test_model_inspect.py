@@ -122,6 +122,15 @@ def test_inspect_says_which_of_two_contradicting_rotary_tables_is_taken(tmp_path
     assert "rope_scaling is taken" in inspect_model(tmp_path / "config.json").remarks[0]
 
 
+def test_inspect_names_settings_of_generation_that_are_not_followed(tmp_path: Path) -> None:
+    directory = write(tmp_path / "m", CONFIGS["llama"], tensors_of(CONFIGS["llama"]))
+    for said, remarks in (({"num_beams": 1, "top_k": 3}, 0), ({"num_beams": 4, "suppress_tokens": [7]}, 1)):
+        (directory / "generation_config.json").write_text(json.dumps(said))
+        found = inspect_model(directory).remarks
+        assert len(found) == remarks
+    assert found[0].endswith("not followed here: num_beams, suppress_tokens")
+
+
 class Notes(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []

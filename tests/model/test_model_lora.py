@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import inkstone
 from inkstone.errors import InputError
@@ -32,6 +33,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def with_tied_head(directory: Path) -> Path:
+    shape = ModelSettings(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=64)
+    model = new_model(shape.model_copy(update={"tie_embeddings": True}), 61, 1)
+    save_model(model, directory, bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+    return directory
+
+
 def adapted(base: Path, shape: LoraShape) -> Decoder:
     """The base with an adapter that does something."""
     model = load_model(base, torch.float32)
@@ -49,31 +57,63 @@ def logits(model: Decoder) -> torch.Tensor:
     return model(TOKENS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "over a tied head"])
 def test_peft_opens_our_adapter_and_computes_the_same_logits(kind: str, base: Path, tmp_path: Path) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    model = adapted(base, KINDS[kind])
+    base = with_tied_head(tmp_path / "tied") if kind not in KINDS else base
+    model = adapted(base, KINDS.get(kind, LoraShape(2, 4, also=("embed_tokens",))))
     save_adapter(model, tmp_path, str(base))
     oracle = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     oracle = peft.PeftModel.from_pretrained(oracle, tmp_path).eval()
     with torch.no_grad():
         torch.testing.assert_close(logits(model), oracle(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    again = load_model(base, torch.float32)
+    load_adapter(again, tmp_path)
+    torch.testing.assert_close(logits(again.eval()), logits(model), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_we_open_pefts_adapter_and_compute_the_same_logits(dora: bool, base: Path, tmp_path: Path) -> None:
+def made_by_peft(base: Path, directory: Path, **options: object) -> torch.Tensor:
+    """An adapter of PEFT that does something, and the logits with it."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     torch.manual_seed(3)
-    config = peft.LoraConfig(
-        r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], use_dora=dora, init_lora_weights=False,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
+    config = peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, task_type="CAUSAL_LM", **options)
     oracle = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
-    oracle.eval().save_pretrained(tmp_path)
+    with torch.no_grad():
+        for name, weight in oracle.named_parameters():
+            if "modules_to_save" in name:
+                weight.add_(torch.randn(weight.shape) * 0.05)
+        oracle.eval().save_pretrained(directory)
+        return oracle(TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "down_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    ],
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_we_open_pefts_adapter_and_compute_the_same_logits(
+    tied: bool, options: dict[str, object], base: Path, tmp_path: Path
+) -> None:
+    base = with_tied_head(tmp_path / "tied") if tied else base
+    wanted = made_by_peft(base, tmp_path, **options)
+    if "use_dora" not in options:  # as PEFT wrote them until 2023
+        torch.save(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
+        (tmp_path / "adapter_model.safetensors").unlink()
     model = load_model(base, torch.float32)
     load_adapter(model, tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(logits(model.eval()), oracle(TOKENS).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits(model.eval()), wanted, atol=1e-5, rtol=1e-5)
+    merge_lora(model)
+    save_model(model, tmp_path / "merged", bos_id=0, eos_id=1, pad_id=2, stop_ids=[1])
+    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["plain", "rslora on some", "dora"])
@@ -115,6 +155,9 @@ def test_opened_with_an_adapter_a_model_answers_as_it(base: Path, tmp_path: Path
         ({"bias": "all"}, "bias = 'all' is not supported"),
         ({"r": 0}, "r = 0 is no rank"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4' is not supported"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(

@@ -92,6 +92,13 @@ def test_the_first_command_for_own_text_takes_a_folder_with_one_kind_of_file(
     assert [row["text"] for row in rows] == [POEM]
 
 
+def test_an_input_folder_that_holds_the_run_itself_is_refused(tmp_path: Path, my: Path) -> None:
+    (my / "a.txt").write_text(POEM, encoding="utf-8")
+    ended = inkstone("curate", own_recipe(tmp_path, inputs=""), "--dry-run")
+    assert ended.code == 2
+    assert "holds the run's own folder" in ended.err
+
+
 def test_a_kind_of_file_that_cannot_be_read_is_named(tmp_path: Path, my: Path) -> None:
     (my / "book.pdf").write_bytes(b"%PDF-1.4")
     (my / "good.txt").write_text(POEM, encoding="utf-8")

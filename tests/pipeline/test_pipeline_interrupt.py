@@ -51,7 +51,7 @@ def test_ctrl_c_in_another_stage_keeps_what_was_finished(begun: Callable[[str], 
     process.send_signal(signal.SIGINT)
     stopped = end(process)
     assert stopped.code == 130
-    assert stopped.said == "stopped; what was finished is kept, and the same command continues"
+    assert stopped.said == "stopped; nothing half done is left, and the same command goes on from what is finished"
     assert state(run) == before
     assert not (run / ".evaluate.draft").exists()
 

@@ -72,6 +72,16 @@ def test_an_exception_leaves_the_old_directory_and_no_draft(error: type[BaseExce
     assert [path.name for path in tmp_path.iterdir()] == ["stage"]
 
 
+def test_of_two_writers_at_once_the_second_ends_with_a_sentence_and_the_first_is_whole(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "out") as draft:
+        (draft / "a").write_text("first")
+        with pytest.raises(InkstoneError, match="another process is writing"), atomic_directory(tmp_path / "out"):
+            pass
+        settle(tmp_path / "out")  # as a reader does
+        (draft / "b").write_text("first")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b"}
+
+
 def test_an_exception_before_there_was_a_directory_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError), atomic_directory(tmp_path / "deep" / "stage"):
         raise ValueError

@@ -87,6 +87,14 @@ def test_old_ids_stay_and_every_new_piece_encodes_to_itself(base: Tokenizer, cor
     assert done.tokenizer.control_ids == base.control_ids
 
 
+def test_chinese_lines_of_a_file_in_several_languages_count(tmp_path: Path) -> None:
+    lines = [text for _, text, _, _ in make_rows(200, seed=1)]
+    mixed = tmp_path / "all.txt"
+    mixed.write_text("\n".join([*lines, "the river runs to the sea " * 2000]), encoding="utf-8")
+    tokens = extended(english_base(), mixed).report["tokens"]
+    assert isinstance(tokens, dict) and 0 < tokens["after"] < 0.8 * tokens["before"]
+
+
 def test_transformers_opens_it_with_the_same_ids(corpus: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     done = extended(english_base(), corpus)

@@ -2,11 +2,13 @@
 
 Inputs are files, folders and globs on this machine, or URLs (`s3://`, `hf://`, `gs://`, `https://` ...) through fsspec.
 Files are sorted by a label, their name (with as many parent folders as make it unique), so the result depends neither
-on the order of arguments nor on where the data lies. Compression (.gz, .zst, .xz) is undone while reading.
+on the order of arguments nor on where the data lies. Compression (.gz, .zst, .xz, .bz2) is undone while reading.
+Folders are followed through links, each once; hidden files are passed over, and whoever asks is told what else was.
 """
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -16,8 +18,8 @@ from inkstone.errors import InputError
 
 FORMATS = {
     ".txt": "text", ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
-    ".csv": "csv", ".html": "text", ".htm": "text", ".xhtml": "text", ".text": "text", ".markdown": "text",
-    ".warc": "warc", ".wet": "warc",
+    ".csv": "csv", ".tsv": "csv", ".html": "text", ".htm": "text", ".xhtml": "text", ".text": "text",
+    ".markdown": "text", ".warc": "warc", ".wet": "warc",
 }  # fmt: skip
 
 
@@ -32,16 +34,18 @@ class InputFile:
     size: int
 
 
-def find_files(inputs: Iterable[Path | str]) -> list[InputFile]:
+def find_files(inputs: Iterable[Path | str], passed_over: Counter[str] | None = None) -> list[InputFile]:
     """All readable files among `inputs` (folders are searched), in the order of their labels.
 
-    Raises InputError naming every path that is missing or of an unknown kind.
+    `passed_over` counts what is in the folders and not read, by its ending. Raises InputError naming every path that
+    is missing, cannot be listed or is of an unknown kind.
     """
     problems: list[str] = []
+    others = Counter[str]() if passed_over is None else passed_over
     sizes: dict[Path | str, int] = {}
     for given in inputs:
         try:
-            found = _remote(str(given)) if is_url(given) else _local(Path(given))
+            found = _remote(str(given)) if is_url(given) else _local(Path(given), others)
         except InputError as error:
             problems += error.problems
             continue
@@ -82,9 +86,28 @@ def url_states(url: str) -> dict[str, str]:
     return found
 
 
-def _local(given: Path) -> dict[Path | str, int]:
+def walk(folder: Path) -> Iterator[Path]:
+    """The files under a folder, also behind links to folders, each folder once. Raises OSError where one is closed."""
+    seen: set[Path] = set()
+
+    def closed(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        here = Path(place)
+        folders[:] = [] if here.resolve() in seen else sorted(name for name in folders if not name.startswith("."))
+        yield from () if here.resolve() in seen else (here / name for name in names if not name.startswith("."))
+        seen.add(here.resolve())
+
+
+def _local(given: Path, passed_over: Counter[str]) -> dict[Path | str, int]:
     if given.is_dir():
-        paths = [path for path in given.rglob("*") if path.is_file() and _format(path)]
+        paths = []
+        for path in walk(given):
+            if path.is_file() and _format(path):
+                paths.append(path)
+            else:
+                passed_over[path.suffix if path.is_file() else "links that lead nowhere"] += 1
     elif not given.is_file():
         raise InputError(f"{given}: no such file; correct [corpus] inputs.")
     elif not _format(given):

@@ -5,7 +5,9 @@ A document is one .txt, .md or .html file, one page of a WARC or WET archive, or
 largest document could reach, so memory stays bounded whatever the size of the corpus.
 """
 
+import contextlib
 import csv
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,6 +100,8 @@ def _document(
     if not parts:
         names = " or ".join(text_fields)
         have = ", ".join(str(name) for name in row) or "none"
+        others = [(name, value) for name in text_fields if (value := row.get(name)) and not isinstance(value, str)]
+        have += "".join(f"; {name} is a {type(value).__name__}" for name, value in others)
         reason = f"no text in field {names}; fields: {have}. Set [corpus] text_fields if the text has another name"
         return _broken(file, number, "no_text", reason, _plain(row), source)
     text = "\n\n".join(parts)
@@ -245,11 +249,14 @@ def _csv_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterator[t
     csv.field_size_limit(reading.limit)
     stream, number = _utf8(stream, reading, guess=True), 0
     lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, reading.limit))
-    reader = csv.reader(lines, strict=True)
+    first = next(lines, "")
+    # Excel writes semicolons where the comma is a decimal point, and tabs as "Unicode text".
+    between = max(",;\t", key=first.count)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=between, strict=True)
     try:
         header = [name.removeprefix("\ufeff") for name in next(reader, [])]
         for number, cells in enumerate(reader, 1):
-            joined = ",".join(cells)
+            joined = between.join(cells)
             if _escaped(joined):
                 yield number, _decode(file, number, joined.encode("utf-8", "surrogateescape"))  # type: ignore[misc]
             elif cells and len(cells) != len(header):
@@ -282,7 +289,11 @@ def _parquet_rows(file: InputFile, stream: BinaryIO, reading: Reading) -> Iterat
 def _value(scalar: pa.Scalar) -> object:
     """A value of a Parquet row; a time that Python has none for (nanoseconds, the year 10000) as text."""
     try:
-        return scalar.as_py()
+        value = scalar.as_py()
+        if isinstance(value, bytes):  # Spark, Hive and Impala may write texts without saying that they are
+            with contextlib.suppress(UnicodeDecodeError):
+                return value.decode()
+        return value
     except (ValueError, OverflowError):
         if not pa.types.is_temporal(scalar.type):
             raise

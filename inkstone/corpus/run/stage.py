@@ -7,6 +7,7 @@ there are, or whether a run was killed on the way.
 
 import shutil
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,11 @@ def curate(
     started = time.perf_counter()
     # Where a run happens must not be in what its tasks are known by, or it could not go on elsewhere.
     settings = settings.model_copy(update={"workers": None, "ray": None})
-    files = find_files(inputs)
+    others = Counter[str]()
+    files = find_files(inputs, others)
+    if others:
+        kinds = ", ".join(f"{number} {ending or 'without an ending'}" for ending, number in others.most_common(6))
+        progress.note(f"{others.total()} files in the input folders are of no kind that is read: {kinds}")
     known = open_known(settings.dedup)
     size = sum(_text_bytes(file) for file in files)
     run = _Runner(settings, scratch or output / "drafts", workers or Workers(default_processes(size / 1e6)), progress)

@@ -19,6 +19,7 @@ from inkstone.generate import Engine, Request, SamplingSettings
 from inkstone.generate.score_shared import score_choices
 from inkstone.model import BLOCK, Opened, open_directory
 from inkstone.model.files.hub import resolve_source
+from inkstone.model.files.offload import Offload
 from inkstone.model.opened import states_template
 from inkstone.model.packed.pack import Kind
 from inkstone.storage import file_sha256, fingerprint
@@ -40,11 +41,14 @@ class LocalModel:
         opened: Opened | None = None,
         adapter: Path | None = None,
         quantize: Kind | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.directory = resolve_source(str(directory))
         self.name = "+".join(path.resolve().name for path in (self.directory, adapter) if path)
         self.adapter = adapter
-        self.opened = opened or open_directory(self.directory, dtype, device, adapter=adapter, quantize=quantize)
+        self.opened = opened or open_directory(
+            self.directory, dtype, device, adapter=adapter, quantize=quantize, offload=offload
+        )
         stated = any(states_template(path) for path in (self.directory, adapter) if path) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.") + (f" {quantize}" if quantize else "")

@@ -214,7 +214,8 @@ class Decoder(nn.Module):
     float8 arithmetic is another argument. `lm_head` may be replaced by any module of the hidden states (a reward of
     size 1). `held` says which heads this process has: all, or those of a tensor-parallel rank (`config.heads_of`).
     `compiled` says whether the blocks are, so that a loss is too. `known_ids`: how many ids the tokenizer has, where
-    known; an embedding may be padded beyond them, and what generates or scores leaves the rest out.
+    known; an embedding may be padded beyond them, and what generates or scores leaves the rest out. `cache_tokens`: how
+    many keys and values there is memory for, where that was promised.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class Decoder(nn.Module):
         self.config = self.held = config
         self.compute_dtype: torch.dtype | None = None
         self.known_ids: int | None = None
+        self.cache_tokens: int | None = None
         self.compiled = False
         self.model = Trunk(config, linear, experts)
         head = NormalisedHead if config.normalised_head else Linear

@@ -8,7 +8,6 @@
 Scales and updates are those of PEFT, whose directories `files/adapter.py` reads and writes.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ class LoraShape:
     rank: int
     alpha: float
     targets: tuple[str, ...] = LINEARS
+    """By the last part of their names, or the whole name of one."""
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
@@ -50,11 +50,9 @@ class LoraLinear(nn.Module):
     """base(x) + scale x B A dropout(x). With DoRA (Liu et al. 2024, arXiv 2402.09353) each row of the sum is given the
     length `magnitude`, and that length alone is learned freely."""
 
-    def __init__(self, base: Linear | PackedLinear, shape: LoraShape) -> None:
+    def __init__(self, base: Linear | PackedLinear, shape: LoraShape, device: torch.device) -> None:
         super().__init__()
         self.base, self.shape, self.enabled = base, shape, True
-        held = itertools.chain(base.buffers(), base.parameters())  # packed weights are buffers; oneDNN's are neither
-        device = next((tensor.device for tensor in held), torch.device("cpu"))
         self.lora_A = nn.Parameter(torch.zeros(shape.rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, shape.rank, device=device))
         if shape.dora:
@@ -92,14 +90,14 @@ def attach_lora(model: Decoder, shape: LoraShape, generator: torch.Generator) ->
     Raises InputError for a target that no block has.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear | PackedLinear)}
-    found = {name: module for name, module in linears.items() if name.rpartition(".")[2] in shape.targets}
-    missing = [target for target in shape.targets if not any(name.endswith(f".{target}") for name in found)]
+    found = {n: module for n, module in linears.items() if {n, n.rpartition(".")[2]} & {*shape.targets}}
+    missing = [target for target in shape.targets if not any(f".{name}".endswith(f".{target}") for name in found)]
     if missing and (set(shape.targets) != set(LINEARS) or not found):
         has = [name for name in LINEARS if any(one.endswith(f".{name}") for one in linears)]
         raise InputError(f"lora targets {', '.join(missing)} match nothing: this model has {', '.join(has)}")
     model.requires_grad_(False)
     for name, module in found.items():
-        adapted = LoraLinear(module, shape)
+        adapted = LoraLinear(module, shape, model.device)
         bound = 1 / math.sqrt(adapted.lora_A.shape[1])
         drawn = torch.rand(adapted.lora_A.shape, generator=generator) * 2 * bound - bound
         adapted.lora_A.data.copy_(drawn)

@@ -4,22 +4,24 @@
     load_adapter(model, Path("my-adapter"))
     adapted = beside(model, Path("my-adapter"))      # another decoder around the same weights
 
-What a file holds decides what is adapted; what is not understood (other kinds, biases, ranks that differ by layer) is
-refused by name, and so is an adapter whose shapes are those of another base. A prefix's config says where the text
-begins (`first_position`) where that is not what PEFT takes for granted.
+What a file holds decides what is adapted, be it the maps of one layer; what is not understood (other kinds, biases,
+ranks that differ by layer, beginnings that change the base) is refused by name, and so is an adapter whose shapes are
+those of another base. A prefix's config says where the text begins (`first_position`) where that is not what PEFT
+takes for granted.
 
 A prefix cannot be added to weights: a model directory that was tuned with one holds it as `prefix/`, which belongs to
 the model as its weights do (`load_model`, `save_model`).
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from inkstone.errors import InputError
 from inkstone.model.decoder.decoder import Decoder
@@ -27,14 +29,17 @@ from inkstone.model.decoder.experts import Experts
 from inkstone.model.decoder.lora import LoraShape, attach_lora, attach_prefix, lora_modules
 from inkstone.model.decoder.prefix import Prefix
 from inkstone.model.families import position_after_prefix
+from inkstone.model.files.stored import PickleFile
 from inkstone.model.files.weight_shards import write_json
 from inkstone.model.packed.linear import PackedLinear
 from inkstone.model.packed.pack import unpacked
 from inkstone.storage.json_object import read_json_object
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, LEGACY = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 FOLDER = "prefix"
 """Of a model directory whose model has a prefix."""
+_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of PEFT that take something off the base's weights, so the product alone is not the adapter."""
 _PREFIX = "base_model.model."
 _NUMBERS = "prompt_embeddings"
 _PARTS = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
@@ -46,6 +51,7 @@ def save_adapter(model: Decoder, directory: Path, base: str) -> None:
     if not modules:
         return save_prefix(model, directory, base)
     shape = next(iter(modules.values())).shape
+    tied = bool(shape.also) and model.config.tie_embeddings
     directory.mkdir(parents=True, exist_ok=True)
     write_json(
         directory / CONFIG,
@@ -58,6 +64,7 @@ def save_adapter(model: Decoder, directory: Path, base: str) -> None:
             "lora_dropout": shape.dropout,
             "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
             "modules_to_save": list(shape.also) or None,
+            "ensure_weight_tying": tied,
             "use_rslora": shape.rslora,
             "use_dora": shape.dora,
             "bias": "none",
@@ -71,7 +78,7 @@ def save_adapter(model: Decoder, directory: Path, base: str) -> None:
         for part, ours in _PARTS.items():
             if hasattr(module, ours):
                 tensors[f"{_PREFIX}{name}.{part}"] = getattr(module, ours).detach().cpu().contiguous()
-    for whole in shape.also:
+    for whole in {*shape.also, "lm_head"} if tied else shape.also:  # PEFT wants what is tied twice
         place = "lm_head" if whole == "lm_head" else f"model.{whole}"
         tensors[f"{_PREFIX}{place}.weight"] = model.get_parameter(f"{place}.weight").detach().cpu().clone()
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
@@ -138,13 +145,14 @@ def beside(model: Decoder, directory: Path) -> Decoder:
     """
     shape, tensors = (None, {}) if is_prefix(directory) else _read(directory)
     parts = [one for one in model.modules() if isinstance(one, PackedLinear | Experts) or not list(one.children())]
-    whole = (model.model.embed_tokens, model.lm_head) if shape and shape.also else ()
+    ends = any("lm_head." in name or "embed_tokens." in name for name in tensors)
+    whole = (model.model.embed_tokens, model.lm_head) if ends else ()
     own = [one for one in whole if not isinstance(one, PackedLinear)]
     adapted = copy.deepcopy(model, {id(one): one for one in parts if all(one is not other for other in own)})
     if shape is None:
         load_adapter(adapted, directory)
     else:
-        if "lm_head" in shape.also and isinstance(adapted.lm_head, PackedLinear):
+        if ends and isinstance(adapted.lm_head, PackedLinear):
             adapted.lm_head = unpacked(adapted.lm_head, model.dtype)
         _attach(adapted, directory, shape, tensors)
     return adapted.eval()
@@ -166,8 +174,17 @@ def named_base(directory: Path) -> str:
 
 
 def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str, Tensor]) -> None:
-    named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-    targets = {name.rpartition(".lora_A.")[0].rpartition(".")[2] for name in named if ".lora_A." in name}
+    named = {name.removeprefix(_PREFIX).replace(".base_layer.", ".base."): one for name, one in tensors.items()}
+    if model.config.tie_embeddings and _told(directory).get("ensure_weight_tying"):
+        named.pop("lm_head.weight", None)  # the embedding once more
+    elif model.config.tie_embeddings and any(name.startswith(("lm_head.", "model.embed_tokens.")) for name in named):
+        # PEFT keeps a copy of its own of what is tied, unless it is told not to.
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config = replace(model.config, tie_embeddings=False)
+    adapted = {name.rpartition(".lora_A.")[0] for name in named if ".lora_A." in name}
+    # Where none is there, it is for another base, and the last part of a name says what it wants.
+    known = adapted & {name for name, _ in model.named_modules()}
+    targets = known or {name.rpartition(".")[2] for name in adapted}
     shape = LoraShape(shape.rank, shape.alpha, tuple(sorted(targets)), 0.0, shape.rslora, shape.dora, shape.also)
     attach_lora(model, shape, torch.Generator())
     modules = lora_modules(model)
@@ -190,7 +207,7 @@ def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str
                 place.copy_(tensor)
             else:
                 place.data = tensor.to(place)
-    expected = {f"{name}.lora_A.weight" for name in modules}
+    expected = {f"{name}.lora_{part}.weight" for name in modules for part in "AB"}
     problems += [f"{directory}: {name} is missing" for name in sorted(expected - named.keys())][:4]
     if problems:
         raise InputError(problems)
@@ -203,7 +220,11 @@ def _told(directory: Path) -> dict[str, Any]:
 
 
 def _tensors(directory: Path) -> dict[str, Tensor]:
+    legacy = directory / LEGACY
     try:
+        if legacy.is_file() and not (directory / WEIGHTS).exists():
+            file = PickleFile(legacy)
+            return {name: file.tensor(name) for name in file.entries}
         return load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{directory / WEIGHTS} cannot be read as an adapter: {error}") from error
@@ -217,6 +238,8 @@ def _read(directory: Path) -> tuple[LoraShape, dict[str, Tensor]]:
         "fan_in_fan_out": not told.get("fan_in_fan_out"),
         "rank_pattern": not told.get("rank_pattern"),
         "alpha_pattern": not told.get("alpha_pattern"),
+        "init_lora_weights": not str(told.get("init_lora_weights")).startswith(_CHANGING),
+        "alora_invocation_tokens": not told.get("alora_invocation_tokens"),
     }
     problems = [f"{path}: {key} = {told.get(key)!r} is not supported" for key, fine in wrong.items() if not fine]
     rank, alpha = told.get("r"), told.get("lora_alpha")

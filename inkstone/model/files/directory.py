@@ -14,7 +14,9 @@ No pickle with code in it, no code from the checkpoint. Every missing, unexpecte
 anything is loaded, and every NaN after, so a model can never run with random or broken weights.
 """
 
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from inkstone.model.decoder.config import DecoderConfig
 from inkstone.model.decoder.decoder import Decoder
 from inkstone.model.families import family_of, writing_family
 from inkstone.model.files.adapter import FOLDER, own_prefix, read_prefix, save_prefix
+from inkstone.model.files.offload import Offload, keep
 from inkstone.model.files.pieces import Box, by_theirs, slices, their_shape, their_tensor
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.weight_shards import MAX_SHARD_BYTES, write_json, write_weights
@@ -36,6 +39,7 @@ from inkstone.storage.json_object import read_json_object
 from inkstone.tokenizer.foreign.gguf import end_ids
 
 _CARRIED = ("tokenizer*", "*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+_log = logging.getLogger(__name__)
 _CARRIED_TOO = ("chat_template.*", "generation_config.json", "LICENSE*", "NOTICE*")
 
 
@@ -45,18 +49,23 @@ def load_model(
     device: torch.device | str = "cpu",
     mapped: bool = True,
     check: bool = True,
+    offload: Offload | None = None,
 ) -> Decoder:
     """The decoder in evaluation mode, weights in `dtype` (default: as stored).
 
-    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used.
+    `check` reads all weights once to find NaN; without it, mapped weights are read when they are first used. What
+    `offload` leaves where it is can be multiplied with and nothing else: it is for decoding and scoring.
     Raises InputError when the directory is not a readable model of a supported family.
     """
     weights = open_weights(directory)
     dtype = dtype or weights.dtype
     tensors: dict[str, Tensor] = {}
-    packed: dict[str, list[list[PackedWeight]]] = {}
+    kept, said = keep(weights, dtype, offload, check) if offload else ({}, "")
+    packed: dict[str, Sequence[Sequence[PackedWeight]]] = {**kept}
     problems: list[str] = []
     for name in weights.shapes:
+        if name in kept:
+            continue
         if stored := weights.packed(name):
             packed[name] = [[part.to(device) for part in parts] for parts in stored]
             weights.release(name)
@@ -75,6 +84,10 @@ def load_model(
         model.lm_head.weight = model.model.embed_tokens.weight
     if prefix := own_prefix(directory):
         model.model.prefix = read_prefix(model, prefix, of_base=True)
+    if offload and offload.gpu_gib:
+        model.cache_tokens = offload.cache_tokens(weights.config, dtype)
+    if said:
+        _log.warning("%s: %s", directory, said)
     return model.eval()
 
 

@@ -2,12 +2,13 @@
 
     checkpoint = QuantisedCheckpoint(directory, values["quantization_config"])
     checkpoint.tensor("model.layers.0.self_attn.q_proj.weight")     # dequantised now
-    checkpoint.packed("model.layers.0.self_attn.q_proj.weight")     # as it is stored
+    checkpoint.stored("model.layers.0.self_attn.q_proj.weight")     # packed, and not read yet
 
 So every family's table, `inkstone convert` and the slices of tensor-parallel ranks read all layouts.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 from inkstone.errors import InputError
 from inkstone.model.files.safetensors_file import Entry
 from inkstone.model.files.stored import Checkpoint
+from inkstone.model.packed.as_stored import Stored
 from inkstone.model.packed.awq import AWQ
 from inkstone.model.packed.bitsandbytes import BNB_NF4, state_shape
 from inkstone.model.packed.compressed_tensors import INT_QUANTIZED, PACK_QUANTIZED
 from inkstone.model.packed.gptq import GPTQ
-from inkstone.model.packed.layout import Layout
-from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.grouped import Grouped
+from inkstone.model.packed.layout import Layout, Parts
+from inkstone.model.packed.nf4 import Nf4
 from inkstone.storage.damage import reading
 
 
@@ -91,12 +94,17 @@ class QuantisedCheckpoint(Checkpoint):
         names = {part: f"{module}.{part}" for part in (*self.layout.needed, *self.layout.optional)}
         return {part: name for part, name in names.items() if name in self._stored}
 
-    def packed(self, name: str) -> PackedWeight | None:
-        """The weight as it is stored; None where it is a plain tensor."""
+    def is_packed(self, name: str) -> bool:
+        return name.removesuffix(".weight") in self._modules
+
+    def stored(self, name: str) -> Stored:
         module = name.removesuffix(".weight")
-        if module not in self._modules:
-            return None
+        if not self.is_packed(name):
+            return super().stored(name)
         parts = {part: Checkpoint.tensor(self, stored) for part, stored in self._parts(module).items()}
+        return Stored(self._modules[module], parts, partial(self._unpack, module))
+
+    def _unpack(self, module: str, parts: Parts) -> Grouped | Nf4:
         try:
             with reading("it", f"what {self.layout.name} stores"):
                 return self.layout.read(parts, self._modules[module], self.settings)
@@ -104,8 +112,7 @@ class QuantisedCheckpoint(Checkpoint):
             raise InputError(f"{self.directory}: {module}: {error}") from error
 
     def tensor(self, name: str) -> Tensor:
-        packed = self.packed(name)
-        return super().tensor(name) if packed is None else packed.dequantise(torch.float32)
+        return self.stored(name).dequantise(torch.float32) if self.is_packed(name) else super().tensor(name)
 
     def release(self, name: str) -> None:
         module = name.removesuffix(".weight")

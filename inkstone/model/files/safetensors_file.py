@@ -60,10 +60,7 @@ class SafetensorsFile:
             if length > _LONGEST_HEADER:
                 raise _damaged(path, f"its header claims {length} bytes")
             self.entries, self._starts = _read_header(path, stream.read(length), size - 8 - length)
-            self._data = 8 + length
-            self._map = mmap.mmap(
-                stream.fileno(), size, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-            )
+        self._data, self._map = 8 + length, map_file(path)
 
     def tensor(self, name: str) -> Tensor:
         """A view of the file; its pages are read when they are used."""
@@ -78,11 +75,23 @@ class SafetensorsFile:
 
     def release(self, name: str) -> None:
         """Give back the memory of a tensor's pages (they are read again if it is used again)."""
-        start = self._data + self._starts[name]
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = start + self.entries[name].num_bytes - first
-        if length >= mmap.PAGESIZE:
-            self._map.madvise(mmap.MADV_DONTNEED, first, length // mmap.PAGESIZE * mmap.PAGESIZE)
+        forget_pages(self._map, self._data + self._starts[name], self.entries[name].num_bytes)
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """The file's pages, read when they are used; what is written there stays private."""
+    with path.open("rb") as stream:
+        return mmap.mmap(
+            stream.fileno(), 0, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+
+
+def forget_pages(mapped: mmap.mmap, start: int, num_bytes: int) -> None:
+    """Give back the memory of the whole pages in between."""
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = start + num_bytes - first
+    if length >= mmap.PAGESIZE:
+        mapped.madvise(mmap.MADV_DONTNEED, first, length // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
 def write_safetensors(path: Path, entries: Mapping[str, Entry], tensor_of: Callable[[str], Tensor]) -> None:

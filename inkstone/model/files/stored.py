@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.files.safetensors_file import Entry, SafetensorsFile
-from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.as_stored import Stored
 from inkstone.storage import read_json_object, reading
 
 INDEX = "model.safetensors.index.json"
@@ -49,7 +49,7 @@ class Checkpoint:
         """Tensors that say nothing (zeros), which an architecture may have no place for."""
         self.num_bytes = 0
         for path in weight_files(directory):
-            file = SafetensorsFile(path) if path.suffix == ".safetensors" else _PickleFile(path)
+            file = SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
             self.num_bytes += path.stat().st_size
             for name, entry in file.entries.items():
                 if name in self.entries:
@@ -58,9 +58,13 @@ class Checkpoint:
                     )
                 self.entries[name], self._file_of[name] = entry, file
 
-    def packed(self, name: str) -> PackedWeight | None:
-        """None: nothing here is quantised."""
-        return None
+    def is_packed(self, name: str) -> bool:
+        """Whether it is quantised, and may stay so."""
+        return False
+
+    def stored(self, name: str) -> Stored:
+        """The tensor as it lies in its file, quantised or not."""
+        return Stored(self.entries[name].shape, {"weight": Checkpoint.tensor(self, name)})
 
     def tensor(self, name: str) -> Tensor:
         """A view of the mapped file."""
@@ -73,11 +77,11 @@ class Checkpoint:
 
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold the weights, all there. Raises InputError naming what is missing."""
-    for index, single in _LAYOUTS:
-        if (directory / index).is_file():
-            return _indexed_files(directory / index)
+    for index, single in _LAYOUTS:  # as transformers looks for them: where both are there, the index is an old one
         if (directory / single).is_file():
             return [directory / single]
+        if (directory / index).is_file():
+            return _indexed_files(directory / index)
     shards = sorted(path.name for path in directory.glob("*-of-*") if path.suffix in (".safetensors", ".bin"))
     if shards:
         raise InputError(f"{directory} has {shards[0]} but no index of its shards ({INDEX}): copy the index as well")
@@ -111,8 +115,8 @@ def _is_plain(name: object, value: object) -> bool:
     return plain and not value.is_quantized and not value.is_complex()
 
 
-class _PickleFile:
-    """A legacy `pytorch_model.bin`: tensors only, mapped where the file is a zip (everything since 2020)."""
+class PickleFile:
+    """A legacy `pytorch_model.bin`, or an adapter's: tensors only, mapped where it is a zip (everything since 2020)."""
 
     def __init__(self, path: Path) -> None:
         try:

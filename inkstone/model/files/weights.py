@@ -23,6 +23,7 @@ from inkstone.model.families.layout import Piece
 from inkstone.model.files.pieces import Box, Shape, by_ours, by_theirs, fill_block, their_shape, view_block, whole
 from inkstone.model.files.quantised import QuantisedCheckpoint, layout_of
 from inkstone.model.files.stored import Checkpoint
+from inkstone.model.packed.as_stored import Stored
 from inkstone.model.packed.linear import PackedWeight
 from inkstone.storage.json_object import read_json_object
 
@@ -59,29 +60,39 @@ class Weights:
         """
         box = box or whole(self.shapes[name])
         dtype, device = dtype or self.dtype, torch.device(device)
-        if mapped and device.type == "cpu":
-            view = view_block(self.pieces[name], self.shapes[name], box, self.checkpoint.tensor)
-            if view is not None and view.dtype == dtype:
-                return view
+        if mapped and device.type == "cpu" and (view := self.view(name, box, dtype)) is not None:
+            return view
         out = torch.empty([len(dimension) for dimension in box], dtype=dtype, device=device)
         fill_block(out, self.pieces[name], self.shapes[name], box, self.checkpoint.tensor)
         self.release(name)
         return out
 
-    def packed(self, name: str) -> list[list[PackedWeight]] | None:
-        """Our tensor `name` as it is stored, in parts below each other: one list, or one for each expert.
+    def view(self, name: str, box: Box, dtype: torch.dtype) -> Tensor | None:
+        """The block as a view of the mapped file; None where something has to change."""
+        view = view_block(self.pieces[name], self.shapes[name], box, self.checkpoint.tensor)
+        return view if view is not None and view.dtype == dtype else None
 
-        None where it is not quantised; then, or where only `read` can make it, it is a plain tensor.
-        """
-        parts: dict[int, list[PackedWeight]] = {}
+    def is_packed(self, name: str) -> bool:
+        """Whether all of our tensor is quantised, and may stay so."""
+        return all(self.checkpoint.is_packed(piece.theirs) for piece in self.pieces[name])
+
+    def stored(self, name: str) -> list[list[Stored]]:
+        """Our tensor `name` as it is stored, in parts below each other: one list, or one for each expert."""
+        parts: dict[int, list[Stored]] = {}
         for piece in self.pieces[name]:
-            stored = self.checkpoint.packed(piece.theirs)
-            if stored is None or (piece.ours_at and not isinstance(piece.ours_at[0], int)):
-                return None
-            expert = int(piece.ours_at[0]) if piece.ours_at else 0  # type: ignore[arg-type]
+            stored, first = self.checkpoint.stored(piece.theirs), piece.ours_at[0] if piece.ours_at else 0
+            assert isinstance(first, int), "no family stores several experts' rows in one piece"
             rows = piece.theirs_rows
-            parts.setdefault(expert, []).append(stored if rows is None else stored.take(rows))
-        return list(parts.values())
+            parts.setdefault(first, []).append(stored if rows is None else stored.take(rows))
+        whole = parts[0][0]
+        stacked = len(whole.shape) == 3 and len(parts) == 1  # as the decoder keeps all experts
+        return [[whole.take(expert)] for expert in range(whole.shape[0])] if stacked else list(parts.values())
+
+    def packed(self, name: str) -> list[list[PackedWeight]] | None:
+        """`stored`, read into memory where it is packed; else None: it is a plain tensor."""
+        if not self.is_packed(name):
+            return None
+        return [[part.unpacked() for part in parts] for parts in self.stored(name)]  # type: ignore[misc]
 
     def release(self, name: str) -> None:
         """Give back the memory of the pages that our tensor was read from."""
@@ -152,6 +163,8 @@ def read_values(source: Path) -> tuple[dict[str, Any], str]:
         inside = sorted(path.parent for path in source.glob("*/config.json"))
         inside.sort(key=lambda directory: not (directory / "chat_template.json").is_file())
         hint = f"; there are models inside: {', '.join(map(str, inside[:4]))}" if inside else ""
+        if (source / "adapter_config.json").is_file():
+            hint = f"; it is an adapter: give its base, and --adapter {source}"
         raise InputError(f"{source} is not a model directory: it has no config.json{hint}") from error
     if values.get("auto_map"):
         _say_code_is_ignored(path)

@@ -10,19 +10,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.families import FAMILIES, Family
 from inkstone.model.files.pieces import by_ours, by_theirs, their_shape
-from inkstone.model.files.safetensors_file import Entry
+from inkstone.model.files.safetensors_file import Entry, forget_pages, map_file
 from inkstone.model.files.stored import Checkpoint
 from inkstone.model.files.weights import Weights, check_names, decoder_shapes
 from inkstone.model.gguf.architectures import FACTORS, layout, read_config
 from inkstone.model.gguf.blocks import BLOCKS, unpack
-from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.as_stored import Stored
 from inkstone.storage import reading
 from inkstone.tokenizer.foreign.gguf import StoredTensor, read_head
 
@@ -39,7 +38,8 @@ class GgufFile(Checkpoint):
         """Raises InputError for a type that is not read, and for tensors that do not lie in the file."""
         self.directory, self.optional = path, set()
         self.keys, stored = read_head(path)
-        self._data = np.memmap(path, dtype=np.uint8, mode="r")
+        self._map = map_file(path)
+        self._data = torch.frombuffer(self._map, dtype=torch.uint8)
         self._stored = {one.name: one for one in stored}
         self.num_bytes = len(self._data)
         problems = [problem for one in stored if (problem := self._problem(one))]
@@ -71,25 +71,32 @@ class GgufFile(Checkpoint):
         return count // block.weights * block.size
 
     def _bytes(self, name: str) -> Tensor:
+        """A view of the mapped file."""
         one = self._stored[name]
-        return torch.from_numpy(np.array(self._data[one.start : one.start + self._size(one)]))
+        return self._data[one.start : one.start + self._size(one)]
 
-    def packed(self, name: str) -> PackedWeight | None:
-        """The weight as it is stored; None where it is plain, or used whole."""
+    def is_packed(self, name: str) -> bool:
         one = self._stored[name]
-        if one.kind not in _BLOCKS or name.endswith(_NOT_PACKED) or len(one.shape) < 2:
-            return None
-        return unpack(self._bytes(name).view(_flat(one.shape)[0], -1), _BLOCKS[one.kind])
+        return one.kind in _BLOCKS and not name.endswith(_NOT_PACKED) and len(one.shape) > 1
+
+    def stored(self, name: str) -> Stored:
+        one = self._stored[name]
+        if not self.is_packed(name):
+            return Stored(_flat(one.shape), {"weight": self.tensor(name)})
+        shape, kind = _flat(one.shape), _BLOCKS[one.kind]
+        parts = {"bytes": self._bytes(name).view(shape[0], -1)}
+        return Stored(shape, parts, lambda parts: unpack(parts["bytes"], kind), by_rows=True)
 
     def tensor(self, name: str) -> Tensor:
         one = self._stored[name]
         data, shape = self._bytes(name), _flat(one.shape)
         if one.kind in _PLAIN:
-            return data.view(_PLAIN[one.kind]).view(shape)
+            dtype = _PLAIN[one.kind]
+            return (data.clone() if one.start % dtype.itemsize else data).view(dtype).view(shape)
         return unpack(data.view(math.prod(shape[:-1]), -1), _BLOCKS[one.kind]).dequantise(torch.float32).view(shape)
 
     def release(self, name: str) -> None:
-        pass  # what is read is a copy; the system may drop the mapped pages by itself
+        forget_pages(self._map, self._stored[name].start, self._size(self._stored[name]))
 
 
 def open_gguf(path: Path) -> Weights:

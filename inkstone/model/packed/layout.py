@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inkstone.errors import InputError
 from inkstone.model.packed.grouped import Grouped
-from inkstone.model.packed.linear import PackedWeight
+from inkstone.model.packed.nf4 import Nf4
 
 Parts = Mapping[str, Tensor]
 """The tensors in a weight's place by what follows the module's name: qweight, scales ..."""
@@ -26,7 +26,7 @@ class Layout:
     optional: tuple[str, ...]
     shape: Callable[[Shapes, Settings], tuple[int, int]] | None
     """(N, K) from the shapes of the parts; None where the first needed part says it."""
-    read: Callable[[Parts, tuple[int, int], Settings], PackedWeight]
+    read: Callable[[Parts, tuple[int, int], Settings], Grouped | Nf4]
     write: Callable[[Grouped], dict[str, Tensor]] | None = None
 
 

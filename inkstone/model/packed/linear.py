@@ -8,6 +8,7 @@ the product and forgotten. Gradients reach the input, never the weight: backward
 keeping a copy, so that a low-rank adapter trains over a packed base in the packed base's memory.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inkstone.model.cpu_speed import bfloat16_speedup
+from inkstone.model.packed.as_stored import Stored
 from inkstone.model.packed.grouped import Grouped
 from inkstone.model.packed.nf4 import Nf4
 
@@ -82,7 +84,7 @@ class Part(nn.Module):
         return known[1][..., self.rows]
 
 
-PackedWeight = Nf4 | Grouped | Prepacked | Part
+PackedWeight = Nf4 | Grouped | Prepacked | Part | Stored
 """A weight [N, K] with `shape`, `dequantise(dtype)`, `take(rows)` and `product(x)`."""
 
 
@@ -92,7 +94,7 @@ class PackedLinear(nn.Module):
     def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.packed = packed
-        self.out_features, self.in_features = packed.shape
+        self.out_features, self.in_features = packed.shape[0], packed.shape[1]
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
@@ -101,14 +103,17 @@ class PackedLinear(nn.Module):
         return self.packed.dequantise(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if isinstance(self.packed, Stored) and self.packed.unpack is None:
+            return F.linear(x, self.packed.dequantise(x.dtype), bias)  # rounded once, as the decoder's own map
         out = packed_product(x, self.packed)
-        return out if self.bias is None else out + self.bias.to(x.dtype)
+        return out if bias is None else out + bias
 
 
 class PackedExperts(nn.Module):
     """One projection of all experts: for each expert the parts that lie below each other (gate, up)."""
 
-    def __init__(self, experts: list[list[PackedWeight]]) -> None:
+    def __init__(self, experts: Sequence[Sequence[PackedWeight]]) -> None:
         super().__init__()
         self.experts = nn.ModuleList(nn.ModuleList(parts) for parts in experts)
 
@@ -128,13 +133,13 @@ def packed_product(x: Tensor, packed: PackedWeight) -> Tensor:
 
 def packed_runs(x_MD: Tensor, projection: PackedExperts, ends_E: Tensor) -> Tensor:
     """As the decoder's `matmul_runs`, expert by expert; an expert without tokens costs nothing."""
-    runs, start = [], 0
-    for end, parts in zip(ends_E.tolist(), projection.parts(), strict=True):
-        if end > start:
-            outs = [packed_product(x_MD[start:end], part) for part in parts]
-            runs.append(torch.cat(outs, dim=-1))
-        start = end
-    return torch.cat(runs)
+    ends = ends_E.tolist()
+    found = zip([0, *ends], ends, projection.parts(), strict=False)
+    chosen = [(slice(start, end), parts) for start, end, parts in found if end > start]
+    stored = [part for _, parts in chosen for part in parts if isinstance(part, Stored)]
+    if stored and stored[0].lane:
+        stored[0].lane.line_up(stored)
+    return torch.cat([torch.cat([packed_product(x_MD[run], one) for one in parts], -1) for run, parts in chosen])
 
 
 class _Product(torch.autograd.Function):

@@ -6,7 +6,7 @@ Embedding, head, router and norms keep their 16 bits.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +93,7 @@ def pack_weight(weight_NK: Tensor, kind: Kind) -> PackedWeight:
     return round_to_nearest(weight_NK, 4, group)
 
 
-def put_experts(experts: Experts, part: str, packed: list[list[PackedWeight]]) -> None:
+def put_experts(experts: Experts, part: str, packed: Sequence[Sequence[PackedWeight]]) -> None:
     """Packed experts in the place of the parameter `part`."""
     delattr(experts, part)
     setattr(experts, part, PackedExperts(packed))
@@ -106,7 +106,7 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(owner), last, module)
 
 
-def put_packed(model: Decoder, packed: Mapping[str, list[list[PackedWeight]]]) -> None:
+def put_packed(model: Decoder, packed: Mapping[str, Sequence[Sequence[PackedWeight]]]) -> None:
     """Weights as a checkpoint stores them, by our names, in the places of the model's own."""
     for name, stored in packed.items():
         owner, _, last = name.rpartition(".")
