@@ -12,8 +12,9 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,21 +57,30 @@ class Server:
         if name not in self.library.names:
             known = ", ".join(self.library.names)
             raise Refused(404, f'there is no model "{name}" here, only {known}', code="model_not_found")
-        return await self.library.get(name)
+        try:
+            return await self.library.get(name)
+        except InputError as error:  # its files, or no room for it: nothing is wrong with the request
+            raise Refused(503, str(error), "server_error", "model_not_ready", Retry_After="1") from error
 
     async def answer(self, request: Request, job: Chat | Completion) -> Response:
         """The job's answer, whole or as a stream; counted against the key that asks."""
+        if not job.asked.stream:
+            return await self.whole(request, job.loaded, job.whole)
         who: bytes = request.state.who
         self.guard.begin(who)
-        if job.asked.stream:
-            return StreamingResponse(
-                self._stream(job, who), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-            )
+        return StreamingResponse(
+            self._stream(job, who), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+
+    async def whole(self, request: Request, loaded: Loaded, work: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
+        """What the work says in the end; counted against the key that asks."""
+        who: bytes = request.state.who
+        self.guard.begin(who)
         try:
-            whole = await _unless_gone(request, job.whole())
+            whole = await _unless_gone(request, work())
         finally:
             self.guard.end(who)
-        self.metrics.requests.labels(job.loaded.name, "gone" if whole is None else "answered").inc()
+        self.metrics.requests.labels(loaded.name, "gone" if whole is None else "answered").inc()
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     async def _stream(self, job: Chat | Completion, who: bytes) -> AsyncIterator[str]:
@@ -163,9 +173,10 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         return await server.answer(request, await asyncio.to_thread(Completion, await server.model(asked.model), asked))
 
     @app.post("/v1/embeddings")
-    async def embeddings(request: Request) -> dict[str, Any]:
+    async def embeddings(request: Request) -> Response:
         asked = await read_body(request, EmbeddingRequest)
-        return await _embeddings(await server.model(asked.model), asked)
+        loaded = await server.model(asked.model)
+        return await server.whole(request, loaded, partial(_embeddings, loaded, asked))
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
@@ -208,12 +219,18 @@ class _Guarded:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # what GET says, of which the server leaves the body out
+            scope = {**scope, "method": "GET"}
         request, started = Request(scope), time.perf_counter()
         number = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
         path = request.url.path
 
+        begun = False
+
         async def numbered(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message)["x-request-id"] = number
                 seconds = time.perf_counter() - started
                 _log.info("%s %s %s %d %.3f s", number, request.method, path, message["status"], seconds)
@@ -224,7 +241,14 @@ class _Guarded:
         except Refused as refused:
             await _refusal(refused)(scope, receive, numbered)
             return
-        await self.app(scope, receive, numbered)
+        try:
+            await self.app(scope, receive, numbered)
+        except Exception as error:  # a fault of ours: the client gets its kind and number, the log all of it
+            _log.exception("%s %s failed", number, path)
+            if begun:
+                raise
+            said = f"the server failed ({type(error).__name__}); its log says more under {number}"
+            await _refusal(Refused(500, said, "server_error"))(scope, receive, numbered)
 
 
 def _errors(app: FastAPI) -> None:
@@ -251,6 +275,11 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         said = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 404:
+            said += (
+                "; the API is /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models, so the base URL of "
+            )
+            said += "a client ends in /v1; GET /openapi.json lists all"
         return _refusal(Refused(error.status_code, said))
 
 
@@ -269,7 +298,8 @@ def _error(message: str, kind: str, code: str | None = None) -> dict[str, str | 
 
 
 def _model(library: Library, name: str) -> dict[str, Any]:
-    created, chat = int(library.place(name).stat().st_mtime), library.talks(name)
+    place, chat = library.place(name), library.talks(name)
+    created = int(place.stat().st_mtime) if place.exists() else 0  # somebody may have removed it meanwhile
     told = {"id": name, "object": "model", "created": created, "owned_by": "inkstone", "chat": chat}
     return told | ({"parent": library.adapters[name].base} if name in library.adapters else {})
 
@@ -277,10 +307,12 @@ def _model(library: Library, name: str) -> dict[str, Any]:
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:
     """The mean of the last hidden states of a text's tokens, of length 1."""
     prompts = prompts_of(loaded, asked.input)
-    limit = loaded.opened.model.config.position_limit
+    config = loaded.opened.model.config
+    if asked.dimensions not in (None, config.hidden_size):
+        raise InputError(f"dimensions: this model's vectors have {config.hidden_size} numbers: leave it out")
     for number, prompt in enumerate(prompts):
-        if not prompt or (limit is not None and len(prompt) > limit):
-            raise Refused(400, f"input {number} has {len(prompt)} tokens; the model takes 1 to {limit}")
+        if config.position_limit is not None and len(prompt) > config.position_limit:
+            raise InputError(f"text {number} has {len(prompt)} tokens; the model takes {config.position_limit}")
     rows = [await asyncio.to_thread(_embedding, loaded, prompt) for prompt in prompts]
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(row) if asked.encoding_format == "base64" else row}

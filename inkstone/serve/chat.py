@@ -24,7 +24,7 @@ class Chat:
         self.prompt = chat_prompt(loaded, asked)
         opened = loaded.opened
         how = sampling_of(loaded, asked, asked.longest, self.prompt)
-        stop_ids = opened.stop_ids | set(asked.stop_token_ids)
+        stop_ids = asked.stop_ids(opened.stop_ids)
         logprobs = max(asked.top_logprobs or 0, 1) if asked.logprobs else 0
         one = Request(self.prompt, how, stop_ids, logprobs)
         self.requests = [
@@ -37,7 +37,7 @@ class Chat:
         ]
         # A call is only known when its JSON is complete, so an answer that may hold one comes in one piece.
         self.may_call = bool(asked.tools) and asked.tool_choice != "none"
-        one_call = self.may_call and asked.parallel_tool_calls is False
+        one_call = self.may_call and not asked.parallel_tool_calls
         self.answers = answers_of(loaded, asked.n, [*asked.stop, *[CALL_END] * one_call], chat=True)
 
     async def whole(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Chat:
                 said = {key: value for key, value in choice["message"].items() if key != "role" and value is not None}
                 calls = [{"index": place, **call} for place, call in enumerate(said.get("tool_calls", []))]
                 said |= {"tool_calls": calls} if calls else {}
-                yield _chunk(start, event.index, said, choice["finish_reason"])
+                yield _chunk(start, event.index, said, choice["finish_reason"], choice["logprobs"])
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield sse({**start, "choices": [], "usage": usage([self.prompt], self.answers)})
         yield "data: [DONE]\n\n"

@@ -26,14 +26,14 @@ class Completion:
         scored = asked.logprobs if asked.echo else None
         self.requests = []
         limit = opened.model.config.position_limit
-        for prompt in self.prompts:
+        for number, prompt in enumerate(self.prompts):
             if limit is not None and len(prompt) + (asked.max_tokens or 0) > limit:
                 raise InputError(
-                    f"prompt has {len(prompt)} tokens and max_tokens is {asked.max_tokens or 0}, more than the model's "
-                    f"{limit} in all: shorten or lower it"
+                    f"text {number} has {len(prompt)} tokens and max_tokens is {asked.max_tokens or 0}, more than the "
+                    f"model's {limit} in all: shorten or lower it"
                 )
             how = sampling_of(loaded, asked, asked.longest, prompt)
-            one = Request(prompt, how, opened.stop_ids | set(asked.stop_token_ids), max(asked.logprobs or 0, 1), scored)
+            one = Request(prompt, how, asked.stop_ids(opened.stop_ids), max(asked.logprobs or 0, 1), scored)
             self.requests += [
                 replace(one, sampling=how.model_copy(update={"seed": how.seed + sample})) for sample in range(asked.n)
             ]
@@ -103,11 +103,15 @@ def _piece(index: int, text: str, finish: str | None) -> dict[str, Any]:
 
 def prompts_of(loaded: Loaded, given: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
     """Each prompt as ids. Text gets the tokenizer's own beginning; what looks like a control token stays text."""
-    if isinstance(given, str):
-        return [_encode(loaded, given)]
-    if given and isinstance(given[0], int):
-        return [[token for token in given if isinstance(token, int)]]
-    return [_encode(loaded, one) if isinstance(one, str) else [*one] for one in given if not isinstance(one, int)]
+    several = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    prompts = [_encode(loaded, one) if isinstance(one, str) else [*one] for one in several if not isinstance(one, int)]
+    vocab = loaded.opened.model.config.vocab_size
+    for number, prompt in enumerate(prompts):
+        strange = [token for token in prompt if not 0 <= token < vocab]
+        if strange or not prompt:
+            has = f"the id {strange[0]}, but the model has 0 to {vocab - 1}" if strange else "no tokens"
+            raise InputError(f"text {number} has {has}")
+    return prompts
 
 
 def _encode(loaded: Loaded, text: str) -> list[int]:

@@ -95,7 +95,7 @@ def _key_of(authorization: str) -> bytes:
     """The key in a header: a bearer's token, or the password of a browser's prompt."""
     scheme, _, given = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return given.strip().encode()
+        return given.strip().encode("latin-1")  # as headers are decoded
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(given, validate=True).partition(b":")[2]

@@ -102,7 +102,11 @@ class Runner:
         self._thread.start()
 
     def open(self, requests: Sequence[Request]) -> Flow:
-        """Begin; to be called in a coroutine. Raises Busy."""
+        """Begin; to be called in a coroutine. Raises Busy, InputError for more than would ever fit."""
+        if len(requests) > self.most:
+            raise InputError(
+                f"{len(requests)} answers are asked for, and the server takes {self.most} at once: ask in parts"
+            )
         with self._lock:
             if self.pending + len(requests) > self.most:
                 raise Busy(f"{self.pending} requests run or wait, of {self.most}: try again in a moment")

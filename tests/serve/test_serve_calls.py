@@ -118,7 +118,7 @@ def test_a_call_that_is_cut_off_is_text_and_says_so(client: openai.OpenAI) -> No
         ({"tool_choice": named("nosuch")}, 'names "nosuch", which is none of tools'),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tool_choice": "always"}, "tool_choice"),
-        ({"tool_choice": "required", "tools": [{"type": "function"}]}, "needs a function with a name"),
+        ({"tool_choice": "required", "tools": [{"type": "function"}]}, "each of tools must be"),
         ({"tool_choice": "required", "tools": [*TOOLS, TOOLS[0]]}, "a name of its own"),
         ({"tool_choice": "required", "tools": []}, "tool_choice needs tools"),
         ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "leave one out"),
