@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inkstone.generate import Delta, Request, SamplingSettings, Shown, TextStream
+from inkstone.generate import Delta, SamplingSettings, Shown, TextStream
 from inkstone.generate.request import Top
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import Asked
+from inkstone.serve.runner import Flow
 from inkstone.tokenizer import Tokenizer
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -45,22 +46,18 @@ def answers_of(loaded: Loaded, count: int, stops: Sequence[str], chat: bool) -> 
     ]
 
 
-async def events(loaded: Loaded, requests: Sequence[Request], answers: Sequence[Answer]) -> AsyncIterator[Event]:
-    """What happens to the answers until all have ended; leaving early cancels the rest."""
-    flow = loaded.runner.open(requests)
-    try:
-        while not flow.done:
-            told = await flow.next()
-            if not told:
-                yield Event(None)
-            for index in dict.fromkeys(index for index, _ in told if not answers[index].finish):
-                answer = answers[index]
-                new, used = _grow(answer, [delta for one, delta in told if one == index])
-                if answer.finish and not used[-1].finish:
-                    flow.cancel(index)
-                yield Event(index, new, used, answer.finish)
-    finally:
-        flow.cancel()
+async def events(flow: Flow, answers: Sequence[Answer]) -> AsyncIterator[Event]:
+    """What happens to the answers until all have ended."""
+    while not flow.done:
+        told = await flow.next()
+        if not told:
+            yield Event(None)
+        for index in dict.fromkeys(index for index, _ in told if not answers[index].finish):
+            answer = answers[index]
+            new, used = _grow(answer, [delta for one, delta in told if one == index])
+            if answer.finish and not used[-1].finish:
+                flow.cancel(index)
+            yield Event(index, new, used, answer.finish)
 
 
 def _grow(answer: Answer, deltas: Sequence[Delta]) -> tuple[str, list[Delta]]:

@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inkstone.errors import Absent, InkstoneError, InputError
@@ -68,8 +69,10 @@ class Server:
             return await self.whole(request, job.loaded, job.whole)
         who: bytes = request.state.who
         self.guard.begin(who)
+        pieces = self._stream(job, who)
+        first = await anext(pieces)  # where there is no room this raises, while the status can still say so
         return StreamingResponse(
-            self._stream(job, who), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            _again(first, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
 
     async def whole(self, request: Request, loaded: Loaded, work: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
@@ -84,22 +87,32 @@ class Server:
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     async def _stream(self, job: Chat | Completion, who: bytes) -> AsyncIterator[str]:
-        ended, last, model = "gone", time.perf_counter(), job.loaded.name
+        ended, last, model, begun = "gone", time.perf_counter(), job.loaded.name, False
         seconds, later = self.metrics.first_token.labels(model), self.metrics.next_token.labels(model)
         try:
             async for piece in job.chunks():
-                if piece:
+                if begun and piece and not piece.startswith(":"):
                     now = time.perf_counter()
                     seconds.observe(now - last)
                     seconds, last = later, now
+                begun = True  # the first has no token
+                if piece:
                     yield piece
             ended = "answered"
         except InkstoneError as error:
             ended = "failed"
+            if not begun:
+                raise
             yield sse({"error": _error(str(error), _kind_of(error))})
         finally:
             self.guard.end(who)
             self.metrics.requests.labels(job.loaded.name, ended).inc()
+
+
+async def _again(first: str, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for piece in pieces:
+        yield piece
 
 
 async def _unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -243,6 +256,8 @@ class _Guarded:
             return
         try:
             await self.app(scope, receive, numbered)
+        except ClientDisconnect:
+            _log.info("%s %s: the client left before it had asked", number, path)
         except Exception as error:  # a fault of ours: the client gets its kind and number, the log all of it
             _log.exception("%s %s failed", number, path)
             if begun:

@@ -42,26 +42,28 @@ class Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
-        async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is not None and event.deltas[0].prompt:
-                self.scored[event.index] = event.deltas[0].prompt
+        with self.loaded.runner.open(self.requests) as flow:
+            async for event in events(flow, self.answers):
+                if event.index is not None and event.deltas[0].prompt:
+                    self.scored[event.index] = event.deltas[0].prompt
         choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
         return {**head("text_completion", self.loaded, "cmpl"), "choices": choices, "usage": self._usage()}
 
     async def chunks(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
+        """The answer as server-sent events, of which the first means that there is room for it."""
         start = head("text_completion", self.loaded, "cmpl")
-        if self.asked.echo:
-            for index, request in enumerate(self.requests):
-                yield sse({**start, "choices": [_piece(index, self._prompt_text(request), None)]})
-        async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is None:
-                yield ": still here\n\n"
-            elif event.text or event.finish or self.asked.logprobs is not None:
-                piece = _piece(event.index, event.text, event.finish)
-                if self.asked.logprobs is not None and event.deltas[0].token is not None:
-                    piece["logprobs"] = self._logprobs(event.deltas)
-                yield sse({**start, "choices": [piece]})
+        with self.loaded.runner.open(self.requests) as flow:
+            told = enumerate(map(self._prompt_text, self.requests) if self.asked.echo else ())
+            echoed = "".join(sse({**start, "choices": [_piece(index, text, None)]}) for index, text in told)
+            yield echoed or ": begins\n\n"
+            async for event in events(flow, self.answers):
+                if event.index is None:
+                    yield ": still here\n\n"
+                elif event.text or event.finish or self.asked.logprobs is not None:
+                    piece = _piece(event.index, event.text, event.finish)
+                    if self.asked.logprobs is not None and event.deltas[0].token is not None:
+                        piece["logprobs"] = self._logprobs(event.deltas)
+                    yield sse({**start, "choices": [piece]})
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield sse({**start, "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"

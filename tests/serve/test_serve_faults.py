@@ -265,8 +265,9 @@ def test_more_than_may_wait_is_429_with_a_time(served: Served, monkeypatch: pyte
     own = served.library.open["base"].runner
     with monkeypatch.context() as full:
         full.setattr(own, "pending", own.most)
-        code, answer = post(served, "/v1/completions", TEXT)
-    assert (code, answer["error"]["code"]) == (429, "queue_full")
+        for more in ({}, {"stream": True}):  # a stream's status says it too, for clients that try again
+            code, answer = post(served, "/v1/completions", TEXT | more)
+            assert (code, answer["error"]["code"]) == (429, "queue_full")
     assert post(served, "/v1/completions", TEXT)[0] == 200
 
 
@@ -305,8 +306,21 @@ def test_a_key_has_its_limits(locked: Served) -> None:
     assert codes[0] == 200 and codes[-1] == 429
 
 
-def test_figures_are_there_for_prometheus(served: Served) -> None:
+def first_token(served: Served) -> float:
+    name = 'inkstone_first_token_seconds_sum{model="base"}'
+    lines = [line for line in get(served, "/metrics")[1].splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
+def test_figures_are_there_for_prometheus(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     post(served, "/v1/completions", TEXT)
+    engine, before = served.library.open["base"].runner.engine, first_token(served)
+    assert engine is not None
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.2), step())[1])
+    with urllib.request.urlopen(f"{served.url}/v1/completions", json.dumps(TEXT | {"stream": True}).encode()) as stream:
+        stream.read()
+    assert first_token(served) - before >= 0.2, "until the first token, not until the first piece"
     page = get(served, "/metrics")[1]
     for name in ("inkstone_first_token_seconds_bucket", "inkstone_requests_total", "inkstone_engine_held"):
         assert name in page

@@ -99,7 +99,8 @@ def trains(served: Served, number: int, steps: int = 3) -> None:
 
 def test_a_model_is_tuned_on_an_uploaded_file_measured_before_and_after_and_talks(anew: Callable[[], Served]) -> None:
     served = anew()
-    data, test = uploaded(served, "诗.jsonl", chats()), uploaded(served, "test.jsonl", chats(3))
+    data, test = uploaded(served, "《诗》 (1) [终].JSONL", chats()), uploaded(served, "test.jsonl", chats(3))
+    assert data["name"] == "《诗》 (1) [终].jsonl"
     task = {
         "model": "chat",
         "data": data["id"],
@@ -115,7 +116,7 @@ def test_a_model_is_tuned_on_an_uploaded_file_measured_before_and_after_and_talk
     done = reach(served, row["id"], "succeeded")
     assert done["result"]["heldout_loss"] < done["result"]["heldout_loss_before"]
     assert done["result"]["steps"] == planned["takes"]["steps"]
-    assert done["model"] == f"诗-whole-{row['id']}"
+    assert done["model"] == f"诗-1-终-whole-{row['id']}"
     body = {"model": done["model"], "messages": [{"role": "user", "content": "1？"}], "max_tokens": 4}
     assert made(served, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
     served = anew()
