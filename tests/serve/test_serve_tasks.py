@@ -179,6 +179,8 @@ def test_a_second_stop_kills_and_what_was_killed_by_others_has_failed_in_words(a
     data = uploaded(served, "a.jsonl", chats(200))
     number = begun(served, data=data["id"], **LONG)["id"]
     trains(served, number)
+    code, told = call(served, "DELETE", f"/api/datasets/{data['id']}")
+    assert code == 409 and f"task {number} learns from a.jsonl" in told["error"]["message"]
     [row] = served.jobs.store.rows("jobs")
     os.kill(int(row["process"].split()[0]), signal.SIGSTOP)  # it hears no SIGTERM now
     made(served, f"/api/tasks/{number}/stop", None)
@@ -193,6 +195,7 @@ def test_a_second_stop_kills_and_what_was_killed_by_others_has_failed_in_words(a
     os.killpg(int(row["process"].split()[0]), signal.SIGKILL)
     wait_until(lambda: state(served, number) == "failed")
     assert made(served, f"/api/tasks/{number}", None, "GET")["error"]
+    assert call(served, "DELETE", f"/api/datasets/{data['id']}")[0] == 204
 
 
 def test_another_process_with_the_number_of_a_job_is_not_taken_for_it() -> None:

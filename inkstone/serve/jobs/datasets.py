@@ -14,6 +14,7 @@ from typing import Any
 from inkstone.chat import Problem, read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
 from inkstone.serve.guard import Refused, file_name
+from inkstone.serve.jobs.queue import ENDED
 from inkstone.serve.store import Store
 
 MAX_UPLOAD_BYTES = 256 * 2**20
@@ -62,8 +63,11 @@ class Datasets:
         return row
 
     def remove(self, number: int) -> None:
-        """Forget a file. A task that still wants it says so when it is resumed."""
+        """Forget a file, unless a task is to read it. One that was stopped says so when it is resumed."""
         row = self.store.row("datasets", number)
+        open_ = [job for job in self.store.rows("jobs") if job["state"] not in ENDED]
+        if used := [str(job["id"]) for job in open_ if number in (job["task"].get("data"), job["task"].get("test"))]:
+            raise Refused(409, f"task {', '.join(used)} learns from {row['name']} or is tested on it: stop it first")
         self.store.remove("datasets", number)
         self.path(row).unlink(missing_ok=True)
 
