@@ -297,6 +297,11 @@ def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Se
     assert made(served, "/api/datasets", None, "GET")[-1]["id"] == row_of_surrogates["id"]
     code, told = send(served, "/api/datasets?name=none.jsonl", b'{"a": 1}\n')
     assert code == 400 and told["error"]["message"].startswith("none.jsonl is in no known format")
+    last = row_of_surrogates["id"]
+    assert call(served, "DELETE", f"/api/datasets/{last}")[0] == 204
+    assert uploaded(served, "next.jsonl", chats(1))["id"] > last, (
+        "a task that names the one that is gone must not get it"
+    )
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 204
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 404
     assert not list(served.jobs.folder.rglob("*faults.jsonl"))
