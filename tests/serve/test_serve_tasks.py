@@ -324,7 +324,12 @@ def test_an_upload_is_bounded_also_unpacked(served: Served, monkeypatch: pytest.
     code, told = send(served, "/api/datasets?name=bomb.jsonl.gz", bomb)
     assert code == 400 and "unpacks to" in told["error"]["message"]
     monkeypatch.setattr(datasets, "MAX_UPLOAD_BYTES", 1000)
-    assert send(served, "/api/datasets?name=large.jsonl", chats(100))[0] == 413
+    code, told = send(served, "/api/datasets?name=large.jsonl", chats(100))
+    assert code == 413 and told["error"]["message"].endswith("split it")
+    usage = shutil.disk_usage(served.jobs.folder)
+    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    code, told = send(served, "/api/datasets?name=large.jsonl", chats(100))
+    assert code == 413 and told["error"]["message"].endswith("what the disk has left")
     assert not list((served.jobs.folder / "data").glob("*bomb*"))
     assert not list((served.jobs.folder / "data").glob(".*"))
 

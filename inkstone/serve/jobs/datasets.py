@@ -46,7 +46,8 @@ class Datasets:
                 async for piece in pieces:
                     size += len(piece)
                     if size > room:
-                        raise Refused(413, f"the file has more than {room // 2**20} MiB: split it")
+                        why = "split it" if room == MAX_UPLOAD_BYTES else "it is half of what the disk has left"
+                        raise Refused(413, f"the file has more than {room / 2**20:.3g} MiB: {why}")
                     stream.write(piece)
             return await asyncio.to_thread(self._keep, draft, name, size)
         finally:
