@@ -294,7 +294,7 @@ def _errors(app: FastAPI) -> None:
             said += (
                 "; the API is /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models, so the base URL of "
             )
-            said += "a client ends in /v1; GET /openapi.json lists all"
+            said += "; the base URL of a client ends in /v1, and GET /openapi.json lists all that there is"
         return _refusal(Refused(error.status_code, said))
 
 
