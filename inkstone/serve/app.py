@@ -291,9 +291,6 @@ def _errors(app: FastAPI) -> None:
     async def unknown(request: Request, error: HTTPException) -> Response:
         said = f"{request.method} {request.url.path}: {error.detail}"
         if error.status_code == 404:
-            said += (
-                "; the API is /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models, so the base URL of "
-            )
             said += "; the base URL of a client ends in /v1, and GET /openapi.json lists all that there is"
         return _refusal(Refused(error.status_code, said))
 

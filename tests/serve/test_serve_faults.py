@@ -144,7 +144,7 @@ def test_a_model_whose_files_are_gone_takes_nothing_else_with_it(tmp_path: Path,
 
 
 def test_a_base_url_without_v1_and_a_monitor_s_head_are_answered(served: Served) -> None:
-    assert "the base URL of a client ends in /v1" in refused(served, "/chat/completions", CHAT, 404)
+    assert "Found; the base URL of a client ends in /v1, and GET" in refused(served, "/chat/completions", CHAT, 404)
     for path, code in (("/health", 200), ("/v1/models", 200), ("/nothing", 404)):
         connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
         connection.request("HEAD", path)
