@@ -16,6 +16,7 @@ from inkstone.corpus.judge.benchmarks import index_texts, overlaps
 from inkstone.corpus.judge.kernel import flatten, tokenize
 from inkstone.corpus.read.files import find_files
 from inkstone.corpus.read.readers import read_batches
+from inkstone.errors import InputError
 from inkstone.evaluate.tasks import Item
 from inkstone.progress import Progress
 
@@ -38,15 +39,22 @@ def find_in_corpus(
     """Every item of every document, strongest first."""
     texts = [(item.id, text) for item in items for text in item_texts(item)]
     index = index_texts([name for name, _ in texts], [text for _, text in texts])
-    said, best, documents = [text for _, text in texts], dict[tuple[str, str], Found](), 0
+    said, best, documents, silent = [text for _, text in texts], dict[tuple[str, str], Found](), 0, 0
     for batch in read_batches(find_files(corpus), [field], max_document_mb=64.0):
         tokens = tokenize(flatten(pa.array(batch.texts, pa.string())))
         for document, item, share in zip(*overlaps(tokens, index), strict=True):
             key = index.names[item], batch.ids[document]
             if share >= overlap and (key not in best or share > best[key].overlap):
                 best[key] = Found(*key, float(share), _passage(said[item], batch.texts[document]))
-        documents += len(batch.texts)
+        documents, silent = documents + len(batch.texts), silent + len(batch.broken)
         progress.advance(documents, None, "documents", found=len(best))
+    if silent or not documents:
+        told = (
+            f'{silent} rows have no text in the field "{field}" and were not searched: name another with --text-field'
+        )
+        if not documents:
+            raise InputError(told)
+        progress.note(told)
     return sorted(best.values(), key=lambda one: (-one.overlap, one.item, one.document))
 
 

@@ -13,7 +13,7 @@ import struct
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -238,12 +238,8 @@ class _Guarded:
         number = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
         path = request.url.path
 
-        begun = False
-
         async def numbered(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 MutableHeaders(scope=message)["x-request-id"] = number
                 seconds = time.perf_counter() - started
                 _log.info("%s %s %s %d %.3f s", number, request.method, path, message["status"], seconds)
@@ -260,10 +256,9 @@ class _Guarded:
             _log.info("%s %s: the client left before it had asked", number, path)
         except Exception as error:  # a fault of ours: the client gets its kind and number, the log all of it
             _log.exception("%s %s failed", number, path)
-            if begun:
-                raise
             said = f"the server failed ({type(error).__name__}); its log says more under {number}"
-            await _refusal(Refused(500, said, "server_error"))(scope, receive, numbered)
+            with suppress(RuntimeError):  # an answer that has begun cannot become another: it is cut
+                await _refusal(Refused(500, said, "server_error"))(scope, receive, numbered)
 
 
 def _errors(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ import pytest
 from test_evaluate_runner import make_data, make_model, run
 from test_evaluate_tasks import DATA, needs_data
 
+from inkstone.errors import InputError
 from inkstone.evaluate.contamination import find_in_corpus, item_texts
 from inkstone.evaluate.protocols.readers import READERS
 from inkstone.evaluate.tasks import BENCHMARKS, Item, load
@@ -37,6 +38,15 @@ def test_planted_items_are_found_with_their_passage_and_nothing_else(tmp_path: P
     first = next(one for one in found if one.item == long[0].id)
     assert (first.overlap, copied in first.passage, len(first.passage) < len(copied) + 60) == (1.0, True, True)
     assert next(one for one in found if one.item == long[2].id).overlap < 1.0
+
+
+def test_rows_without_a_text_are_no_all_clear(tmp_path: Path) -> None:
+    item = Item("x", "", {"question": "one two three four five six seven eight nine ten"})
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"question": item.texts["question"]}) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match='1 rows have no text in the field "text" and were not searched'):
+        find_in_corpus([item], [path], Silent())
+    assert [one.item for one in find_in_corpus([item], [path], Silent(), field="question")] == ["x"]
 
 
 @needs_data

@@ -129,6 +129,13 @@ def test_a_fault_of_the_server_is_an_error_object_too(served: Served, monkeypatc
     monkeypatch.setattr("inkstone.serve.app.chat_prompt", broken)
     said = refused(served, "/tokenize", {"model": "chat", "messages": CHAT["messages"]}, 500)
     assert "LookupError" in said and "secret" not in said
+    monkeypatch.setattr("inkstone.serve.completions._piece", broken)  # when the answer has begun
+    body = json.dumps(TEXT | {"stream": True}).encode()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        urllib.request.urlopen(f"{served.url}/v1/completions", body, timeout=10).read()
+    monkeypatch.undo()
+    assert post(served, "/v1/completions", TEXT)[0] == 200
+    wait_until(lambda: nothing_held(served))
 
 
 def test_a_model_whose_files_are_gone_takes_nothing_else_with_it(tmp_path: Path, models: Path) -> None:
