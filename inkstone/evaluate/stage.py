@@ -25,9 +25,11 @@ from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout
 from inkstone.evaluate.protocols import Protocol
 from inkstone.evaluate.run.benchmarks import load_all, run_benchmarks, wanted_protocols
 from inkstone.evaluate.run.local import LocalModel
+from inkstone.evaluate.run.sandbox import require_sandbox
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts, write_samples
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.table import table_entry
+from inkstone.evaluate.tasks import on_hub
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
 from inkstone.model.files.offload import Offload
 from inkstone.model.files.weights import GGUF
@@ -136,6 +138,24 @@ def method(settings: EvaluateSettings) -> dict[str, object]:
     return labels
 
 
+def read_benchmarks(tasks: list[str], data: Path | None) -> list[Protocol]:
+    """The protocols of a recipe's `tasks`, whose questions are there. Raises InputError where they cannot be asked."""
+    protocols = wanted_protocols(tasks) if tasks else []
+    if protocols and data is None:
+        raise InputError(
+            "[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each, or hub"
+        )
+    if judged := [one.label for one in protocols if one.score == "judge"]:
+        raise InputError(
+            f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL"
+        )
+    if any(one.read.startswith("code") for one in protocols):
+        require_sandbox(allow_unsandboxed=False)
+    if data:
+        load_all(protocols, data, "")
+    return protocols
+
+
 def _read_inputs(
     settings: EvaluateSettings,
     models: Mapping[str, Path],
@@ -163,14 +183,8 @@ def _read_inputs(
                 f"{tokens_dir} was encoded with another tokenizer than that of {directory}: encode the corpus with "
                 "the model's tokenizer, or set heldout = false."
             )
-    protocols = wanted_protocols(settings.tasks) if settings.tasks else []
-    if protocols and data is None:
-        wrong.append("[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each")
-    if judged := [one.label for one in protocols if one.score == "judge"]:
-        wrong.append(f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL")
-    attempt(lambda path: load_all(protocols, path, ""), data if protocols else None)
     inputs = Inputs(
-        protocols=protocols,
+        protocols=attempt(lambda _: read_benchmarks(settings.tasks, data), Path()) or [],
         data=data,
         quiz=attempt(read_quiz, quiz_dir),
         problems=attempt(read_problems, problems_dir),
@@ -254,7 +268,7 @@ def _run(job: Job) -> Result:
         tokenizer.save(untrained)
         models = {"untrained": untrained, **models}
     quiz, problems, prompts, data = (
-        job.paths([one])[0] if one else None
+        Path(one) if on_hub(Path(one)) else job.paths([one])[0] if one else None
         for one in (settings.quiz, settings.problems, settings.prompts, settings.data)
     )
     tokens = run / "tokens" if settings.heldout and "tokens" in job.earlier else None
@@ -271,6 +285,8 @@ EVALUATE = StageKind(
     _run,
     needs=lambda _, earlier: [name for name, kind in earlier.items() if name == "tokens" or kind.makes_model],
     inputs=lambda settings, _: [
-        one for one in (settings.quiz, settings.problems, settings.prompts, settings.data) if one
+        one
+        for one in (settings.quiz, settings.problems, settings.prompts, settings.data)
+        if one and not on_hub(Path(one))
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
-from inkstone.evaluate.kept import Kept
+from inkstone.evaluate.kept import Kept, worded
 from inkstone.evaluate.run.judged import JUDGE_TOKENS
 from inkstone.evaluate.run.model import Model, Writing
 from inkstone.evaluate.run.runner import read_rows
@@ -39,7 +39,7 @@ def judge_pairs(judge: Model, items: Sequence[Item], one: Path, other: Path, kep
         given = judge.talk([prompts[listed[index]] for index in missing], [Writing(JUDGE_TOKENS)] * len(missing))
         return ((missing[place], text) for place, text in given)
 
-    texts, _ = kept.ask("pairs", listed, ask)
+    texts, _ = kept.ask("pairs", [worded(name, prompts[name]) for name in listed], ask)
     verdicts = {name: read_verdict(text) for name, text in zip(listed, texts, strict=True)}
     return Counter(_outcome(verdicts[f"{turn}/ab"], verdicts[f"{turn}/ba"]) for turn in turns)
 
