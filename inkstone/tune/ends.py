@@ -44,6 +44,8 @@ class Work:
     """Plain texts that are learned whole beside conversations."""
     ptx: Sequence[Path] = ()
     """PPO: conversations that are learned on beside the answers."""
+    tuned_on: Sequence[Path] = ()
+    """PPO and GRPO: conversations that the base was tuned on, which prompts are compared with."""
     others: Sequence[Path] = ()
     """A merge: the models to join with the base, and last what all come from, if it is needed."""
     rows: Path | None = None
