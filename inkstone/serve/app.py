@@ -178,7 +178,7 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         else:
             start = loaded.opened.tokenizer.start_ids if asked.add_special_tokens else []
             ids = [*start, *loaded.opened.tokenizer.encode(asked.prompt or "")]
-        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.config.position_limit}
+        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.position_limit}
         if asked.return_token_strs:
             told["token_strs"] = [token_text(loaded.opened.tokenizer, token) for token in ids]
         return told
@@ -277,7 +277,7 @@ def _model(library: Library, name: str) -> dict[str, Any]:
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:
     """The mean of the last hidden states of a text's tokens, of length 1."""
     prompts = prompts_of(loaded, asked.input)
-    limit = loaded.opened.model.config.position_limit
+    limit = loaded.opened.model.position_limit
     for number, prompt in enumerate(prompts):
         if not prompt or (limit is not None and len(prompt) > limit):
             raise Refused(400, f"input {number} has {len(prompt)} tokens; the model takes 1 to {limit}")
