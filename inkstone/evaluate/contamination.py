@@ -55,9 +55,9 @@ def find_in_corpus(
         progress.advance(documents, None, "documents", found=len(best))
     if unread or not documents:
         first = f", the first: {unread[0]}" if unread else ""
-        sentence = f"{len(unread)} records could not be read and were not searched{first} (--text-field names the field with the text)"
+        sentence = f"{len(unread)} records could not be read and were not searched{first}"
         if not documents:
-            raise InputError(sentence)
+            raise InputError(f"{sentence} (--text-field names the field with the text)")
         progress.note(sentence)
     return sorted(best.values(), key=lambda one: (-one.overlap, one.item, one.document))
 

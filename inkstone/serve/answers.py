@@ -84,7 +84,7 @@ def _grow(answer: Answer, deltas: Sequence[Delta]) -> tuple[str, list[Delta]]:
 def sampling_of(loaded: Loaded, asked: Asked, longest: int | None, prompt: Sequence[int]) -> SamplingSettings:
     """The request's sampling: what it leaves open is the model's own."""
     own = loaded.sampling
-    room = (loaded.opened.model.config.position_limit or 2**31) - len(prompt)
+    room = (loaded.opened.model.position_limit or 2**31) - len(prompt)
     limit = min(own.max_new_tokens, max(room, 1)) if longest is None else max(longest, 1)
     said = {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
     said["top_k"] = own.top_k if asked.top_k is None else max(asked.top_k, 0)

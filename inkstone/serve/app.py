@@ -202,7 +202,7 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         else:
             start = loaded.opened.tokenizer.start_ids if asked.add_special_tokens else []
             ids = [*start, *loaded.opened.tokenizer.encode(asked.prompt or "")]
-        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.config.position_limit}
+        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.position_limit}
         if asked.return_token_strs:
             told["token_strs"] = [token_text(loaded.opened.tokenizer, token) for token in ids]
         return told
@@ -314,12 +314,12 @@ def _model(library: Library, name: str) -> dict[str, Any]:
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:
     """The mean of the last hidden states of a text's tokens, of length 1."""
     prompts = prompts_of(loaded, asked.input)
-    config = loaded.opened.model.config
-    if asked.dimensions not in (None, config.hidden_size):
-        raise InputError(f"dimensions: this model's vectors have {config.hidden_size} numbers: leave it out")
+    model = loaded.opened.model
+    if asked.dimensions not in (None, model.config.hidden_size):
+        raise InputError(f"dimensions: this model's vectors have {model.config.hidden_size} numbers: leave it out")
     for number, prompt in enumerate(prompts):
-        if config.position_limit is not None and len(prompt) > config.position_limit:
-            raise InputError(f"text {number} has {len(prompt)} tokens; the model takes {config.position_limit}")
+        if model.position_limit is not None and len(prompt) > model.position_limit:
+            raise InputError(f"text {number} has {len(prompt)} tokens; the model takes {model.position_limit}")
     rows = [await asyncio.to_thread(_embedding, loaded, prompt) for prompt in prompts]
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(row) if asked.encoding_format == "base64" else row}

@@ -110,10 +110,10 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
     messages, faults = read_prompt(row, goes_on=asked.continue_final_message)
     if faults:
         raise InputError([f"{field} {fault}" for field, fault in faults])
-    config = loaded.opened.model.config
+    model = loaded.opened.model
     if asked.drop_oldest and not asked.continue_final_message:
         room = asked.longest or loaded.sampling.max_new_tokens
-        fitting = prompt_to_fit(messages, template, loaded.opened.tokenizer, config.max_positions, room)
+        fitting = prompt_to_fit(messages, template, loaded.opened.tokenizer, model.max_positions, room)
         if fitting is not None:
             return fitting
     begun: list[int] = []
@@ -122,7 +122,7 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
         begun = loaded.opened.tokenizer.encode(last.content, continued=True)
     ids, _ = encode_chat(messages, template, loaded.opened.tokenizer, add_generation_prompt=True)
     ids += begun
-    limit, longest = config.position_limit, asked.longest
+    limit, longest = model.position_limit, asked.longest
     if limit is not None and len(ids) + (longest or 1) > limit:
         raise InputError(
             f"the messages have {len(ids)} tokens{f' and the answer may have {longest}' if longest else ''}, and the "

@@ -25,7 +25,7 @@ class Completion:
         opened = loaded.opened
         scored = asked.logprobs if asked.echo else None
         self.requests = []
-        limit = opened.model.config.position_limit
+        limit = opened.model.position_limit
         for number, prompt in enumerate(self.prompts):
             if limit is not None and len(prompt) + (asked.max_tokens or 0) > limit:
                 raise InputError(

@@ -240,7 +240,7 @@ def ground(loaded: Loaded, turns: list[Row], hits: list[Row], most: int | None) 
     """The conversation with passages before its last question, as many of the best as the model's context takes beside
     an answer of `most` tokens; and all of them, those that are given with their `number`."""
     opened, system = loaded.opened, [turn for turn in turns[:1] if turn["role"] == "system"]
-    positions, question = opened.model.config.max_positions, turns[-1]["content"]
+    positions, question = opened.model.max_positions, turns[-1]["content"]
     # The room that `prompt_to_fit` leaves a prompt; rounds before the question go first, as in any long conversation.
     room = max(positions - (most or loaded.sampling.max_new_tokens), positions // 2)
     if opened.template is None:

@@ -201,5 +201,5 @@ def cache_tokens(model: Decoder, rows: int, budget_bytes: float) -> int:
     """Tokens of keys and values: what the budget holds, at least one whole context, at most `rows` of them."""
     config = model.config
     each = 2 * config.num_layers * config.num_kv_heads * config.head_dim * model.dtype.itemsize
-    longest = config.position_limit or config.max_positions
+    longest = model.position_limit or model.max_positions
     return max(longest + 16, min(int(budget_bytes / each), rows * longest))
