@@ -246,9 +246,10 @@ def _nothing_to_evaluate(recipe: Recipe, present: set[str]) -> list[str]:
         return []
     if not recipe.pretrain and not recipe.tunings():
         return ["[evaluate] needs a [pretrain] or [sft] section; for a model directory use inkstone evaluate"]
-    if not (asked.quiz or asked.problems or asked.prompts or (asked.heldout and "tokenizer" in present)):
+    if not (asked.quiz or asked.problems or asked.prompts or asked.tasks or (asked.heldout and "tokenizer" in present)):
         return [
-            "[evaluate] has nothing to do: set quiz, problems or prompts, or heldout = true with a [tokenizer] section"
+            "[evaluate] has nothing to do: set quiz, problems, prompts or tasks, "
+            "or heldout = true with a [tokenizer] section"
         ]
     return []
 

@@ -74,4 +74,4 @@ def _shorter_and_shorter(messages: Sequence[Message]) -> list[list[Message]]:
     """The conversation, then without its oldest round, and so on to the last round; the system message stays."""
     system = [message for message in messages[:1] if message.role == "system"]
     rest = list(messages[len(system) :])
-    return [system + rest[start:] for start, message in enumerate(rest) if message.role == "user"]
+    return [system + rest[start:] for start, message in enumerate(rest) if message.role == "user" or not start]

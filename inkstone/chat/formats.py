@@ -149,11 +149,21 @@ def read_text(row: Row, layout: Layout) -> tuple[str, list[Fault]]:
 
 
 def read_prompt(row: Row, goes_on: bool = False) -> tuple[list[Message], list[Fault]]:
-    """OpenAI messages to be answered: they end before the assistant's turn, or in it where it `goes_on`."""
+    """OpenAI messages to be answered: they end before the assistant's turn, or in it where it `goes_on`.
+
+    Clients send what no training row has: several system turns, several of the user in a row (joined by an empty line),
+    an answer that was stopped before its first word (left out), a greeting, a system turn alone.
+    """
     faults: list[Fault] = []
-    turns = _conversation(row, Layout("messages"), faults)
+    turns: list[Labelled] = []
+    for label, turn in _turns(row.get("messages"), "messages", faults, silent=("system", "assistant")):
+        if turns and turn.role in ("system", "user") and turns[-1][1].role == turn.role:
+            label, before = turns.pop()
+            turn = Message(turn.role, f"{before.content}\n\n{turn.content}")
+        turns.append((label, turn))
+    turns = _with_system(row, turns, faults)
     if turns:
-        _check_order(turns, faults)
+        _check_order(turns, faults, prompt=True)
         ends_open = turns[-1][1].role == "assistant"
         if ends_open and not goes_on:
             faults.append((turns[-1][0], "is the assistant's, so there is nothing to answer: end with the user's turn"))
@@ -213,7 +223,8 @@ def _with_system(row: Row, turns: list[Labelled], faults: list[Fault]) -> list[L
     return [(label, Message("system", system)), *turns] if system else turns
 
 
-def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
+def _turns(value: object, field: str, faults: list[Fault], silent: tuple[Role, ...] = ("system",)) -> list[Labelled]:
+    """The turns of a list; empty ones of a `silent` role are left out."""
     if not isinstance(value, list) or not value:
         faults.append((field, "is missing" if value is None else "must be a list with at least one turn"))
         return []
@@ -231,8 +242,8 @@ def _turns(value: object, field: str, faults: list[Fault]) -> list[Labelled]:
             faults.append((label, f"unknown role {json.dumps(name, ensure_ascii=False)}"))
             readable = False
             continue
-        if role == "system" and turn.get("content", turn.get("value")) in ("", None):
-            continue  # like an empty system field
+        if role in silent and not turn.get("tool_calls") and turn.get("content", turn.get("value")) in ("", None):
+            continue
         turns.append((label, Message(role, _content(turn, label, faults), _loss_weight(turn, label, faults))))
     return turns if readable else []  # the order of half a conversation says nothing
 
@@ -267,7 +278,7 @@ def _content(turn: Row, label: str, faults: list[Fault]) -> str:
 
 def _said(turn: Row, label: str, faults: list[Fault]) -> str:
     """The text of a turn: a string, or OpenAI's list of text parts; calls of tools behind it."""
-    field = "content" if "content" in turn else "value"
+    field = "content" if "content" in turn or "role" in turn else "value"
     value = turn.get(field)
     if called := next((name for name in ("tool_calls", "function_call") if turn.get(name)), None):
         calls = _calls(turn[called], f"{label}.{called}", faults)
@@ -362,18 +373,21 @@ def _text(value: object, field: str, faults: list[Fault]) -> str:
     return value
 
 
-def _check_order(turns: list[Labelled], faults: list[Fault]) -> None:
-    """System first, then the user, then answers and questions in turn; a tool speaks between two assistant turns."""
+def _check_order(turns: list[Labelled], faults: list[Fault], prompt: bool = False) -> None:
+    """System first, then the user, then answers and questions in turn; a tool speaks between two assistant turns.
+
+    A `prompt` may end after the system, and the assistant may speak first.
+    """
     allowed = {"user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"assistant", "tool"}}
     spoken = turns[1:] if turns[0][1].role == "system" else turns
-    if not spoken:
+    if not spoken and not prompt:
         faults.append((turns[0][0], "is the only turn"))
     before: Role | None = None
     for label, message in spoken:
         role = message.role
         if role == "system":
             faults.append((label, "a system turn may only stand first"))
-        elif before is None and role != "user":
+        elif before is None and role != "user" and not (prompt and role == "assistant"):
             faults.append((label, f"the conversation begins with the {role}, not with the user"))
         elif before == role != "tool":
             faults.append((label, f"two {role} turns in a row"))

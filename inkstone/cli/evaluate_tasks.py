@@ -92,12 +92,9 @@ def show_contamination(
             write_json_lines(draft, map(asdict, found))
     hit = {one.item for one in found}
     counts = {task: sum(owner[name] == task for name in hit) for task in loaded}
-    total = [str(len(loaded[task].items)) for task in loaded]
-    shares = [f"{100 * counts[task] / len(loaded[task].items):.2f} %" for task in loaded]
-    show_table(
-        ["benchmark", "items", "found", "share"],
-        list(zip(loaded, total, map(str, counts.values()), shares, strict=True)),
-    )
+    rows = [(task, len(questions.items), counts[task]) for task, questions in loaded.items()]
+    cells = [[task, str(all_), str(some), f"{100 * some / all_:.2f} %"] for task, all_, some in rows]
+    show_table(["benchmark", "items", "found", "share"], cells)
     for one in found[:10]:
         typer.echo(f"\n{one.item} in {one.document} ({100 * one.overlap:.0f} %)\n{visible(one.passage)}")
 

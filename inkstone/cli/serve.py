@@ -1,6 +1,8 @@
 """`inkstone serve`: models behind the OpenAI API, until Ctrl-C or SIGTERM."""
 
 import logging
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -43,23 +45,30 @@ def serve_models(
         )
     directories = find_models(paths)
     library = Library(directories, settings, find_adapters(adapters, directories))
+    try:  # before anything is begun or said: another server may have the port, and this one's tasks
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        raise InputError(f"--host {host} --port {port} cannot be had ({why}): choose another") from error
+    address = f"http://{f'[{host}]' if family == socket.AF_INET6 else host}:{listening.getsockname()[1]}"
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("inkstone.serve").setLevel(logging.INFO)
     typer.echo(f"models: {', '.join(library.names)}")
-    typer.echo(f"http://{host}:{port}/v1 speaks the OpenAI API; Ctrl-C ends it")
+    typer.echo(f"{address}/v1 speaks the OpenAI API; Ctrl-C ends it")
     app = create_app(library, Guard(keys, *limits))
     if console:
         store, (folder, at_once) = Store(database or default_address()), tasks
         beside = Path(default_address() if "://" in store.address else store.address).with_suffix(".tasks")
         mount_console(app, store, Jobs(store, folder or beside, library, at_once))
-        typer.echo(f"http://{host}:{port}/ is a page to chat with them and to tune them")
-    uvicorn.run(
+        typer.echo(f"{address}/ is a page to chat with them and to tune them")
+    config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=drain_s,
         http="h11",  # httptools, where it is installed, takes headers of any size
         h11_max_incomplete_event_size=64 * 1024,
     )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

@@ -58,16 +58,18 @@ def preview(
         read.run_dir / "tokenizer",
     )
     files = [path for path in resolve(settings.inputs, read.run_dir) if isinstance(path, Path)]
-    seen = as_the_model_sees(settings, files, folder)
+
+    def show(fault: object) -> None:
+        console.print(visible(str(fault)), markup=False, style="red")
+
+    seen = as_the_model_sees(settings, files, folder, rows, show)
     tokenizer = Tokenizer.load(folder)
-    for number, side, ids, weights in seen.rows[:rows]:
+    for number, side, ids, weights in seen.rows:
         console.rule(f"row {number}{side and f', {side}'}", align="left")
         for learned, group in groupby(zip(ids, weights, strict=True), key=lambda pair: pair[1] > 0):
             text = tokenizer.decode([token for token, _ in group], skip_control=False)
             console.print(visible(text), end="", markup=False, style="bold green" if learned else "")
         console.print()
-    for fault in seen.faults:
-        console.print(visible(str(fault)), markup=False, style="red")
     table: list[list[Cell]] = [[key.replace("_", " "), f"{value:,}"] for key, value in seen.counts.items()]
     table += [["tokens in a row: " + part, f"{length:,}"] for part, length in seen.lengths.items()]
     show_table([f"{name}: {settings.method}", ""], table, left=1)

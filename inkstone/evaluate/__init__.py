@@ -6,7 +6,7 @@
 from inkstone.evaluate.items import read_problems, read_quiz
 from inkstone.evaluate.samples import read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
-from inkstone.evaluate.stage import EVALUATE, Given, evaluate_directory, evaluate_models
+from inkstone.evaluate.stage import EVALUATE, Given, evaluate_directory, evaluate_models, read_benchmarks
 from inkstone.evaluate.table import score_rows
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Given",
     "evaluate_directory",
     "evaluate_models",
+    "read_benchmarks",
     "read_problems",
     "read_prompts",
     "read_quiz",

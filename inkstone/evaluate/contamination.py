@@ -53,8 +53,9 @@ def find_in_corpus(
                 best[key] = Found(*key, float(share), _passage(said[item], batch.texts[document]))
         documents += len(batch.texts)
         progress.advance(documents, None, "documents", found=len(best))
-    if unread:
-        sentence = f"{len(unread)} records could not be read and were not searched, the first: {unread[0]}"
+    if unread or not documents:
+        first = f", the first: {unread[0]}" if unread else ""
+        sentence = f"{len(unread)} records could not be read and were not searched{first}"
         if not documents:
             raise InputError(f"{sentence} (--text-field names the field with the text)")
         progress.note(sentence)

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from inkstone.chat import Message
+from inkstone.storage import fingerprint
+
 Value = TypeVar("Value")
+
+
+def worded(name: str, talk: Sequence[Message]) -> str:
+    """A question's name with a mark of its words: once they are edited, it is another question."""
+    return f"{name}/{fingerprint([[one.role, one.content] for one in talk])[:12]}"
 
 
 class Kept:

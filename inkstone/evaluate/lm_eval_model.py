@@ -30,7 +30,7 @@ class InkstoneLM(TemplateLM):
         super().__init__()
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.local = LocalModel(Path(pretrained), getattr(torch, dtype), where)
-        self.limit = self.local.opened.model.config.position_limit or 1 << 20
+        self.limit = self.local.opened.model.position_limit or 1 << 20
 
     @property
     def eot_token_id(self) -> int:

@@ -65,7 +65,7 @@ def run_heldout(
     model: Decoder, bos: int, documents: list[Document], progress: Progress, kept: Kept
 ) -> dict[str, object]:
     """Overall, per language and per source."""
-    cut = [windows(document.ids, bos, model.config.max_positions) for document in documents]
+    cut = [windows(document.ids, bos, model.max_positions) for document in documents]
 
     def answer(missing: list[int]) -> Iterator[tuple[int, float]]:
         # Whole groups, so that a document is computed beside the same others after a kill.

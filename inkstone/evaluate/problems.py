@@ -58,7 +58,7 @@ def run_problems(
     """(scores, one row per problem). With a chat template the problems are asked as conversations."""
     tokenizer, template = opened.tokenizer, opened.template
     asked = [problems.test[index] for index in evenly(len(problems.test), limit)]
-    room = opened.model.config.max_positions - max_new_tokens
+    room = opened.model.max_positions - max_new_tokens
     stop_ids = opened.stop_ids
     if template is None:
         prompts = [_fitting(problem, problems.dev, shots, tokenizer, room) for problem in asked]

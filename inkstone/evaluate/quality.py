@@ -51,7 +51,7 @@ def compare_quality(original: Path, made: Path, texts: Sequence[Path]) -> list[T
 def decoding_speed(directory: Path) -> float:
     """Tokens per second of one answer on this machine, as `inkstone chat` decodes."""
     opened = open_directory(directory, prepack=True)
-    length = min(_DECODED, opened.model.config.max_positions - 8)
+    length = min(_DECODED, opened.model.max_positions - 8)
     seconds = 0.0
     for count in (4, length):  # the first is warm-up
         started = time.perf_counter()
@@ -75,7 +75,7 @@ def _compare(one: Decoder, other: Decoder, tokenizer: Tokenizer, path: Path, tex
     size = len(tokenizer.decode(ids).encode())
     begin = next((one for one in (tokenizer.bos_id, tokenizer.eos_id) if one is not None), 0)
     sums = torch.zeros(4, dtype=torch.float64)
-    for context, continuation in windows(ids, begin, min(_WINDOW, one.config.max_positions)):
+    for context, continuation in windows(ids, begin, min(_WINDOW, one.max_positions)):
         sums += _window(one, other, [*context, *continuation])
     first, second, divergence, same = sums.tolist()
     return TextQuality(

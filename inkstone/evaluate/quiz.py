@@ -102,7 +102,7 @@ def run_quiz(
     for number, (name, sketch) in enumerate((("letter", letter_sketch), ("text", text_sketch)), 1):
         started = time.perf_counter()
         sketches = [sketch(item, given) for item, given in zip(items, examples, strict=True)]
-        requests = plan(sketches, encoder, model.config.max_positions, share=name == "letter")
+        requests = plan(sketches, encoder, model.max_positions, share=name == "letter")
         planned = time.perf_counter() - started
         answers[name], seconds = kept.ask(name, [item.id for item in items], partial(ask_choices, model, requests))
         seconds += planned

@@ -38,7 +38,7 @@ def read_prompts(path: Path) -> Prompts:
 def continue_texts(opened: Opened, texts: list[str], max_new_tokens: int) -> list[dict[str, str]]:
     """[{"prompt", "text"}]; a prompt too long for the model is left out of the batch and says so."""
     model, tokenizer = opened.model, opened.tokenizer
-    room = model.config.max_positions - max_new_tokens
+    room = model.max_positions - max_new_tokens
     prompts = [[*tokenizer.start_ids, *tokenizer.encode(text)] for text in texts]
     fits = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
@@ -57,7 +57,7 @@ def hold_conversation(
     """User turns and the model's replies, each reply given with all that was said before."""
     model, tokenizer = opened.model, opened.tokenizer
     sampling = SamplingSettings(temperature=0.0, max_new_tokens=max_new_tokens)
-    room = model.config.max_positions - max_new_tokens
+    room = model.max_positions - max_new_tokens
     history: list[Message] = []
     said: list[dict[str, object]] = []
     for turn in turns:

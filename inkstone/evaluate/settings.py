@@ -19,7 +19,7 @@ class EvaluateSettings(BaseModel, extra="forbid", frozen=True):
     problems: str = Field("", description="Directory with dev.jsonl and test.jsonl of word problems; empty: none.")
     prompts: str = Field("", description="JSON file with texts to continue and conversations to hold; empty: none.")
     tasks: list[str] = Field([], description="Benchmarks, e.g. cmmlu, mmlu@official; how each is asked: evaluate.md.")
-    data: str = Field("", description="Directory with the benchmarks' files, one folder each.")
+    data: str = Field("", description="Directory with the benchmarks' files, one folder each; or hub.")
     task_limit: int | None = Field(None, ge=1, description="Questions of each benchmark, spread evenly; default: all.")
     shots: int = Field(5, ge=0, description="Worked examples before each question, taken from dev.jsonl in order.")
     max_problems: int = Field(60, ge=0, description="At most this many word problems, spread evenly over the file.")

@@ -24,9 +24,11 @@ from inkstone.evaluate.perplexity import Document, other_tokenizer, read_heldout
 from inkstone.evaluate.protocols import Protocol
 from inkstone.evaluate.run.benchmarks import load_all, run_benchmarks, wanted_protocols
 from inkstone.evaluate.run.local import LocalModel
+from inkstone.evaluate.run.sandbox import require_sandbox
 from inkstone.evaluate.samples import Prompts, continue_texts, hold_conversation, read_prompts
 from inkstone.evaluate.settings import EvaluateSettings
 from inkstone.evaluate.table import table_entry
+from inkstone.evaluate.tasks import on_hub
 from inkstone.model import ModelSettings, Opened, open_directory, save_model
 from inkstone.model.files.offload import Offload
 from inkstone.model.files.weights import GGUF
@@ -137,6 +139,24 @@ def method(settings: EvaluateSettings) -> dict[str, object]:
     return labels
 
 
+def read_benchmarks(tasks: list[str], data: Path | None) -> list[Protocol]:
+    """The protocols of a recipe's `tasks`, whose questions are there. Raises InputError where they cannot be asked."""
+    protocols = wanted_protocols(tasks) if tasks else []
+    if protocols and data is None:
+        raise InputError(
+            "[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each, or hub"
+        )
+    if judged := [one.label for one in protocols if one.score == "judge"]:
+        raise InputError(
+            f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL"
+        )
+    if any(one.read.startswith("code") for one in protocols):
+        require_sandbox(allow_unsandboxed=False)
+    if data:
+        load_all(protocols, data, "")
+    return protocols
+
+
 def _read_inputs(settings: EvaluateSettings, models: Mapping[str, Path], given: Given) -> Inputs:
     """Read every input; all that is wrong is reported in one error."""
     wrong: list[str] = []
@@ -154,14 +174,8 @@ def _read_inputs(settings: EvaluateSettings, models: Mapping[str, Path], given: 
                 f"{given.tokens} was encoded with another tokenizer than that of {directory}: encode the corpus with "
                 "the model's tokenizer, or set heldout = false."
             )
-    protocols = wanted_protocols(settings.tasks) if settings.tasks else []
-    if protocols and given.data is None:
-        wrong.append("[evaluate] tasks needs data: the directory with the benchmarks' files, one folder each")
-    if judged := [one.label for one in protocols if one.score == "judge"]:
-        wrong.append(f"[evaluate] tasks: {', '.join(judged)} need a judge: ask them with inkstone evaluate --judge URL")
-    attempt(lambda path: load_all(protocols, path, ""), given.data if protocols else None)
     inputs = Inputs(
-        protocols=protocols,
+        protocols=attempt(lambda _: read_benchmarks(settings.tasks, given.data), Path()) or [],
         data=given.data,
         quiz=attempt(read_quiz, given.quiz),
         problems=attempt(read_problems, given.problems),
@@ -238,7 +252,8 @@ def _run(job: Job) -> Result:
         save_model(model, untrained, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, stop_ids=tokenizer.end_ids)
         tokenizer.save(untrained)
         models = {"untrained": untrained, **models}
-    places = {name: job.paths([pattern])[0] for name, pattern in _patterns(settings).items()}
+    named = _patterns(settings).items()
+    places = {name: Path(one) if on_hub(Path(one)) else job.paths([one])[0] for name, one in named}
     given = Given(**places, tokens=run / "tokens" if "tokens" in job.earlier else None)
     scores = evaluate_models(settings, models, given, job.output, job.progress, job.scratch)
     shutil.rmtree(untrained, ignore_errors=True)
@@ -256,5 +271,5 @@ EVALUATE = StageKind(
     ("evaluate",),
     _run,
     needs=lambda _, earlier: [name for name, kind in earlier.items() if name == "tokens" or kind.makes_model],
-    inputs=lambda settings, _: list(_patterns(settings).values()),
+    inputs=lambda settings, _: [one for one in _patterns(settings).values() if not on_hub(Path(one))],
 )

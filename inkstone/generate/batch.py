@@ -119,7 +119,7 @@ def _ids(opened: Opened, row: Row) -> tuple[list[int], bool]:
 
 
 def _too_long(opened: Opened, ids: Sequence[int]) -> str:
-    limit = opened.model.config.position_limit
+    limit = opened.model.position_limit
     if not ids:
         return "prompt: has no tokens"
     return f"has {len(ids)} tokens; the model takes {limit - 1}" if limit is not None and len(ids) >= limit else ""

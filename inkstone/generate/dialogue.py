@@ -47,7 +47,7 @@ def build_prompt(opened: Opened, history: Sequence[Message], sampling: SamplingS
     template = opened.template
     if template is None:
         raise InputError("this model has no chat template: open it with one (template=NAME)")
-    positions = opened.model.config.max_positions
+    positions = opened.model.max_positions
     prompt = prompt_to_fit(history, template, opened.tokenizer, positions, sampling.max_new_tokens)
     if prompt is None:
         most = template.fit.max_prompt_tokens

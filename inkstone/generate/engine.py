@@ -127,7 +127,7 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """The request's number. Raises InputError for a prompt that the model or the pool can never take."""
-        number, size, most = next(self._ids), len(request.prompt), self.model.config.position_limit
+        number, size, most = next(self._ids), len(request.prompt), self.model.position_limit
         limit, vocab = _limit(self.model, request), self.model.config.vocab_size
         if not size or limit <= size:
             takes = "any number" if most is None else f"1 to {most - 1}"
@@ -420,5 +420,5 @@ def _run(
 
 def _limit(model: Decoder, request: Request) -> int:
     """Tokens of prompt and answer at most."""
-    length, limit = len(request.prompt) + request.sampling.max_new_tokens, model.config.position_limit
+    length, limit = len(request.prompt) + request.sampling.max_new_tokens, model.position_limit
     return length if limit is None else min(length, limit)

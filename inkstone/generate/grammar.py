@@ -9,6 +9,7 @@ sentence.
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,9 @@ from inkstone.tokenizer import Tokenizer
 _MAX_SCHEMA_BYTES = 100_000
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Calls in training data are written by json.dumps."""
+_AS_THEY_ARE = ("not", "const", "enum", "default", "examples")
+_BESIDE = {"anyOf", "oneOf", "$ref", "patternProperties", "unevaluatedProperties"}
+"""What may describe further properties of the same object."""
 
 
 class Grammar:
@@ -50,7 +54,7 @@ class Grammar:
 
 def constrain(opened: Opened, schema: dict[str, Any], stop_ids: Collection[int]) -> Grammar:
     """What an answer must be to satisfy `schema`. Raises InputError for one that is too large or impossible."""
-    return _grammar(opened, json.dumps(schema), False, stop_ids)
+    return _grammar(opened, _written(schema), False, stop_ids)
 
 
 def constrain_call(opened: Opened, functions: Mapping[str, dict[str, Any]], stop_ids: Collection[int]) -> Grammar:
@@ -62,8 +66,27 @@ def constrain_call(opened: Opened, functions: Mapping[str, dict[str, Any]], stop
     calls = " | ".join(f"{json.dumps(begin, ensure_ascii=False)} a{place}" for place, begin in enumerate(begins))
     rules = [rf'start: "<tool_call>\n" ({calls}) "}}\n</tool_call>"']
     for place, schema in enumerate(functions.values()):
-        rules.append(f"a{place}: %json {json.dumps({**schema, 'x-guidance': _AS_TRAINED})}")
+        rules.append(f"a{place}: %json {_written({**schema, 'x-guidance': _AS_TRAINED})}")
     return _grammar(opened, "\n".join(rules), True, stop_ids)
+
+
+def _written(schema: dict[str, Any]) -> str:
+    """The schema as JSON, with objects closed where no other part of it can speak of them too."""
+    text = json.dumps(schema)
+    with suppress(RecursionError):
+        text = text if '"allOf"' in text else json.dumps(_closed(schema))
+    return text
+
+
+def _closed(schema: Any) -> Any:
+    """Objects have the properties that are described and no others, unless the schema says that they may: a small model
+    would go on inventing some."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict) or ("properties" in schema and schema.keys() & _BESIDE):
+        return schema
+    closed = {name: one if name in _AS_THEY_ARE else _closed(one) for name, one in schema.items()}
+    return {"additionalProperties": False, **closed} if isinstance(closed.get("properties"), dict) else closed
 
 
 def _grammar(opened: Opened, written: str, lark: bool, stop_ids: Collection[int]) -> Grammar:

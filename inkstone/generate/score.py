@@ -33,7 +33,7 @@ def score(model: Decoder, requests: Sequence[tuple[list[int], list[int]]], batch
     Raises InputError when a context or continuation is empty or the pair exceeds the model's positions: what to cut
     is the caller's decision.
     """
-    limit, vocab = model.config.position_limit, model.known_ids or model.config.vocab_size
+    limit, vocab = model.position_limit, model.known_ids or model.config.vocab_size
     for index, (context, continuation) in enumerate(requests):
         if not context or not continuation:
             raise InputError(f"request {index}: context and continuation need at least one token each")

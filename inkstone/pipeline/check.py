@@ -11,7 +11,7 @@ from typing import Any
 
 from inkstone.chat import CHATS, PREFERENCES, TEXTS, VERDICTS, Kind, MalformedRows, check_rows
 from inkstone.errors import InputError
-from inkstone.evaluate import EVALUATE, read_problems, read_prompts, read_quiz
+from inkstone.evaluate import EVALUATE, read_benchmarks, read_problems, read_prompts, read_quiz
 from inkstone.pipeline.stages import match_paths
 from inkstone.recipe import Recipe
 from inkstone.tune import SFT, SFTSettings
@@ -39,6 +39,8 @@ def check_inputs(recipe: Recipe, stages: set[str]) -> dict[str, list[str]]:
         for read, pattern in ((read_quiz, asked.quiz), (read_problems, asked.problems), (read_prompts, asked.prompts)):
             for path in [path for one in _outside([pattern]) for path in match_paths(one)]:
                 attempt(EVALUATE.name, partial(read, path))
+        folder = next(iter(match_paths(asked.data)), Path(asked.data)) if asked.data else None
+        attempt(EVALUATE.name, partial(read_benchmarks, asked.tasks, folder))
     return found
 
 

@@ -45,6 +45,7 @@ def page_facts(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "missing": run.missing,
+        "remarks": {stage: str(_prompts(facts).get("said", "")) for stage, facts in run.stages.items()},
         "trained": list(run.metrics) or [PRETRAIN.name],
         "cards": cards(run),
         "charts": {name: Markup(svg) for name, svg in draw.all_charts(run).items()},
@@ -179,6 +180,11 @@ def _best_quiz(models: dict[str, Any]) -> tuple[str, str, str] | None:
     before = first[1].get("quiz", {}).get(name, {}).get("accuracy")
     remark = f"{100 * before:.1f} % by {first[0]}" if before is not None and first[0] != last[0] else "25 % by chance"
     return f"{100 * scorings[name]['accuracy']:.1f} %", f"quiz, {label}, by {last[0]}", remark
+
+
+def _prompts(facts: dict[str, Any]) -> dict[str, Any]:
+    """How far a stage's prompts are from the tuning set, where it has said so."""
+    return (facts.get("result") or {}).get("prompts") or {}
 
 
 def _latest(run: Run, field: str) -> dict[str, str]:

@@ -7,12 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inkstone.generate import Delta, Request, SamplingSettings, Shown, TextStream
+from inkstone.generate import Delta, SamplingSettings, Shown, TextStream
 from inkstone.generate.request import Top
 from inkstone.serve.models import Loaded
 from inkstone.serve.requests import Asked
+from inkstone.serve.runner import Flow
 from inkstone.tokenizer import Tokenizer
 
+_SAMPLING = (
+    "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+    "min_tokens",
+)  # fmt: skip
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -45,22 +50,18 @@ def answers_of(loaded: Loaded, count: int, stops: Sequence[str], chat: bool) -> 
     ]
 
 
-async def events(loaded: Loaded, requests: Sequence[Request], answers: Sequence[Answer]) -> AsyncIterator[Event]:
-    """What happens to the answers until all have ended; leaving early cancels the rest."""
-    flow = loaded.runner.open(requests)
-    try:
-        while not flow.done:
-            told = await flow.next()
-            if not told:
-                yield Event(None)
-            for index in dict.fromkeys(index for index, _ in told if not answers[index].finish):
-                answer = answers[index]
-                new, used = _grow(answer, [delta for one, delta in told if one == index])
-                if answer.finish and not used[-1].finish:
-                    flow.cancel(index)
-                yield Event(index, new, used, answer.finish)
-    finally:
-        flow.cancel()
+async def events(flow: Flow, answers: Sequence[Answer]) -> AsyncIterator[Event]:
+    """What happens to the answers until all have ended."""
+    while not flow.done:
+        told = await flow.next()
+        if not told:
+            yield Event(None)
+        for index in dict.fromkeys(index for index, _ in told if not answers[index].finish):
+            answer = answers[index]
+            new, used = _grow(answer, [delta for one, delta in told if one == index])
+            if answer.finish and not used[-1].finish:
+                flow.cancel(index)
+            yield Event(index, new, used, answer.finish)
 
 
 def _grow(answer: Answer, deltas: Sequence[Delta]) -> tuple[str, list[Delta]]:
@@ -83,28 +84,12 @@ def _grow(answer: Answer, deltas: Sequence[Delta]) -> tuple[str, list[Delta]]:
 def sampling_of(loaded: Loaded, asked: Asked, longest: int | None, prompt: Sequence[int]) -> SamplingSettings:
     """The request's sampling: what it leaves open is the model's own."""
     own = loaded.sampling
-    room = (loaded.opened.model.config.position_limit or 2**31) - len(prompt)
+    room = (loaded.opened.model.position_limit or 2**31) - len(prompt)
     limit = min(own.max_new_tokens, max(room, 1)) if longest is None else max(longest, 1)
-    top_k = own.top_k if asked.top_k is None else max(asked.top_k, 0)
-    chosen = {
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "min_p": asked.min_p,
-        "repetition_penalty": asked.repetition_penalty,
-        "seed": asked.seed,
-    }
-    return own.model_copy(
-        update={
-            **{name: value for name, value in chosen.items() if value is not None},
-            "top_k": top_k,
-            "presence_penalty": asked.presence_penalty,
-            "frequency_penalty": asked.frequency_penalty,
-            "logit_bias": asked.logit_bias,
-            "min_tokens": asked.min_tokens,
-            "max_new_tokens": limit,
-            "seed": uuid.uuid4().int % 2**63 if asked.seed is None else asked.seed,
-        }
-    )
+    said = {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
+    said["top_k"] = own.top_k if asked.top_k is None else max(asked.top_k, 0)
+    said["seed"] = uuid.uuid4().int % 2**63 if asked.seed is None else asked.seed
+    return own.model_copy(update=said | {"max_new_tokens": limit})
 
 
 def head(kind: str, loaded: Loaded, prefix: str) -> dict[str, Any]:

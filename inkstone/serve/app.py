@@ -12,8 +12,9 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inkstone.errors import Absent, InkstoneError, InputError
@@ -56,40 +58,61 @@ class Server:
         if name not in self.library.names:
             known = ", ".join(self.library.names)
             raise Refused(404, f'there is no model "{name}" here, only {known}', code="model_not_found")
-        return await self.library.get(name)
+        try:
+            return await self.library.get(name)
+        except InputError as error:  # its files, or no room for it: nothing is wrong with the request
+            raise Refused(503, str(error), "server_error", "model_not_ready", Retry_After="1") from error
 
     async def answer(self, request: Request, job: Chat | Completion) -> Response:
         """The job's answer, whole or as a stream; counted against the key that asks."""
+        if not job.asked.stream:
+            return await self.whole(request, job.loaded, job.whole)
         who: bytes = request.state.who
         self.guard.begin(who)
-        if job.asked.stream:
-            return StreamingResponse(
-                self._stream(job, who), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-            )
+        pieces = self._stream(job, who)
+        first = await anext(pieces)  # where there is no room this raises, while the status can still say so
+        return StreamingResponse(
+            _again(first, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+
+    async def whole(self, request: Request, loaded: Loaded, work: Callable[[], Awaitable[dict[str, Any]]]) -> Response:
+        """What the work says in the end; counted against the key that asks."""
+        who: bytes = request.state.who
+        self.guard.begin(who)
         try:
-            whole = await _unless_gone(request, job.whole())
+            whole = await _unless_gone(request, work())
         finally:
             self.guard.end(who)
-        self.metrics.requests.labels(job.loaded.name, "gone" if whole is None else "answered").inc()
+        self.metrics.requests.labels(loaded.name, "gone" if whole is None else "answered").inc()
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     async def _stream(self, job: Chat | Completion, who: bytes) -> AsyncIterator[str]:
-        ended, last, model = "gone", time.perf_counter(), job.loaded.name
+        ended, last, model, begun = "gone", time.perf_counter(), job.loaded.name, False
         seconds, later = self.metrics.first_token.labels(model), self.metrics.next_token.labels(model)
         try:
             async for piece in job.chunks():
-                if piece:
+                if begun and piece and not piece.startswith(":"):
                     now = time.perf_counter()
                     seconds.observe(now - last)
                     seconds, last = later, now
+                begun = True  # the first has no token
+                if piece:
                     yield piece
             ended = "answered"
         except InkstoneError as error:
             ended = "failed"
+            if not begun:
+                raise
             yield sse({"error": _error(str(error), _kind_of(error))})
         finally:
             self.guard.end(who)
             self.metrics.requests.labels(job.loaded.name, ended).inc()
+
+
+async def _again(first: str, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for piece in pieces:
+        yield piece
 
 
 async def _unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -163,9 +186,10 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         return await server.answer(request, await asyncio.to_thread(Completion, await server.model(asked.model), asked))
 
     @app.post("/v1/embeddings")
-    async def embeddings(request: Request) -> dict[str, Any]:
+    async def embeddings(request: Request) -> Response:
         asked = await read_body(request, EmbeddingRequest)
-        return await _embeddings(await server.model(asked.model), asked)
+        loaded = await server.model(asked.model)
+        return await server.whole(request, loaded, partial(_embeddings, loaded, asked))
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
@@ -178,7 +202,7 @@ def create_app(library: Library, guard: Guard) -> FastAPI:
         else:
             start = loaded.opened.tokenizer.start_ids if asked.add_special_tokens else []
             ids = [*start, *loaded.opened.tokenizer.encode(asked.prompt or "")]
-        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.config.position_limit}
+        told = {"tokens": ids, "count": len(ids), "max_model_len": loaded.opened.model.position_limit}
         if asked.return_token_strs:
             told["token_strs"] = [token_text(loaded.opened.tokenizer, token) for token in ids]
         return told
@@ -208,6 +232,8 @@ class _Guarded:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # what GET says, of which the server leaves the body out
+            scope = {**scope, "method": "GET"}
         request, started = Request(scope), time.perf_counter()
         number = request.headers.get("x-request-id", "")[:128] or uuid.uuid4().hex
         path = request.url.path
@@ -224,7 +250,15 @@ class _Guarded:
         except Refused as refused:
             await _refusal(refused)(scope, receive, numbered)
             return
-        await self.app(scope, receive, numbered)
+        try:
+            await self.app(scope, receive, numbered)
+        except ClientDisconnect:
+            _log.info("%s %s: the client left before it had asked", number, path)
+        except Exception as error:  # a fault of ours: the client gets its kind and number, the log all of it
+            _log.exception("%s %s failed", number, path)
+            said = f"the server failed ({type(error).__name__}); its log says more under {number}"
+            with suppress(RuntimeError):  # an answer that has begun cannot become another: it is cut
+                await _refusal(Refused(500, said, "server_error"))(scope, receive, numbered)
 
 
 def _errors(app: FastAPI) -> None:
@@ -251,6 +285,8 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
         said = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 404:
+            said += "; the base URL of a client ends in /v1, and GET /openapi.json lists all that there is"
         return _refusal(Refused(error.status_code, said))
 
 
@@ -269,7 +305,8 @@ def _error(message: str, kind: str, code: str | None = None) -> dict[str, str | 
 
 
 def _model(library: Library, name: str) -> dict[str, Any]:
-    created, chat = int(library.place(name).stat().st_mtime), library.talks(name)
+    place, chat = library.place(name), library.talks(name)
+    created = int(place.stat().st_mtime) if place.exists() else 0  # somebody may have removed it meanwhile
     told = {"id": name, "object": "model", "created": created, "owned_by": "inkstone", "chat": chat}
     return told | ({"parent": library.adapters[name].base} if name in library.adapters else {})
 
@@ -277,10 +314,12 @@ def _model(library: Library, name: str) -> dict[str, Any]:
 async def _embeddings(loaded: Loaded, asked: EmbeddingRequest) -> dict[str, Any]:
     """The mean of the last hidden states of a text's tokens, of length 1."""
     prompts = prompts_of(loaded, asked.input)
-    limit = loaded.opened.model.config.position_limit
+    model = loaded.opened.model
+    if asked.dimensions not in (None, model.config.hidden_size):
+        raise InputError(f"dimensions: this model's vectors have {model.config.hidden_size} numbers: leave it out")
     for number, prompt in enumerate(prompts):
-        if not prompt or (limit is not None and len(prompt) > limit):
-            raise Refused(400, f"input {number} has {len(prompt)} tokens; the model takes 1 to {limit}")
+        if model.position_limit is not None and len(prompt) > model.position_limit:
+            raise InputError(f"text {number} has {len(prompt)} tokens; the model takes {model.position_limit}")
     rows = [await asyncio.to_thread(_embedding, loaded, prompt) for prompt in prompts]
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(row) if asked.encoding_format == "base64" else row}

@@ -24,7 +24,7 @@ class Chat:
         self.prompt = chat_prompt(loaded, asked)
         opened = loaded.opened
         how = sampling_of(loaded, asked, asked.longest, self.prompt)
-        stop_ids = opened.stop_ids | set(asked.stop_token_ids)
+        stop_ids = asked.stop_ids(opened.stop_ids)
         logprobs = max(asked.top_logprobs or 0, 1) if asked.logprobs else 0
         one = Request(self.prompt, how, stop_ids, logprobs)
         self.requests = [
@@ -37,13 +37,14 @@ class Chat:
         ]
         # A call is only known when its JSON is complete, so an answer that may hold one comes in one piece.
         self.may_call = bool(asked.tools) and asked.tool_choice != "none"
-        one_call = self.may_call and asked.parallel_tool_calls is False
+        one_call = self.may_call and not asked.parallel_tool_calls
         self.answers = answers_of(loaded, asked.n, [*asked.stop, *[CALL_END] * one_call], chat=True)
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
-        async for _ in events(self.loaded, self.requests, self.answers):
-            pass
+        with self.loaded.runner.open(self.requests) as flow:
+            async for _ in events(flow, self.answers):
+                pass
         choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
         return {
             **head("chat.completion", self.loaded, "chatcmpl"),
@@ -52,24 +53,28 @@ class Chat:
         }
 
     async def chunks(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
+        """The answer as server-sent events, of which the first means that there is room for it."""
         start = head("chat.completion.chunk", self.loaded, "chatcmpl")
-        for index in range(len(self.answers)):
-            yield _chunk(start, index, {"role": "assistant", "content": ""}, None)
-        async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is None:
-                yield ": still here\n\n"
-            elif not self.may_call:
-                yield self._plain_chunk(start, event)
-            elif event.finish:
-                choice = self._choice(event.index, self.answers[event.index])
-                said = {key: value for key, value in choice["message"].items() if key != "role" and value is not None}
-                calls = [{"index": place, **call} for place, call in enumerate(said.get("tool_calls", []))]
-                said |= {"tool_calls": calls} if calls else {}
-                yield _chunk(start, event.index, said, choice["finish_reason"])
+        with self.loaded.runner.open(self.requests) as flow:
+            roles = {"role": "assistant", "content": ""}
+            yield "".join(_chunk(start, index, roles, None) for index in range(len(self.answers)))
+            async for event in events(flow, self.answers):
+                if event.index is None:
+                    yield ": still here\n\n"
+                elif not self.may_call:
+                    yield self._plain_chunk(start, event)
+                elif event.finish:
+                    yield self._whole_chunk(start, event.index)
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield sse({**start, "choices": [], "usage": usage([self.prompt], self.answers)})
         yield "data: [DONE]\n\n"
+
+    def _whole_chunk(self, start: dict[str, Any], index: int) -> str:
+        choice = self._choice(index, self.answers[index])
+        said = {key: value for key, value in choice["message"].items() if key != "role" and value is not None}
+        calls = [{"index": place, **call} for place, call in enumerate(said.get("tool_calls", []))]
+        said |= {"tool_calls": calls} if calls else {}
+        return _chunk(start, index, said, choice["finish_reason"], choice["logprobs"])
 
     def _plain_chunk(self, start: dict[str, Any], event: Event) -> str:
         logprobs = None
@@ -105,10 +110,10 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
     messages, faults = read_prompt(row, goes_on=asked.continue_final_message)
     if faults:
         raise InputError([f"{field} {fault}" for field, fault in faults])
-    config = loaded.opened.model.config
+    model = loaded.opened.model
     if asked.drop_oldest and not asked.continue_final_message:
         room = asked.longest or loaded.sampling.max_new_tokens
-        fitting = prompt_to_fit(messages, template, loaded.opened.tokenizer, config.max_positions, room)
+        fitting = prompt_to_fit(messages, template, loaded.opened.tokenizer, model.max_positions, room)
         if fitting is not None:
             return fitting
     begun: list[int] = []
@@ -117,7 +122,7 @@ def chat_prompt(loaded: Loaded, asked: ChatRequest) -> list[int]:
         begun = loaded.opened.tokenizer.encode(last.content, continued=True)
     ids, _ = encode_chat(messages, template, loaded.opened.tokenizer, add_generation_prompt=True)
     ids += begun
-    limit, longest = config.position_limit, asked.longest
+    limit, longest = model.position_limit, asked.longest
     if limit is not None and len(ids) + (longest or 1) > limit:
         raise InputError(
             f"the messages have {len(ids)} tokens{f' and the answer may have {longest}' if longest else ''}, and the "

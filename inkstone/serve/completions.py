@@ -25,15 +25,15 @@ class Completion:
         opened = loaded.opened
         scored = asked.logprobs if asked.echo else None
         self.requests = []
-        limit = opened.model.config.position_limit
-        for prompt in self.prompts:
+        limit = opened.model.position_limit
+        for number, prompt in enumerate(self.prompts):
             if limit is not None and len(prompt) + (asked.max_tokens or 0) > limit:
                 raise InputError(
-                    f"prompt has {len(prompt)} tokens and max_tokens is {asked.max_tokens or 0}, more than the model's "
-                    f"{limit} in all: shorten or lower it"
+                    f"text {number} has {len(prompt)} tokens and max_tokens is {asked.max_tokens or 0}, more than the "
+                    f"model's {limit} in all: shorten or lower it"
                 )
             how = sampling_of(loaded, asked, asked.longest, prompt)
-            one = Request(prompt, how, opened.stop_ids | set(asked.stop_token_ids), max(asked.logprobs or 0, 1), scored)
+            one = Request(prompt, how, asked.stop_ids(opened.stop_ids), max(asked.logprobs or 0, 1), scored)
             self.requests += [
                 replace(one, sampling=how.model_copy(update={"seed": how.seed + sample})) for sample in range(asked.n)
             ]
@@ -42,26 +42,28 @@ class Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer when it is complete."""
-        async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is not None and event.deltas[0].prompt:
-                self.scored[event.index] = event.deltas[0].prompt
+        with self.loaded.runner.open(self.requests) as flow:
+            async for event in events(flow, self.answers):
+                if event.index is not None and event.deltas[0].prompt:
+                    self.scored[event.index] = event.deltas[0].prompt
         choices = [self._choice(index, answer) for index, answer in enumerate(self.answers)]
         return {**head("text_completion", self.loaded, "cmpl"), "choices": choices, "usage": self._usage()}
 
     async def chunks(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
+        """The answer as server-sent events, of which the first means that there is room for it."""
         start = head("text_completion", self.loaded, "cmpl")
-        if self.asked.echo:
-            for index, request in enumerate(self.requests):
-                yield sse({**start, "choices": [_piece(index, self._prompt_text(request), None)]})
-        async for event in events(self.loaded, self.requests, self.answers):
-            if event.index is None:
-                yield ": still here\n\n"
-            elif event.text or event.finish or self.asked.logprobs is not None:
-                piece = _piece(event.index, event.text, event.finish)
-                if self.asked.logprobs is not None and event.deltas[0].token is not None:
-                    piece["logprobs"] = self._logprobs(event.deltas)
-                yield sse({**start, "choices": [piece]})
+        with self.loaded.runner.open(self.requests) as flow:
+            told = enumerate(map(self._prompt_text, self.requests) if self.asked.echo else ())
+            echoed = "".join(sse({**start, "choices": [_piece(index, text, None)]}) for index, text in told)
+            yield echoed or ": begins\n\n"
+            async for event in events(flow, self.answers):
+                if event.index is None:
+                    yield ": still here\n\n"
+                elif event.text or event.finish or self.asked.logprobs is not None:
+                    piece = _piece(event.index, event.text, event.finish)
+                    if self.asked.logprobs is not None and event.deltas[0].token is not None:
+                        piece["logprobs"] = self._logprobs(event.deltas)
+                    yield sse({**start, "choices": [piece]})
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield sse({**start, "choices": [], "usage": self._usage()})
         yield "data: [DONE]\n\n"
@@ -103,11 +105,15 @@ def _piece(index: int, text: str, finish: str | None) -> dict[str, Any]:
 
 def prompts_of(loaded: Loaded, given: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
     """Each prompt as ids. Text gets the tokenizer's own beginning; what looks like a control token stays text."""
-    if isinstance(given, str):
-        return [_encode(loaded, given)]
-    if given and isinstance(given[0], int):
-        return [[token for token in given if isinstance(token, int)]]
-    return [_encode(loaded, one) if isinstance(one, str) else [*one] for one in given if not isinstance(one, int)]
+    several = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    prompts = [_encode(loaded, one) if isinstance(one, str) else [*one] for one in several if not isinstance(one, int)]
+    vocab = loaded.opened.model.config.vocab_size
+    for number, prompt in enumerate(prompts):
+        strange = [token for token in prompt if not 0 <= token < vocab]
+        if strange or not prompt:
+            has = f"the id {strange[0]}, but the model has 0 to {vocab - 1}" if strange else "no tokens"
+            raise InputError(f"text {number} has {has}")
+    return prompts
 
 
 def _encode(loaded: Loaded, text: str) -> list[int]:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _key_of(authorization: str) -> bytes:
     """The key in a header: a bearer's token, or the password of a browser's prompt."""
     scheme, _, given = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return given.strip().encode()
+        return given.strip().encode("latin-1")  # as headers are decoded
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(given, validate=True).partition(b":")[2]
@@ -130,6 +131,18 @@ def _too_many(what: str, wait_s: int) -> Refused:
     return Refused(
         429, f"{what}: try again in {wait_s} s", "rate_limit_error", "rate_limit_exceeded", Retry_After=str(wait_s)
     )
+
+
+def file_name(name: str, kinds: str, example: str) -> str:
+    """The name of a file that is sent, its ending in small letters. It is shown and kept, and never becomes a path.
+
+    Raises Refused for one that could do harm, and for a kind that is not read.
+    """
+    found = re.fullmatch(rf"([^./\\\0-\x1f\x7f][^/\\\0-\x1f\x7f]*)(\.({kinds})(\.(gz|zst|xz))?)", name, re.IGNORECASE)
+    if not found or len(name) > 100:
+        said = f"at most 100 characters, no slashes, ending in {example} (and perhaps .gz, .zst or .xz)"
+        raise Refused(400, f'"{name[:100]}" is no file that can be read here: its name must have {said}')
+    return found[1] + found[2].lower()
 
 
 async def read_body(request: Request, kind: type[M]) -> M:

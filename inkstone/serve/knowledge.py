@@ -41,7 +41,7 @@ WIDTH = 800
 """Of a passage; a Chinese character is as wide as 8/3 others, so that is about 300 of them."""
 _SHORT = 40
 """Of a question that may say little without the one before it."""
-_NAME = re.compile(r"\w[\w.-]{0,79}\.(txt|md|jsonl)(\.(gz|zst|xz))?")
+KINDS = "txt|md|markdown|jsonl", ".txt, .md or .jsonl (save the text of a PDF or a Word file so)"
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _ONE_HAN, _RUN = re.compile(f"[{_HAN}]"), re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
 _SENTENCE_END = re.compile(r"(?<=[。！？；!?])|(?<=\. )")
@@ -63,13 +63,6 @@ _FRAMES = {
         "Question: ",
     ),
 }
-
-
-def check_name(name: str) -> None:
-    """Raises Refused for a name that could do harm."""
-    if not _NAME.fullmatch(name):
-        said = "letters, digits, dots and dashes, ending in .txt, .md or .jsonl (and perhaps .gz, .zst or .xz)"
-        raise Refused(400, f'"{name[:100]}" is no name for a file of knowledge: {said}')
 
 
 def read_passages(name: str, content: bytes) -> list[tuple[int, str]]:
@@ -247,7 +240,7 @@ def ground(loaded: Loaded, turns: list[Row], hits: list[Row], most: int | None) 
     """The conversation with passages before its last question, as many of the best as the model's context takes beside
     an answer of `most` tokens; and all of them, those that are given with their `number`."""
     opened, system = loaded.opened, [turn for turn in turns[:1] if turn["role"] == "system"]
-    positions, question = opened.model.config.max_positions, turns[-1]["content"]
+    positions, question = opened.model.max_positions, turns[-1]["content"]
     # The room that `prompt_to_fit` leaves a prompt; rounds before the question go first, as in any long conversation.
     room = max(positions - (most or loaded.sampling.max_new_tokens), positions // 2)
     if opened.template is None:

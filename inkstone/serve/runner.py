@@ -39,7 +39,7 @@ class EngineFailed(InkstoneError):
 
 @dataclass(eq=False)
 class Flow:
-    """The deltas of some requests as they come, each with its request's index."""
+    """The deltas of some requests as they come, each with its request's index; leaving its block cancels the rest."""
 
     size: int
     runner: "Runner"
@@ -53,6 +53,12 @@ class Flow:
 
     def __post_init__(self) -> None:
         self._look()
+
+    def __enter__(self) -> "Flow":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
 
     def _look(self) -> None:
         """Say so where nothing has come since the last look. One timer for a flow, for one for each token costs."""
@@ -102,7 +108,11 @@ class Runner:
         self._thread.start()
 
     def open(self, requests: Sequence[Request]) -> Flow:
-        """Begin; to be called in a coroutine. Raises Busy."""
+        """Begin; to be called in a coroutine. Raises Busy, InputError for more than would ever fit."""
+        if len(requests) > self.most:
+            raise InputError(
+                f"{len(requests)} answers are asked for, and the server takes {self.most} at once: ask in parts"
+            )
         with self._lock:
             if self.pending + len(requests) > self.most:
                 raise Busy(f"{self.pending} requests run or wait, of {self.most}: try again in a moment")
@@ -191,5 +201,5 @@ def cache_tokens(model: Decoder, rows: int, budget_bytes: float) -> int:
     """Tokens of keys and values: what the budget holds, at least one whole context, at most `rows` of them."""
     config = model.config
     each = 2 * config.num_layers * config.num_kv_heads * config.head_dim * model.dtype.itemsize
-    longest = config.position_limit or config.max_positions
+    longest = model.position_limit or model.max_positions
     return max(longest + 16, min(int(budget_bytes / each), rows * longest))

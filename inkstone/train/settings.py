@@ -32,7 +32,10 @@ class TrainSettings(BaseModel):
         "adamw", description="muon: for the matrices inside the blocks, at the same rate; fewer steps to the same loss"
     )
     embedding_rate_ratio: float = Field(
-        1.0, gt=0, description="rate of embedding, head and norms, in learning rates; small models gain by 3 to 8"
+        1.0,
+        gt=0,
+        description="rate of embedding, head, norms, a prefix's numbers and PPO's value head, in learning rates; small "
+        "models gain by 3 to 8",
     )
     weight_decay: float = Field(0.1, ge=0, description="on matrices only")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW, decay of the mean of gradients")

@@ -77,7 +77,7 @@ def _begin(
     if settings.base is None:
         return new_model(shape, tokenizer.vocab_size, settings.seed, mesh)
     model = open_model(grown_base(Path(settings.base), tokenizer, scratch / "base", progress, mesh), mesh)
-    limit = model.config.position_limit
+    limit = model.position_limit
     if limit is not None and settings.sequence_length > limit:
         raise InputError(
             f"[pretrain] sequence_length = {settings.sequence_length} exceeds the {limit} positions of "

@@ -44,6 +44,8 @@ class Work:
     """Plain texts that are learned whole beside conversations."""
     ptx: Sequence[Path] = ()
     """PPO: conversations that are learned on beside the answers."""
+    tuned_on: Sequence[Path] = ()
+    """PPO and GRPO: conversations that the base was tuned on, which prompts are compared with."""
     others: Sequence[Path] = ()
     """A merge: the models to join with the base, and last what all come from, if it is needed."""
     rows: Path | None = None
@@ -70,8 +72,8 @@ def open_base(work: Work) -> tuple[Template, Tokenizer, Decoder]:
     model = open_model(base_dir, mesh)
     if settings.adapted:
         attach(model, settings.adapted, settings.seed, mesh.whole)
-    before = model.model.prefix.first_position if model.model.prefix else 0
-    if settings.sequence_length + before > model.config.max_positions:
+    if settings.sequence_length > model.max_positions:
+        before = model.config.max_positions - model.max_positions
         raise InputError(
             f"[sft] sequence_length = {settings.sequence_length} exceeds the model's {model.config.max_positions} "
             f"positions{f', of which the prefix takes {before}' if before else ''}: shorten it"

@@ -28,6 +28,11 @@ class RolloutSettings(BaseModel):
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
     temperature: float = Field(1.0, gt=0, description="of the answers")
     rewards: list[str]
+    tuned_on: list[str] = Field(
+        [],
+        description="conversations that the base was tuned on, which the prompts are compared with; default: those of "
+        "the sft stage behind the base, else of ptx",
+    )
 
 
 class GrpoSettings(RolloutSettings):

@@ -14,6 +14,7 @@ from inkstone.model.files.adapter import save_adapter
 from inkstone.tokenizer import Tokenizer
 from inkstone.train import InOrder, finish
 from inkstone.tune.conversations import packed_chats
+from inkstone.tune.distance import prompt_distance
 from inkstone.tune.ends import Work, open_base, write_tuned
 from inkstone.tune.ppo import CRITIC, Proximal
 from inkstone.tune.ppo_rollouts import PpoRollouts
@@ -46,6 +47,7 @@ def proximal(work: Work) -> dict[str, object]:
     )  # fmt: skip
     source.check_lengths([*tasks, *held])
     work.progress.note(f"{len(tasks)} questions, {how.prompts} asked together, {how.updates} steps on their answers")
+    told = prompt_distance(work, model, template, tokenizer, [task.question for task in tasks])
     with adapter_off(model):
         before = mean_reward(model, source, held)
     result = work.train(model, source, Proximal(how))
@@ -56,7 +58,8 @@ def proximal(work: Work) -> dict[str, object]:
     write_tuned(work, model, template, tokenizer)
     if work.mesh.first:
         shutil.copyfile(work.scratch / "rollouts.jsonl", work.output / "rollouts.jsonl")
-    return {**asdict(result), "questions": len(tasks), "heldout_reward_before": before, "heldout_reward": after}
+    rewarded = {"heldout_reward_before": before, "heldout_reward": after}
+    return {**asdict(result), "questions": len(tasks), **rewarded, **told}
 
 
 def _judge(directory: Path, tokenizer: Tokenizer) -> Decoder:

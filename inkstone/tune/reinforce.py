@@ -8,6 +8,7 @@ from inkstone.errors import InputError
 from inkstone.generate import Request, SamplingSettings
 from inkstone.model import Decoder
 from inkstone.model.decoder.lora import adapter_off
+from inkstone.tune.distance import prompt_distance
 from inkstone.tune.ends import Work, heldout_numbers, open_base, write_tuned
 from inkstone.tune.grpo import GroupAdvantage
 from inkstone.tune.rewards import Task, find_rewards, read_tasks, reward_of
@@ -34,6 +35,7 @@ def reinforce(work: Work) -> dict[str, object]:
     )  # fmt: skip
     source.check_lengths([*training, *held])
     work.progress.note(f"{len(training)} questions, {how.prompts} in a step, {how.group} answers each")
+    told = prompt_distance(work, model, template, tokenizer, [task.question for task in training])
     with adapter_off(model):
         before = mean_reward(model, source, held)
     result = work.train(model, source, GroupAdvantage(how.beta))
@@ -41,7 +43,8 @@ def reinforce(work: Work) -> dict[str, object]:
     write_tuned(work, model, template, tokenizer)
     if work.mesh.first:
         shutil.copyfile(work.scratch / "rollouts.jsonl", work.output / "rollouts.jsonl")
-    return {**asdict(result), "questions": len(training), "heldout_reward_before": before, "heldout_reward": after}
+    rewarded = {"heldout_reward_before": before, "heldout_reward": after}
+    return {**asdict(result), "questions": len(training), **rewarded, **told}
 
 
 def split_tasks(tasks: Sequence[Task], fraction: float) -> tuple[list[Task], list[Task]]:

@@ -79,10 +79,24 @@ def _run(job: Job) -> Result:
         judge_dir=place(judge) if judge else None,
         texts=job.paths(settings.texts),
         ptx=job.paths(settings.ppo.ptx),
+        tuned_on=job.paths(_tuned_on(job, settings)),
         rows=job.run_dir / ".rows" / job.section,
         others=[place(name) for name in (*joined.models, joined.origin) if name],
     )
     return _METHODS[settings.method](work)
+
+
+def _tuned_on(job: Job, settings: SFTSettings) -> list[str]:
+    """What the base of PPO or GRPO learned conversations from, as far as the recipe says."""
+    if settings.method not in ("ppo", "grpo"):
+        return []
+    how = settings.ppo if settings.method == "ppo" else settings.grpo
+    before = settings
+    while not how.tuned_on and before.base in job.earlier and job.earlier[before.base] is SFT:
+        before = job.of(SFTSettings, before.base)
+        if before.method == "sft":
+            return before.inputs
+    return how.tuned_on or (settings.ppo.ptx if settings.method == "ppo" else [])
 
 
 def _models(settings: SFTSettings) -> list[str]:
@@ -101,7 +115,8 @@ SFT = StageKind(
         *settings.inputs,
         *settings.heldout,
         *settings.texts,
-        *(settings.ppo.ptx if settings.method == "ppo" else []),
+        *([*settings.ppo.ptx, *settings.ppo.tuned_on] if settings.method == "ppo" else []),
+        *(settings.grpo.tuned_on if settings.method == "grpo" else []),
         *(name for name in _models(settings) if name not in earlier),
     ],
     every_rank=True,

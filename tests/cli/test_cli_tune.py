@@ -5,6 +5,10 @@ from pathlib import Path
 
 from tiny_run import inkstone
 
+from inkstone.chat import Problem
+from inkstone.tune import SFTSettings
+from inkstone.tune.preview import as_the_model_sees
+
 CHATS = [
     {"instruction": "你好", "output": "世界"},
     {"instruction": "水" * 900, "output": "too long"},
@@ -52,3 +56,18 @@ def test_what_cannot_be_shown_is_said(models: Path, tmp_path: Path) -> None:
     path = recipe(tmp_path, models / "chat", "grpo", PAIRS)
     assert "learns from its own answers" in inkstone("tune", "preview", path).said
     assert 'has no tuning stage "b"; it has: talk' in inkstone("tune", "preview", path, "--stage", "b").said
+
+
+def test_of_many_rows_few_are_kept_and_all_are_counted(models: Path, tmp_path: Path) -> None:
+    chats = [{"instruction": "你好", "output": "水" * (1 + number % 40)} for number in range(300)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*chats, *CHATS[2:]]))
+    settings, faults = SFTSettings(inputs=["x"], template="auto", sequence_length=63, batch_tokens=63), list[Problem]()
+    seen = as_the_model_sees(settings, [tmp_path / "rows.jsonl"], models / "chat", 3, faults.append)
+    every = as_the_model_sees(settings, [tmp_path / "rows.jsonl"], models / "chat", 1000, str).rows
+    lengths = sorted(len(row.ids) for row in every)
+    assert seen.rows == every[:3] and [fault.row for fault in faults] == [301, 302]
+    assert (seen.counts["rows"], seen.counts["malformed_rows"]) == (300, 2)
+    assert seen.counts["tokens"] == sum(lengths)
+    assert seen.counts["learned_tokens"] == sum(weight > 0 for row in every for weight in row.weights)
+    middle, most = (lengths[int(share * (len(lengths) - 1))] for share in (0.5, 0.95))
+    assert list(seen.lengths.values()) == [middle, most, lengths[-1]]

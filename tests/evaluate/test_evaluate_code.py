@@ -1,6 +1,7 @@
 """Programs of models: hostile ones get nowhere, honest ones pass, and the indentation trap is where it was found."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -90,18 +91,40 @@ def test_endless_programs_are_ended_with_all_their_children(program: str) -> Non
         time.sleep(0.02)
 
 
-@needs_isolation
-def test_a_plain_user_s_namespaces_hold_as_well(secret: Path) -> None:
-    """Without being root on the machine: root of a namespace, until everything is given up."""
-    command = [*sandbox._NAMESPACES, "--user", "--map-root-user"]
-    if not sandbox._run("pass", command, 10.0).passed:
-        pytest.skip("this machine allows no user namespaces")
+@pytest.mark.parametrize(
+    "command", [[*sandbox._NAMESPACES, "--user", "--map-root-user"], sandbox._BUBBLEWRAP], ids=["user", "bubblewrap"]
+)
+def test_a_plain_user_s_namespaces_hold_as_well(command: list[str], secret: Path) -> None:
+    """Without being root on the machine: root of a namespace, until everything is given up; and bubblewrap's."""
+    if not (shutil.which(command[0]) and sandbox._run("pass", command, 10.0).passed):
+        pytest.skip(f"this machine has no {command[0]}, or lets it make no user namespaces")
     hostile = ["import os; os.chroot('/tmp')", f"open({str(secret)!r}).read()", "import os; os.kill(1, 9); 1 / 0",
                "import socket; socket.create_connection(('8.8.8.8', 53), 1)",
-               "import ctypes; assert ctypes.CDLL(None).mount(b'n', b'/tmp', b'tmpfs', 0, b'') == 0"]  # fmt: skip
+               "import ctypes; assert ctypes.CDLL(None).mount(b'n', b'/tmp', b'tmpfs', 0, b'') == 0",
+               "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0", "open('/usr/inkstone', 'w')",
+               "[open(f'/tmp/{n}', 'wb').write(b'0' * 1000000) for n in range(60)]", "x = bytearray(3 << 30)",
+               "import os; os.listdir('/proc/self')", f"open({str(Path.cwd() / 'pyproject.toml')!r})"]  # fmt: skip
     for program in hostile:
         ran = sandbox._run(program, command, 2.0)
         assert (ran.passed, ran.inside) == (False, True), program
+
+
+def test_bubblewrap_is_taken_where_unshare_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ubuntu since 24.04, among others."""
+    if not (shutil.which("bwrap") and sandbox._run("pass", sandbox._BUBBLEWRAP, 10.0).passed):
+        pytest.skip("needs Debian's bubblewrap, and a system that lets it work")
+    monkeypatch.setattr(sandbox, "_NAMESPACES", ["unshare", "--nothing-of-this-kind"])
+    isolation.cache_clear()
+    try:
+        require_sandbox(False)
+        assert run_program("import os; assert os.getuid() == 65534").passed
+        ran = run_program("import time, os\nos.setsid()\nif os.fork(): time.sleep(60)\ntime.sleep(60)", seconds=0.3)
+        assert (ran.passed, ran.inside) == (False, True)
+        deadline = time.perf_counter() + 10
+        while [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"jail.py" in read(path)]:
+            assert time.perf_counter() < deadline
+    finally:
+        isolation.cache_clear()
 
 
 def read(path: Path) -> bytes:

@@ -40,6 +40,15 @@ def test_planted_items_are_found_with_their_passage_and_nothing_else(tmp_path: P
     assert next(one for one in found if one.item == long[2].id).overlap < 1.0
 
 
+def test_rows_without_a_text_are_no_all_clear(tmp_path: Path) -> None:
+    item = Item("x", "", {"question": "one two three four five six seven eight nine ten"})
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"question": item.texts["question"]}) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"1 records could not be read and were not searched"):
+        find_in_corpus([item], [path], Silent())
+    assert [one.item for one in find_in_corpus([item], [path], Silent(), field="question")] == ["x"]
+
+
 @needs_data
 @pytest.mark.parametrize("task", [name for name in BENCHMARKS if name not in ("ceval", "needle")])
 def test_every_benchmark_has_texts_to_search_for(task: str) -> None:

@@ -1,10 +1,12 @@
 """A model and a judge behind HTTP: a small server on this machine that answers as told, and fails as told."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,25 @@ def test_mt_bench_judges_every_turn_and_counts_what_it_cannot_read(task: str, la
 
 
 @needs_data
+def test_better_reference_answers_are_judged_by_and_the_model_is_not_asked_again(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "mt_bench", tmp_path / "data" / "mt_bench")
+    with server(rate) as (url, seen):
+        model, judge = open_endpoint(url, name="model"), open_endpoint(url, name="judge")
+        ask = partial(run_benchmarks, model, wanted_protocols(["mt-bench"]), tmp_path / "data", tmp_path / "out")
+        ask(Silent(), limit=16, judge=judge)
+        old = [one["messages"][-1]["content"] for one in seen]
+        [path] = (tmp_path / "data" / "mt_bench").glob("reference_answer*.jsonl")
+        path.write_text(
+            path.read_text(encoding="utf-8").replace('"turns": ["', '"turns": ["Corrected. '), encoding="utf-8"
+        )
+        seen.clear()
+        ask(Silent(), limit=16, judge=judge)
+    assert {one["model"] for one in seen} == {"judge"}
+    assert len(seen) == sum("Reference Answer" in text for text in old) > 0
+    assert all("Corrected. " in one["messages"][-1]["content"] for one in seen)
+
+
+@needs_data
 def test_pairs_are_judged_in_both_orders_and_disagreement_is_a_tie(tmp_path: Path) -> None:
     """A judge that always prefers the first answer finds nothing but ties."""
     items = load("mt-bench", DATA).items[40:48]
@@ -220,6 +241,8 @@ def test_pairs_are_judged_in_both_orders_and_disagreement_is_a_tie(tmp_path: Pat
     keep = tmp_path / "kept.jsonl"
     assert judged(lambda text: fair[text.index("answer a") < text.index("answer b")], keep) == ({"a": 16}, 32)
     assert judged(lambda _: "asked again", keep) == ({"a": 16}, 0)
+    (tmp_path / "b").write_text((tmp_path / "b").read_text().replace("answer b", "answer B"), encoding="utf-8")
+    assert judged(lambda _: "[[C]]", keep) == ({"tie": 16}, 32), "of other answers nothing is known yet"
     assert judged(lambda _: "I prefer [[A]]", tmp_path / "first") == ({"tie": 16}, 32)
     assert judged(lambda _: "Both. [[C]]", tmp_path / "both") == ({"tie": 16}, 32)
     assert judged(lambda _: "hm", tmp_path / "none") == ({"unparsed": 16}, 32)

@@ -1,6 +1,8 @@
 """Benchmarks from the hub: a server of this machine has tiny data sets in the hub's layouts; nothing else is asked."""
 
 import hashlib
+import json
+import re
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +13,17 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiny_tokenizers import byte_level
 
+from inkstone.chat import CHATML
 from inkstone.errors import InkstoneError, InputError
 from inkstone.evaluate.protocols import PROTOCOLS
 from inkstone.evaluate.run.runner import ask_all
 from inkstone.evaluate.tasks import load
 from inkstone.evaluate.tasks.hub import DATA_SETS, HUB
+from inkstone.model import Decoder, DecoderConfig, save_model
+from inkstone.pipeline import check_inputs, run
+from inkstone.recipe import read_recipe
 
 constants = pytest.importorskip("huggingface_hub.constants")
 LETTERS = dict(zip("ABCD", ("None", "1.0", " x ", "是"), strict=True))
@@ -135,6 +142,54 @@ def test_without_the_hub_it_is_one_sentence(hub: list[str], monkeypatch: pytest.
     Path("hub/mmlu").mkdir(parents=True)
     with pytest.raises(InputError, match="hub/mmlu holds no test questions"):
         load("mmlu", HUB)  # a folder of that name is a folder
+
+
+RECIPE = """name = "r"
+[tune.more]
+base = "base"
+inputs = ["chats.jsonl"]
+template = "chatml"
+sequence_length = 64
+batch_tokens = 64
+max_steps = 1
+[evaluate]
+heldout = false
+"""
+
+
+def test_a_recipe_of_benchmarks_alone_takes_them_from_the_hub(hub: list[str], tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML.control_tokens)
+    shape = DecoderConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2,
+        num_kv_heads=1, head_dim=8, max_positions=512,
+    )  # fmt: skip
+    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+    save_model(Decoder(shape), Path("base"), **ids, stop_ids=tokenizer.end_ids)
+    tokenizer.save(Path("base"))
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    Path("chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    Path("r.toml").write_text(RECIPE + 'tasks = ["cmmlu/0"]\ndata = "hub"\ntask_limit = 2\n')
+    recipe = read_recipe(Path("r.toml"))
+    run(recipe)
+    scores = json.loads((recipe.run_dir / "evaluate" / "scores.json").read_text())
+    assert scores["models"]["more"]["benchmarks"]["cmmlu@lm-eval-0shot"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ('tasks = ["cmlu"]', "there is no task 'cmlu'"),
+        ('tasks = ["cmmlu"]', r"\[evaluate\] tasks needs data"),
+        ('tasks = ["cmmlu"]\ndata = "nowhere"', "nowhere has no folder cmmlu"),
+        ('tasks = ["mt-bench"]\ndata = "hub"', "need a judge"),
+        ('tasks = ["safety"]\ndata = "hub"', "need a judge"),
+        ('tasks = ["agieval"]\ndata = "hub"', "agieval is not on the hub"),
+    ],
+)
+def test_benchmarks_that_cannot_be_asked_are_named_before_a_run_begins(asked: str, said: str, hub: list[str]) -> None:
+    Path("r.toml").write_text(RECIPE + asked)
+    [fault] = check_inputs(read_recipe(Path("r.toml")), {"evaluate"})["evaluate"]
+    assert re.search(said, fault)
 
 
 def test_files_that_were_downloaded_by_hand_are_read_from_a_folder(tmp_path: Path) -> None:

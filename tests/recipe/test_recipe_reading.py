@@ -126,7 +126,7 @@ def test_a_recipe_that_is_not_utf8_is_refused_in_a_sentence(tmp_path: Path) -> N
         (
             '[sft]\ninputs = ["c.jsonl"]\nbase = "some/model"\n[evaluate]\n',
             [
-                "[evaluate] has nothing to do: set quiz, problems or prompts, "
+                "[evaluate] has nothing to do: set quiz, problems, prompts or tasks, "
                 "or heldout = true with a [tokenizer] section",
             ],
         ),

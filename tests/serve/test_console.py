@@ -59,6 +59,16 @@ def test_thumbs_and_better_answers_become_a_preference_set_that_training_reads(k
     pairs = [(one.chosen, one.rejected) for one in read[-3:]]  # other tests rate answers too
     assert pairs == [("短波散射更强", "不知道"), ("因为散射", "不知道"), ("因为散射", "也许")]
     assert [message.role for message in read[-1].prompt] == ["system", "user"]
+    # Stopped before its first word, and answered with nothing: neither is a part of what the next answer saw.
+    asked = made(kept, path, {"role": "user", "content": "海呢？", "parent": good["id"]})
+    asked = made(kept, path, {"role": "user", "content": "海为什么蓝？", "parent": asked["id"]})
+    empty = made(kept, path, {"role": "assistant", "content": "", "parent": asked["id"]})
+    asked = made(kept, path, {"role": "user", "content": "海的颜色？", "parent": empty["id"]})
+    late = made(kept, path, {"role": "assistant", "content": "蓝", "parent": asked["id"]})
+    made(kept, f"/api/messages/{late['id']}", {"rating": -1, "better": "蓝色"}, "PATCH")
+    file.write_text(get(kept, "/api/preferences.jsonl")[1], encoding="utf-8")
+    [prompt] = [one.prompt for one in read_preferences([file]).preferences if one.chosen == "蓝色"]
+    assert [message.content for message in prompt] == ["天为什么蓝？", "因为散射", "海的颜色？"]
 
 
 @pytest.mark.parametrize(

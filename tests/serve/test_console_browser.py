@@ -116,6 +116,16 @@ def test_a_thumb_down_and_a_better_answer_are_a_pair_on_the_feedback_page(
     assert rows[-1]["messages"][-1]["content"] == "火"
 
 
+def test_a_question_without_an_answer_is_not_asked_again(page: Any) -> None:
+    """Stopped before its first word, refused for its length, or answered with nothing."""
+    told = page.evaluate(
+        """import("/console/tree.js").then(({ turnsOf }) => turnsOf(
+          [["user", "a"], ["user", "b"], ["assistant", ""], ["user", "c"], ["assistant", "d"], ["user", "e"]]
+            .map(([role, content]) => ({ role, content })), "s").map(({ content }) => content))"""
+    )
+    assert told == ["s", "c", "d", "e"]
+
+
 def test_stop_ends_the_answer_on_the_server_and_keeps_what_there_is(
     page: Any, words: dict[str, str], served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

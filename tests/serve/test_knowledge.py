@@ -130,6 +130,18 @@ def test_of_many_passages_the_right_one_is_first(served: Served) -> None:
     assert [one["file"] for one in look(served, other, "gear7")] == ["a.txt"]
 
 
+def test_files_are_called_as_people_call_them(served: Served) -> None:
+    number = collection(served, "names")
+    for name in ("手册 (1).TXT", "📘 A&B's “guide”.md", "x.markdown"):
+        assert put(served, number, name, b"gear")[0] == 200
+    assert {one["file"] for one in look(served, number, "gear")} == {
+        "手册 (1).txt",
+        "📘 A&B's “guide”.md",
+        "x.markdown",
+    }
+    assert call(served, "DELETE", f"/api/collections/{number}/files?name={quote('手册 (1).txt')}")[0] == 204
+
+
 def test_what_is_removed_is_found_no_more(served: Served) -> None:
     number = collection(served, "gone", a_txt="水", b_txt="火")
     assert look(served, number, "水火")
@@ -145,11 +157,12 @@ def test_what_is_removed_is_found_no_more(served: Served) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code", "said"),
     [
-        ("../a.txt", b"x", 400, "no name"),
-        (".a.txt", b"x", 400, "no name"),
-        ("a.py", b"x", 400, "no name"),
-        ("a.txt\0", b"x", 400, "no name"),
-        ("a\n.txt", b"x", 400, "no name"),
+        ("../a.txt", b"x", 400, "no file that can be read here"),
+        (".a.txt", b"x", 400, "no file that can be read here"),
+        ("a.py", b"x", 400, "no file that can be read here"),
+        ("a.txt\0", b"x", 400, "no file that can be read here"),
+        ("a\n.txt", b"x", 400, "no file that can be read here"),
+        ("a.pdf", b"%PDF-1.7", 400, "save the text of a PDF or a Word file so"),
         ("a.txt", b"", 400, "holds no text"),
         ("a.txt", b" \n\n ", 400, "holds no text"),
         ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 9, 400, "a"),

@@ -10,7 +10,7 @@ import torch
 from serve_samples import Served, chat_model, nothing_held, post, running, wait_until
 
 from inkstone.errors import InputError
-from inkstone.generate.grammar import constrain_call
+from inkstone.generate.grammar import constrain, constrain_call
 from inkstone.model import open_directory
 from inkstone.serve import chat
 from inkstone.serve.calls import split_calls
@@ -118,7 +118,7 @@ def test_a_call_that_is_cut_off_is_text_and_says_so(client: openai.OpenAI) -> No
         ({"tool_choice": named("nosuch")}, 'names "nosuch", which is none of tools'),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tool_choice": "always"}, "tool_choice"),
-        ({"tool_choice": "required", "tools": [{"type": "function"}]}, "needs a function with a name"),
+        ({"tool_choice": "required", "tools": [{"type": "function"}]}, "each of tools must be"),
         ({"tool_choice": "required", "tools": [*TOOLS, TOOLS[0]]}, "a name of its own"),
         ({"tool_choice": "required", "tools": []}, "tool_choice needs tools"),
         ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "leave one out"),
@@ -183,6 +183,34 @@ def test_without_parallel_calls_an_answer_ends_after_its_first(
     assert answer(tools=TOOLS, parallel_tool_calls=False) == ("I look.", ["a"])
     assert answer(parallel_tool_calls=False) == (two, [])
     wait_until(lambda: nothing_held(calling))
+
+
+def test_objects_hold_what_is_described_and_no_more_unless_they_may(calling: Served) -> None:
+    """A small model never comes to an end of properties that it may invent."""
+    opened = open_directory(calling.library.directories["chat"], chat=True)
+    inner = {"type": "object", "properties": {"b": {"const": 1}}, "required": ["b"]}
+    parts = {"$defs": {"one": inner}, "type": "object", "properties": {"c": {"const": 2}}, "required": ["c"]}
+    union = {"type": "object", "properties": {"b": {"const": 1}}, "anyOf": [{"properties": {"c": {"const": 2}}}]}
+    for schema, text, fits in (
+        (inner, '{"b":1}', True),
+        (inner, '{"b":1,"x":1}', False),
+        ({**inner, "additionalProperties": True}, '{"b":1,"x":1}', True),
+        ({"type": "object"}, '{"x":1}', True),
+        ({"type": "array", "items": inner}, '[{"b":1,"x":1}]', False),
+        ({"type": "array", "items": {"$ref": "#/$defs/one"}, "$defs": {"one": inner}}, '[{"b":1}]', True),
+        ({**parts, "allOf": [{"$ref": "#/$defs/one"}]}, '{"c":2,"b":1}', True),
+        (union, '{"b":1,"c":2}', True),
+        ({"const": {"properties": {}}}, '{"properties":{}}', True),
+    ):
+        grammar = constrain(opened, schema, opened.stop_ids)
+        tokens = opened.tokenizer.encode(text)
+        assert (grammar.matcher.try_consume_tokens(tokens) == len(tokens)) == fits, (schema, text)
+    deep: dict[str, Any] = {}
+    for _ in range(700):
+        deep = {"items": deep}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": deep}}
+    asked = {"model": "chat", "messages": SAID, "max_tokens": 1, "response_format": wanted}
+    assert post(calling, "/v1/chat/completions", asked)[0] in (200, 400)
 
 
 def test_a_grammar_of_calls_is_bounded_like_a_schema(calling: Served) -> None:

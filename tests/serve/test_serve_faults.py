@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from serve_samples import KEY, Served, get, nothing_held, post, wait_until
+from serve_samples import KEY, Served, get, nothing_held, post, running, wait_until
+from typer.testing import CliRunner
 
+from inkstone.cli.commands import app
 from inkstone.serve import runner
+from inkstone.serve.guard import Guard
+from inkstone.serve.models import Library, ServeSettings, find_models
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "水"}], "max_tokens": 4}
 TEXT = {"model": "base", "prompt": "水", "max_tokens": 4}
@@ -80,10 +85,85 @@ def test_wrong_messages_are_named(messages: Any, said: str, served: Served) -> N
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [([], "empty list"), ([[]], "0 tokens"), ([10**9], "ids outside"), ([-1], "ids outside"), ("水" * 3000, "tokens")],
+    [
+        ([[1], []], "text 1 has no tokens"),
+        ([10**9], "text 0 has the id 1000000000, but the model has 0 to"),
+        ([-1], "the id -1"),
+        (["水" * 3000], "text 0 has "),
+        (["a", 5], "must be a text, a list of token ids, or a list of texts or of such lists"),
+    ],
 )
 def test_wrong_prompts_are_named(prompt: Any, said: str, served: Served) -> None:
     assert said in refused(served, "/v1/completions", TEXT | {"prompt": prompt})
+    assert said in refused(served, "/v1/embeddings", {"model": "base", "input": prompt})
+
+
+def test_more_prompts_than_ever_fit_are_no_matter_of_waiting(served: Served) -> None:
+    assert "empty list" in refused(served, "/v1/completions", TEXT | {"prompt": []})
+    assert "takes 12 at once: ask in parts" in refused(served, "/v1/completions", TEXT | {"prompt": ["水"] * 13})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"store": True}, "store: "),
+        ({"reasoning_effort": "high"}, "reasoning_effort: "),
+        ({"max_tokens": 0}, "max_tokens: "),
+        ({"tool_choice": "any"}, "tool_choice: must be auto, none, required, or"),
+        ({"tools": [{"type": "web_search"}]}, "each of tools must be"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 2}, "a name of its own"),
+        ({"response_format": {"type": "json_schema"}}, "needs json_schema"),
+        ({"response_format": {"type": "json_object", "json_schema": {"schema": {}}}}, "needs json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"type": "object"}}}, "json_schema.schema: "),
+        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "has no end"),
+    ],
+)
+def test_what_a_chat_cannot_have_is_named(change: dict[str, Any], said: str, served: Served) -> None:
+    assert said in refused(served, "/v1/chat/completions", CHAT | change)
+
+
+def test_a_fault_of_the_server_is_an_error_object_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("secret")
+
+    monkeypatch.setattr("inkstone.serve.app.chat_prompt", broken)
+    said = refused(served, "/tokenize", {"model": "chat", "messages": CHAT["messages"]}, 500)
+    assert "LookupError" in said and "secret" not in said
+    monkeypatch.setattr("inkstone.serve.completions._piece", broken)  # when the answer has begun
+    body = json.dumps(TEXT | {"stream": True}).encode()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        urllib.request.urlopen(f"{served.url}/v1/completions", body, timeout=10).read()
+    monkeypatch.undo()
+    assert post(served, "/v1/completions", TEXT)[0] == 200
+    wait_until(lambda: nothing_held(served))
+
+
+def test_a_model_whose_files_are_gone_takes_nothing_else_with_it(tmp_path: Path, models: Path) -> None:
+    for name in ("one", "two", "three"):
+        shutil.copytree(models / "base", tmp_path / name)
+    with running(Library(find_models([tmp_path]), ServeSettings()), Guard([]), tmp_path / "x.sqlite") as own:
+        shutil.rmtree(tmp_path / "two")
+        (tmp_path / "three" / "config.json").write_text("{")
+        assert [one["id"] for one in json.loads(get(own, "/v1/models")[1])["data"]] == ["one", "three", "two"]
+        assert "does not exist" in refused(own, "/v1/completions", TEXT | {"model": "two"}, 503)
+        assert "not valid JSON" in refused(own, "/v1/completions", TEXT | {"model": "three"}, 503)
+        assert post(own, "/v1/completions", TEXT | {"model": "one"})[0] == 200
+
+
+def test_a_base_url_without_v1_and_a_monitor_s_head_are_answered(served: Served) -> None:
+    assert "Found; the base URL of a client ends in /v1, and GET" in refused(served, "/chat/completions", CHAT, 404)
+    for path, code in (("/health", 200), ("/v1/models", 200), ("/nothing", 404)):
+        connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (code, b"")
+
+
+def test_a_port_that_is_taken_is_a_sentence_before_anything_begins(models: Path, served: Served) -> None:
+    told = CliRunner().invoke(app, ["serve", str(models), "--port", str(urlsplit(served.url).port)])
+    assert told.exit_code == 2
+    said = " ".join(told.output.split())
+    assert "cannot be had (Address already in use): choose another" in said and "speaks" not in said
 
 
 @pytest.mark.parametrize(
@@ -187,9 +267,14 @@ def test_a_stream_that_waits_says_that_it_is_alive(served: Served, monkeypatch: 
     assert said.count(": still here\n\n") >= 4 and said.endswith("data: [DONE]\n\n")
 
 
-def test_more_than_may_wait_is_429_with_a_time(served: Served) -> None:
-    code, answer = post(served, "/v1/completions", TEXT | {"prompt": ["a"] * 13})
-    assert (code, answer["error"]["code"]) == (429, "queue_full")
+def test_more_than_may_wait_is_429_with_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(served, "/v1/completions", TEXT)
+    own = served.library.open["base"].runner
+    with monkeypatch.context() as full:
+        full.setattr(own, "pending", own.most)
+        for more in ({}, {"stream": True}):  # a stream's status says it too, for clients that try again
+            code, answer = post(served, "/v1/completions", TEXT | more)
+            assert (code, answer["error"]["code"]) == (429, "queue_full")
     assert post(served, "/v1/completions", TEXT)[0] == 200
 
 
@@ -228,21 +313,34 @@ def test_a_key_has_its_limits(locked: Served) -> None:
     assert codes[0] == 200 and codes[-1] == 429
 
 
-def test_figures_are_there_for_prometheus(served: Served) -> None:
+def first_token(served: Served) -> float:
+    name = 'inkstone_first_token_seconds_sum{model="base"}'
+    lines = [line for line in get(served, "/metrics")[1].splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
+def test_figures_are_there_for_prometheus(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     post(served, "/v1/completions", TEXT)
+    engine, before = served.library.open["base"].runner.engine, first_token(served)
+    assert engine is not None
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.2), step())[1])
+    with urllib.request.urlopen(f"{served.url}/v1/completions", json.dumps(TEXT | {"stream": True}).encode()) as stream:
+        stream.read()
+    assert first_token(served) - before >= 0.2, "until the first token, not until the first piece"
     page = get(served, "/metrics")[1]
     for name in ("inkstone_first_token_seconds_bucket", "inkstone_requests_total", "inkstone_engine_held"):
         assert name in page
 
 
 def test_serve_starts_from_the_command_line_drains_and_ends(models: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "inkstone", "serve", str(models), "--port", str(port), "--rows", "2"]
+    command = [sys.executable, "-m", "inkstone", "serve", str(models), "--host", "::1", "--port", "0", "--rows", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        address = f"http://127.0.0.1:{port}/ready"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "models: base, chat\n"
+        address = process.stdout.readline().partition("/v1")[0] + "/ready"
+        assert address.startswith("http://[::1]:")
 
         def is_up() -> bool:
             try:
@@ -255,5 +353,4 @@ def test_serve_starts_from_the_command_line_drains_and_ends(models: Path) -> Non
         out, _ = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert "models: base, chat" in out
     assert process.returncode in (0, -signal.SIGTERM), out

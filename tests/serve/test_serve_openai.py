@@ -6,7 +6,7 @@ import math
 
 import openai
 import pytest
-from serve_samples import Served, nothing_held, wait_until
+from serve_samples import Served, nothing_held, post, wait_until
 
 from inkstone.chat import Message
 from inkstone.generate import SamplingSettings, generate, score, stream_reply
@@ -152,3 +152,58 @@ def test_streams_at_once_get_what_each_gets_alone(served: Served, client: openai
 
     assert asyncio.run(all_at_once()) == alone
     wait_until(lambda: nothing_held(served))
+
+
+def test_what_clients_send_beside_their_question_changes_nothing(client: openai.OpenAI, served: Served) -> None:
+    """Nulls, labels, and fields that ask for nothing special: LangChain, LiteLLM, Open WebUI and Dify send them."""
+    asked = {"model": "chat", "messages": HELLO, "max_tokens": 4, "temperature": 0}
+    plain = client.chat.completions.create(**asked).choices[0].message.content
+    told = client.chat.completions.create(
+        **asked,
+        **dict.fromkeys(("tools", "stop", "logit_bias", "response_format", "audio", "seed", "n", "stream_options")),
+        metadata={"team": "x"}, store=False, service_tier="auto", user="u", safety_identifier="u", prompt_cache_key="k",
+        tool_choice="none", parallel_tool_calls=True, top_logprobs=0, modalities=["text"], reasoning_effort="none",
+        extra_body={"min_tokens": None, "drop_oldest": None, "ignore_eos": None},
+    )  # fmt: skip
+    assert told.choices[0].message.content == plain
+    options = {"include_usage": True, "include_obfuscation": False}
+    stream = list(client.chat.completions.create(**asked, stream=True, stream_options=options))
+    assert stream[-1].usage.completion_tokens == 4
+    nulls = {"echo": None, "logprobs": None, "best_of": None, "suffix": ""}
+    assert client.completions.create(model="chat", prompt=[[5, 6], [7]], max_tokens=1, **nulls).usage.prompt_tokens == 3
+    one = client.embeddings.create(model="base", input="水", dimensions=None, encoding_format="base64").data[0]
+    assert one.embedding
+    with pytest.raises(openai.BadRequestError, match="numbers: leave it out"):
+        client.embeddings.create(model="base", input="水", dimensions=1)
+    with pytest.raises(openai.NotFoundError, match="POST /v1/responses"):
+        client.responses.create(model="chat", input="hi")
+
+
+def test_ignore_eos_goes_on_past_the_end(client: openai.OpenAI, served: Served) -> None:
+    """Load generators want answers of one length."""
+    ends = {str(token): 100 for token in served.library.open["chat"].opened.stop_ids}
+    asked = {"model": "chat", "messages": HELLO, "max_tokens": 6, "temperature": 0, "logit_bias": ends}
+    assert client.chat.completions.create(**asked).usage.completion_tokens == 0
+    assert client.chat.completions.create(**asked, extra_body={"ignore_eos": True}).usage.completion_tokens == 6
+
+
+def test_streamed_answers_with_tools_have_their_logprobs(client: openai.OpenAI) -> None:
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    asked = {"model": "chat", "messages": HELLO, "tools": tools, "max_tokens": 4, "logprobs": True, "temperature": 0}
+    stream = list(client.chat.completions.create(**asked, stream=True))
+    one, two = (stream[-1].choices[0].logprobs, client.chat.completions.create(**asked).choices[0].logprobs)
+    assert [token.token for token in one.content] == [token.token for token in two.content] != []
+
+
+def test_conversations_as_clients_write_them_are_read(served: Served) -> None:
+    """What is said twice by one side is one turn; an answer stopped before its first word is none; greetings stand."""
+
+    def seen(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        told = post(served, "/tokenize", {"model": "chat", "messages": messages})[1]
+        return str(post(served, "/detokenize", {"model": "chat", "tokens": told["tokens"]})[1]["prompt"])
+
+    one = seen(("system", "a\n\nb"), ("user", "c\n\nd"))
+    assert seen(("system", "a"), ("developer", "b"), ("user", "c"), ("assistant", ""), ("user", "d")) == one
+    assert "assistant\ne<|im_end|>\n<|im_start|>user\nc" in seen(("assistant", "e"), ("user", "c"))
+    assert "a" in seen(("system", "a"))

@@ -44,7 +44,7 @@ def test_the_page_shows_what_training_learns_piece_by_piece(served: Served, mode
     assert [fault.partition(" ")[0] for fault in seen["faults"]] == ["3:"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = SFTSettings(inputs=["rows"], template="auto", sequence_length=63, batch_tokens=63)
-    trained = as_the_model_sees(settings, [tmp_path / "rows.jsonl"], models / "chat")
+    trained = as_the_model_sees(settings, [tmp_path / "rows.jsonl"], models / "chat", 1, str)
     assert text(first) == Tokenizer.load(models / "chat").decode(trained.rows[0].ids)
 
 

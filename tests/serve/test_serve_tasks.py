@@ -99,7 +99,8 @@ def trains(served: Served, number: int, steps: int = 3) -> None:
 
 def test_a_model_is_tuned_on_an_uploaded_file_measured_before_and_after_and_talks(anew: Callable[[], Served]) -> None:
     served = anew()
-    data, test = uploaded(served, "诗.jsonl", chats()), uploaded(served, "test.jsonl", chats(3))
+    data, test = uploaded(served, "《诗》 (1) [终].JSONL", chats()), uploaded(served, "test.jsonl", chats(3))
+    assert data["name"] == "《诗》 (1) [终].jsonl"
     task = {
         "model": "chat",
         "data": data["id"],
@@ -115,7 +116,7 @@ def test_a_model_is_tuned_on_an_uploaded_file_measured_before_and_after_and_talk
     done = reach(served, row["id"], "succeeded")
     assert done["result"]["heldout_loss"] < done["result"]["heldout_loss_before"]
     assert done["result"]["steps"] == planned["takes"]["steps"]
-    assert done["model"] == f"诗-whole-{row['id']}"
+    assert done["model"] == f"诗-1-终-whole-{row['id']}"
     body = {"model": done["model"], "messages": [{"role": "user", "content": "1？"}], "max_tokens": 4}
     assert made(served, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
     served = anew()
@@ -178,6 +179,8 @@ def test_a_second_stop_kills_and_what_was_killed_by_others_has_failed_in_words(a
     data = uploaded(served, "a.jsonl", chats(200))
     number = begun(served, data=data["id"], **LONG)["id"]
     trains(served, number)
+    code, told = call(served, "DELETE", f"/api/datasets/{data['id']}")
+    assert code == 409 and f"task {number} learns from a.jsonl" in told["error"]["message"]
     [row] = served.jobs.store.rows("jobs")
     os.kill(int(row["process"].split()[0]), signal.SIGSTOP)  # it hears no SIGTERM now
     made(served, f"/api/tasks/{number}/stop", None)
@@ -192,6 +195,7 @@ def test_a_second_stop_kills_and_what_was_killed_by_others_has_failed_in_words(a
     os.killpg(int(row["process"].split()[0]), signal.SIGKILL)
     wait_until(lambda: state(served, number) == "failed")
     assert made(served, f"/api/tasks/{number}", None, "GET")["error"]
+    assert call(served, "DELETE", f"/api/datasets/{data['id']}")[0] == 204
 
 
 def test_another_process_with_the_number_of_a_job_is_not_taken_for_it() -> None:
@@ -293,6 +297,11 @@ def test_faults_of_an_upload_are_told_by_row_and_left_out_of_the_task(served: Se
     assert made(served, "/api/datasets", None, "GET")[-1]["id"] == row_of_surrogates["id"]
     code, told = send(served, "/api/datasets?name=none.jsonl", b'{"a": 1}\n')
     assert code == 400 and told["error"]["message"].startswith("none.jsonl is in no known format")
+    last = row_of_surrogates["id"]
+    assert call(served, "DELETE", f"/api/datasets/{last}")[0] == 204
+    assert uploaded(served, "next.jsonl", chats(1))["id"] > last, (
+        "a task that names the one that is gone must not get it"
+    )
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 204
     assert call(served, "DELETE", f"/api/datasets/{row['id']}")[0] == 404
     assert not list(served.jobs.folder.rglob("*faults.jsonl"))
@@ -315,7 +324,12 @@ def test_an_upload_is_bounded_also_unpacked(served: Served, monkeypatch: pytest.
     code, told = send(served, "/api/datasets?name=bomb.jsonl.gz", bomb)
     assert code == 400 and "unpacks to" in told["error"]["message"]
     monkeypatch.setattr(datasets, "MAX_UPLOAD_BYTES", 1000)
-    assert send(served, "/api/datasets?name=large.jsonl", chats(100))[0] == 413
+    code, told = send(served, "/api/datasets?name=large.jsonl", chats(100))
+    assert code == 413 and told["error"]["message"].endswith("split it")
+    usage = shutil.disk_usage(served.jobs.folder)
+    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    code, told = send(served, "/api/datasets?name=large.jsonl", chats(100))
+    assert code == 413 and told["error"]["message"].endswith("what the disk has left")
     assert not list((served.jobs.folder / "data").glob("*bomb*"))
     assert not list((served.jobs.folder / "data").glob(".*"))
 

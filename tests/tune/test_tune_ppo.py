@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from test_tune_grpo import with_large_embeddings
 from torch import nn
 
@@ -271,3 +272,6 @@ def test_the_recipe_of_huozi_2_runs_from_tuning_to_ppo(tokenizer: Tokenizer, tmp
     assert (run / "reward" / "score.safetensors").is_file() and (run / "ppo" / "ema" / "model.safetensors").is_file()
     result = json.loads((run / "ppo" / "stage.json").read_text())["result"]
     assert result["steps"] == 2 and result["questions"] > 5
+    prompts = result["prompts"]  # the pairs' questions are those of the chats, so both are alike for any model
+    assert not prompts["far"] and abs(prompts["loss"] - prompts["tuning_loss"]) < 1 and 0 <= prompts["new_pairs"] < 0.5
+    assert escape(prompts["said"]) in (run / "report.html").read_text()

@@ -14,7 +14,7 @@ from tiny_run import inkstone
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
-from inkstone.generate import SamplingSettings, stream_reply
+from inkstone.generate import SamplingSettings, generate, score, stream_reply
 from inkstone.model import Decoder, DecoderConfig, Opened, load_model, open_directory, save_model
 from inkstone.model.decoder.lora import adapter_off
 from inkstone.model.gguf import write_gguf
@@ -50,6 +50,18 @@ def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tuned")
     stage(root, base, tiny_settings(**PREFIX))
     return root / "output"
+
+
+def test_text_has_the_positions_that_a_prefix_leaves(tuned: Path, base: Path) -> None:
+    model = load_model(tuned)
+    left = model.position_limit
+    assert left == 88 == model.max_positions and load_model(base).position_limit == 96
+    [answer] = generate(model, [[5] * (left - 1)], SamplingSettings(max_new_tokens=20), {1})
+    assert len(answer) <= 1, "the last position is the answer's"
+    with pytest.raises(InputError, match="has 88 tokens; the model takes 1 to 87"):
+        generate(model, [[5] * left], SamplingSettings(max_new_tokens=1), {1})
+    with pytest.raises(InputError, match="has 89 tokens, more than the model's 88 positions"):
+        score(model, [([5] * left, [5])])
 
 
 def test_a_prefix_learns_and_the_weights_stay_what_they_were(tuned: Path, base: Path) -> None:

@@ -28,11 +28,12 @@ def explain(protocol: Protocol, data: Path, number: int = 0) -> str:
         "judge": f"each answer by a judge ({protocol.read})",
         "write": f"what is written ({protocol.max_new_tokens} tokens at most), read by {protocol.read}",
     }[protocol.score]
+    hashed = "" if protocol.score == "judge" else f"prompt {prompt_hash(ask)}, "
     lines = [
         f"{protocol.label}  fingerprint {protocol.fingerprint}  {protocol.shots} examples",
         protocol.note,
         f"scored: {how}",
-        f"question: {item.id} (prompt {prompt_hash(ask)}, split {BENCHMARKS[protocol.task].splits[0]})",
+        f"question: {item.id} ({hashed}split {BENCHMARKS[protocol.task].splits[0]})",
         "",
     ]
     if protocol.score == "judge":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inkstone.chat import Message
-from inkstone.evaluate.kept import Kept
+from inkstone.evaluate.kept import Kept, worded
 from inkstone.evaluate.protocols import Protocol
 from inkstone.evaluate.run.model import Model, Writing
 from inkstone.evaluate.tasks import Item
@@ -41,13 +41,14 @@ def run_judged(
         histories = [_history(items[index], said[index], turn) for index in asked]
         # Samples are drawn with the protocol's temperature, or FastChat's for the category.
         how = [_writing(protocol, items[index].subject) for index in asked]
-        names = [f"{turn}/{items[index].id}" for index in asked]
+        pairs = zip(asked, histories, strict=True)
+        names = [worded(f"{turn}/{items[index].id}", history) for index, history in pairs]
         replies, _ = spoken.ask("said", names, partial(talk, model, histories, how))
         for index, reply in zip(asked, replies, strict=True):
             said[index].append(reply)
         prompts = [_judging(items[index], said[index], turn) for index in asked]
         waits = [Writing(JUDGE_TOKENS)] * len(prompts)
-        judgements, _ = judged.ask("judged", names, partial(talk, judge, prompts, waits))
+        judgements, _ = judged.ask("judged", list(map(worded, names, prompts)), partial(talk, judge, prompts, waits))
         for place, index in enumerate(asked):
             rows.append(_row(protocol, items[index], turn, said[index][-1], judgements[place]))
             seconds = spoken.rows[spoken.model, "said", names[place]][1]

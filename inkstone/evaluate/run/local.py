@@ -52,7 +52,7 @@ class LocalModel:
         stated = any(states_template(path) for path in (self.directory, adapter) if path) and not as_base
         self.template = self.opened.template if stated else None
         self.dtype = str(dtype).removeprefix("torch.") + (f" {quantize}" if quantize else "")
-        self.planner = Planner(self.opened.tokenizer, self.directory, self.opened.model.config.position_limit)
+        self.planner = Planner(self.opened.tokenizer, self.directory, self.opened.model.position_limit)
 
     @cached_property
     def fingerprint(self) -> str:

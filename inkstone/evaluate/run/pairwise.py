@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inkstone.chat import Message
 from inkstone.errors import InputError
-from inkstone.evaluate.kept import Kept
+from inkstone.evaluate.kept import Kept, worded
 from inkstone.evaluate.run.judged import JUDGE_TOKENS, talk
 from inkstone.evaluate.run.model import Model, Writing
 from inkstone.evaluate.run.runner import read_rows
@@ -34,8 +34,9 @@ def judge_pairs(judge: Model, items: Sequence[Item], one: Path, other: Path, kep
                 prompts[f"{names[-1]}/{order}"] = shown
     if not turns:
         raise InputError(f"{one} and {other} have no answers to the same questions, or there are no prompts for pairs")
+    names = [worded(name, prompt) for name, prompt in prompts.items()]
     writing = [Writing(JUDGE_TOKENS)] * len(prompts)
-    texts, _ = kept.ask("pairs", list(prompts), partial(talk, judge, list(prompts.values()), writing))
+    texts, _ = kept.ask("pairs", names, partial(talk, judge, list(prompts.values()), writing))
     verdicts = {name: read_verdict(text) for name, text in zip(prompts, texts, strict=True)}
     return Counter(_outcome(verdicts[f"{turn}/ab"], verdicts[f"{turn}/ba"]) for turn in turns)
 

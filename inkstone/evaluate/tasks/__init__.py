@@ -5,7 +5,7 @@ from pathlib import Path
 from inkstone.errors import InputError
 from inkstone.evaluate.tasks.english import ENGLISH
 from inkstone.evaluate.tasks.exams import EXAMS
-from inkstone.evaluate.tasks.hub import HUB, hub_folder
+from inkstone.evaluate.tasks.hub import hub_folder, on_hub
 from inkstone.evaluate.tasks.item import Benchmark, Item, Loaded
 from inkstone.evaluate.tasks.judged import JUDGED
 from inkstone.evaluate.tasks.needle import NEEDLE
@@ -22,7 +22,7 @@ def load(name: str, data: Path, split: str = "") -> Loaded:
         raise InputError(f"{name} has no split {split!r}: it has {', '.join(benchmark.splits)}")
     names = benchmark.folders or (name,)
     folder = next((data / one for one in names if (data / one).is_dir()), None)
-    if data == HUB and not data.exists() and not benchmark.made:
+    if on_hub(data) and not benchmark.made:
         folder = hub_folder(name)
     if folder is None and not benchmark.made:
         raise InputError(f"{data} has no folder {' or '.join(names)} for {name}: put the benchmark's files there")
@@ -30,4 +30,4 @@ def load(name: str, data: Path, split: str = "") -> Loaded:
         return benchmark.read(folder or data, split or benchmark.splits[0])
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "Item", "Loaded", "load"]
+__all__ = ["BENCHMARKS", "Benchmark", "Item", "Loaded", "load", "on_hub"]

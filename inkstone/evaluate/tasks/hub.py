@@ -35,6 +35,11 @@ DATA_SETS = {
 }  # fmt: skip
 
 
+def on_hub(data: Path) -> bool:
+    """Whether `data` means the hub, and no folder of that name."""
+    return data == HUB and not data.exists()
+
+
 def hub_folder(benchmark: str) -> Path:
     """The folder with a benchmark's files, downloaded where they are not here yet."""
     if benchmark not in DATA_SETS:

@@ -242,6 +242,17 @@ class Decoder(nn.Module):
         """Where tokens go in."""
         return self.model.embed_tokens.weight.device
 
+    @property
+    def max_positions(self) -> int:
+        """What the config says, less what a prefix takes of it."""
+        return self.config.max_positions - (self.model.prefix.first_position if self.model.prefix else 0)
+
+    @property
+    def position_limit(self) -> int | None:
+        """Longest sequence beside a prefix; None where positions extrapolate (`DecoderConfig.position_limit`)."""
+        limit = self.config.position_limit
+        return limit and limit - self.config.max_positions + self.max_positions
+
     def hidden(self, tokens_BT: Tensor, context: AttentionContext | None = None) -> Tensor:
         """The final norm's output [B, T, D]; without a context every row is one document."""
         return self.hidden_and_routing(tokens_BT, context)[0]

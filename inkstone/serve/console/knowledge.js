@@ -74,7 +74,7 @@ function Upload({ path, name, onDone, report }) {
     event.target.value = "";
     onDone();
   };
-  return html`<label class="field"><span>${t("file_why")}</span><input type="file" multiple accept=".txt,.md,.jsonl,.gz,.zst,.xz" aria-label=${t("file_add", { name })} onChange=${send} /></label>
+  return html`<label class="field"><span>${t("file_why")}</span><input type="file" multiple accept=".txt,.md,.markdown,.jsonl,.gz,.zst,.xz" aria-label=${t("file_add", { name })} onChange=${send} /></label>
     ${told.map(({ said, bad }) => html`<p role=${bad ? "alert" : "status"} class="plain">${said}</p>`)}`;
 }
 

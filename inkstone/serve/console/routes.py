@@ -10,11 +10,11 @@ from fastapi.responses import FileResponse, Response
 from pydantic import Field
 
 from inkstone.serve.console.evaluations import mount_evaluations
-from inkstone.serve.guard import Body, Refused, read_body
+from inkstone.serve.guard import Body, Refused, file_name, read_body
 from inkstone.serve.jobs import Jobs, mount_jobs
 from inkstone.serve.jobs.exports import Exports, has_adapter, mount_exports
 from inkstone.serve.jobs.routes import Number
-from inkstone.serve.knowledge import MAX_BYTES, Knowledge, check_name, framed, ground, looked_for
+from inkstone.serve.knowledge import KINDS, MAX_BYTES, Knowledge, framed, ground, looked_for
 from inkstone.serve.models import Library
 from inkstone.serve.store import Store
 from inkstone.storage import read_json_object
@@ -184,7 +184,7 @@ def _mount_knowledge(app: FastAPI, knowledge: Knowledge) -> None:
 
     @app.post(f"{place}/files")
     async def keep(number: Number, name: str, request: Request) -> dict[str, Any]:
-        check_name(name)
+        name = file_name(name, *KINDS)
         content = bytearray()
         async for piece in request.stream():
             content += piece

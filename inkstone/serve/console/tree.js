@@ -15,7 +15,8 @@ export function newestEnd(messages, id) {
   return last ? newestEnd(messages, last.id) : id;
 }
 
+// What a model is asked with. A question that got no answer (stopped, too long, the server was away) is not asked again.
 export const turnsOf = (path, system) => [
   ...(system ? [{ role: "system", content: system }] : []),
-  ...path.map(({ role, content }) => ({ role, content })),
+  ...path.filter(({ content }) => content.trim()).filter(({ role }, place, all) => role !== all[place + 1]?.role).map(({ role, content }) => ({ role, content })),
 ];

@@ -42,8 +42,11 @@ export function Wizard({ preset, model: wanted, report }) {
       setFormer(await ask("/api/tasks"));
       const [kind, number] = preset.split("-");
       if (kind === "task") {
-        const { model, data, method, test, epochs, learning_rate, sequence_length } = (await ask(`/api/tasks/${number}`)).task;
-        setPicked({ models: [model], data: [data], methods: [method], test });
+        const { task, created } = await ask(`/api/tasks/${number}`);
+        const { model, data, method, test, epochs, learning_rate, sequence_length } = task;
+        // A set that was removed meanwhile is picked no more, nor a later one that has its number in an older database.
+        const still = (await ask("/api/datasets")).filter((one) => one.created <= created).map(({ id }) => id);
+        setPicked({ models: [model], data: still.filter((id) => id === data), methods: [method], test: still.includes(test) ? test : null });
         setMore({ epochs, learning_rate, sequence_length });
       } else if (kind === "model") {
         pick("models")([wanted]);

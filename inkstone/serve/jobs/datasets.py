@@ -1,6 +1,6 @@
 """Files that tasks learn from: uploaded, checked with the readers of tuning, kept under a number of their own.
 
-What a browser calls a file is only shown and kept as a part of a name: letters, digits, dots, dashes.
+What a browser calls a file is shown; of a file's own name it is a part, in letters, digits, dots and dashes.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from typing import Any
 
 from inkstone.chat import Problem, read_chats, read_preferences, read_verdicts
 from inkstone.errors import InputError
-from inkstone.serve.guard import Refused
+from inkstone.serve.guard import Refused, file_name
+from inkstone.serve.jobs.queue import ENDED
 from inkstone.serve.store import Store
 
 MAX_UPLOAD_BYTES = 256 * 2**20
@@ -22,7 +23,6 @@ _READERS: dict[str, Callable[..., object]] = {
     "preference": read_preferences,
     "chat": read_chats,
 }
-_NAME = re.compile(r"\w[\w.-]{0,79}\.jsonl?(\.(gz|zst|xz))?")
 
 
 class Datasets:
@@ -32,23 +32,22 @@ class Datasets:
         self.store, self.folder = store, folder.resolve()
 
     def path(self, row: dict[str, Any]) -> Path:
-        return self.folder / f"{row['id']}-{row['created']:.0f}-{row['name']}"
+        return self.folder / f"{row['id']}-{row['created']:.0f}-{plain(row['name'])}"
 
     async def receive(self, name: str, pieces: AsyncIterator[bytes]) -> dict[str, Any]:
         """Check and keep what is sent. Raises Refused for too much and for a name that could do harm, InputError where
         no row can be used."""
-        if not _NAME.fullmatch(name):
-            said = "letters, digits, dots and dashes, ending in .json or .jsonl (and perhaps .gz, .zst or .xz)"
-            raise Refused(400, f'"{name[:100]}" is no name for a data set: {said}')
+        name = file_name(name, "jsonl?", ".json or .jsonl")
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft, size = self.folder / f".{uuid.uuid4().hex}-{name}", 0
+        draft, size = self.folder / f".{uuid.uuid4().hex}-{plain(name)}", 0
         room = min(MAX_UPLOAD_BYTES, shutil.disk_usage(self.folder).free // 2)
         try:
             with draft.open("wb") as stream:
                 async for piece in pieces:
                     size += len(piece)
                     if size > room:
-                        raise Refused(413, f"the file has more than {room // 2**20} MiB: split it")
+                        why = "split it" if room == MAX_UPLOAD_BYTES else "it is half of what the disk has left"
+                        raise Refused(413, f"the file has more than {room / 2**20:.3g} MiB: {why}")
                     stream.write(piece)
             return await asyncio.to_thread(self._keep, draft, name, size)
         finally:
@@ -65,10 +64,18 @@ class Datasets:
         return row
 
     def remove(self, number: int) -> None:
-        """Forget a file. A task that still wants it says so when it is resumed."""
+        """Forget a file, unless a task is to read it. One that was stopped says so when it is resumed."""
         row = self.store.row("datasets", number)
+        open_ = [job for job in self.store.rows("jobs") if job["state"] not in ENDED]
+        if used := [str(job["id"]) for job in open_ if number in (job["task"].get("data"), job["task"].get("test"))]:
+            raise Refused(409, f"task {', '.join(used)} learns from {row['name']} or is tested on it: stop it first")
         self.store.remove("datasets", number)
         self.path(row).unlink(missing_ok=True)
+
+
+def plain(name: str) -> str:
+    """A name that means the same to a shell, a pattern of files and a recipe."""
+    return re.sub(r"[^\w.-]+", "-", name)[-60:].strip("-") or "data"
 
 
 def _read(path: Path) -> dict[str, Any]:

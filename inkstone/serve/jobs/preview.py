@@ -5,6 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from inkstone.chat import Problem
 from inkstone.model.files.directory import read_config
 from inkstone.serve.jobs.datasets import fault_lines
 from inkstone.serve.jobs.task import METHODS, length_of, template_of
@@ -24,15 +25,20 @@ def preview(data: Path, kind: str, base: Path, length: int | None) -> dict[str, 
     length = length_of(length, read_config(base).max_positions)
     shape = {"sequence_length": length, "batch_tokens": length}
     values = {"inputs": [str(data)], "method": METHODS[kind], "template": template_of(base), **shape}
+    settings, faults = SFTSettings.model_validate(values), list[Problem]()
+
+    def note(fault: Problem) -> None:
+        faults.extend([fault] if len(faults) < _FAULTS else [])
+
     with _ONE_AT_A_TIME:
-        seen = as_the_model_sees(SFTSettings.model_validate(values), [data], base, _ENCODED, _LIMIT_S)
+        seen = as_the_model_sees(settings, [data], base, _SHOWN, note, _ENCODED, _LIMIT_S)
     tokenizer = Tokenizer.load(base)
     return {
         "sequence_length": length,
         "counts": seen.counts,
         "lengths": seen.lengths,
-        "rows": [_row(row, tokenizer) for row in seen.rows[:_SHOWN]],
-        "faults": fault_lines(seen.faults[:_FAULTS]),
+        "rows": [_row(row, tokenizer) for row in seen.rows],
+        "faults": fault_lines(faults),
     }
 
 

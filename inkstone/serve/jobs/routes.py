@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from inkstone.errors import InputError
 from inkstone.serve.answers import sse
 from inkstone.serve.guard import Refused, read_body
-from inkstone.serve.jobs.datasets import Datasets
+from inkstone.serve.jobs.datasets import Datasets, plain
 from inkstone.serve.jobs.preview import preview
 from inkstone.serve.jobs.queue import ENDED, STAGE, Jobs, Row
 from inkstone.serve.jobs.reading import events_since, tail
@@ -111,7 +111,7 @@ def _prepare(jobs: Jobs, datasets: Datasets, task: Task) -> tuple[str, Row, str]
     base = _base(jobs, task.model)
     data = datasets.store.row("datasets", task.data)
     test = datasets.store.row("datasets", task.test) if task.test else None
-    kind, name = data["about"]["kind"], data["name"].partition(".json")[0]
+    kind, name = data["about"]["kind"], plain(data["name"].partition(".json")[0])
     if test and test["about"]["kind"] != kind:
         raise InputError(f"the test data has {test['about']['kind']} rows, the training data {kind} rows: choose alike")
     if test and kind == "verdict":

@@ -255,7 +255,9 @@ def _path(by_id: dict[int, Row], answer: Row) -> list[Row]:
     said: list[Row] = []
     row = by_id.get(answer["parent"])
     while row is not None:
-        said.append({"role": row["role"], "content": row["content"]})
+        # A question that got no answer was not asked again.
+        if row["content"].strip() and (not said or said[-1]["role"] != row["role"]):
+            said.append({"role": row["role"], "content": row["content"]})
         row = by_id.get(row["parent"]) if row["parent"] is not None else None
     system = [{"role": "system", "content": answer["system"]}] if answer["system"] else []
     return system + said[::-1]

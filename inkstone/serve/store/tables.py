@@ -26,8 +26,8 @@ METADATA = MetaData()
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:
-    """A table whose rows have a number."""
-    return Table(name, METADATA, Column("id", Integer, primary_key=True), *columns)
+    """A table whose rows have a number, which no later row gets: addresses and tasks name what is gone by it."""
+    return Table(name, METADATA, Column("id", Integer, primary_key=True), *columns, sqlite_autoincrement=True)
 
 
 ASSISTANTS = _table(
