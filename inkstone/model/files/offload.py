@@ -27,8 +27,8 @@ _GIB = 2**30
 _MOVABLE = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(experts\.)?\w+_proj(?:\.weight)?")
 _COPIED = 1.0
 """Bytes of a packed weight that was read into memory: 0.75 (q4_0) to 1.5 (q6_K), where the file has 0.33 to 0.82."""
-_UNPACKING = 10
-"""Bytes for each number of the packed weight that is multiplied: codes, their pieces, the float32 and the result."""
+_UNPACKING = 13
+"""Bytes at the peak for each number of a packed weight that is multiplied: codes, float32, result (11.3 to 12.3)."""
 _ACTIVATIONS = 2**28
 
 Kept = dict[str, list[list[Stored]]]
