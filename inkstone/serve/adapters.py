@@ -13,7 +13,7 @@ import torch
 
 from inkstone.errors import InputError
 from inkstone.model import Decoder
-from inkstone.model.files.adapter import CONFIG, beside, named_base
+from inkstone.model.files.adapter import CONFIG, beside, is_adapter, named_base
 from inkstone.model.files.directory import read_config
 
 
@@ -36,7 +36,7 @@ def find_adapters(given: Sequence[str], models: Mapping[str, Path]) -> dict[str,
             problems.append(f"--adapter {one}: write NAME=DIR")
         elif name in found or name in models:
             problems.append(f"--adapter {one}: {name} is already {'an adapter' if name in found else 'a model'}'s name")
-        elif not (directory / CONFIG).is_file():
+        elif not is_adapter(directory):
             missing = f"has no {CONFIG}" if directory.is_dir() else "does not exist"
             problems.append(f"--adapter {one}: {directory} {missing}")
         else:

@@ -1,5 +1,6 @@
 """Prefixes: what a cache that begins with them gives; PEFT's logits; off is the base; files of another base refused."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from inkstone.model import BlockPool, CacheContext, Decoder, DecoderConfig, Mode
 from inkstone.model.decoder.lora import adapter_off, attach_prefix
 from inkstone.model.decoder.position import rotary_angles
 from inkstone.model.decoder.prefix import Prefix, draw_prefix
+from inkstone.model.families import position_after_prefix
 from inkstone.model.files.adapter import load_adapter, save_adapter
 from inkstone.train import new_model
 
@@ -105,6 +107,29 @@ def test_peft_opens_our_prefix_and_we_its_with_the_same_logits(family: str, base
     model = load_model(base, torch.float32)
     load_adapter(model, tmp_path / "theirs")
     torch.testing.assert_close(model(TEXT), made(TEXT).logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_chatglm2s_trainer_is_a_prefix(tmp_path: Path) -> None:
+    """Its trainer saves the prefix encoder's table alone, in float16; its model views a row as [L x 2, K, d]."""
+    model = tiny_model(**KINDS["chatglm2"])
+    config, rows = model.config, torch.randn(5, 2 * 2 * model.config.num_kv_heads * model.config.head_dim).half()
+    torch.save({"transformer.prefix_encoder.embedding.weight": rows}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text('{"pre_seq_len": 5}')
+    expected = copy.deepcopy(model)
+    keys_and_values = rows.float().view(5, config.num_layers * 2, config.num_kv_heads, config.head_dim)
+    numbers = torch.stack(keys_and_values.permute(1, 2, 0, 3).split(2))
+    attach_prefix(expected, Prefix(numbers, position_after_prefix(config, 5)))
+    load_adapter(model, tmp_path)
+    torch.testing.assert_close(model(TEXT), expected(TEXT))
+    torch.save({"transformer.word_embeddings.weight": rows}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match=r"is no adapter: it has no adapter_config\.json, and its weights no transformer"
+    ):
+        load_adapter(model, tmp_path)
+    torch.save({"transformer.prefix_encoder.embedding.weight": rows[:, :-2]}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="is for another base"):
+        load_adapter(model, tmp_path)
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ ranks that differ by layer, beginnings that change the base) is refused by name,
 those of another base. A prefix's config says where the text begins (`first_position`) where that is not what PEFT
 takes for granted.
 
+A checkpoint of ChatGLM2's P-tuning trainer (`pytorch_model.bin` with the numbers of `prefix_encoder`, beside nothing of
+PEFT's) is read as the prefix that it is.
+
 A prefix cannot be added to weights: a model directory that was tuned with one holds it as `prefix/`, which belongs to
 the model as its weights do (`load_model`, `save_model`).
 """
@@ -29,7 +32,7 @@ from inkstone.model.decoder.experts import Experts
 from inkstone.model.decoder.lora import LoraShape, attach_lora, attach_prefix, lora_modules
 from inkstone.model.decoder.prefix import Prefix
 from inkstone.model.families import position_after_prefix
-from inkstone.model.files.stored import PickleFile
+from inkstone.model.files.stored import Checkpoint, PickleFile
 from inkstone.model.files.weight_shards import write_json
 from inkstone.model.packed.linear import PackedLinear
 from inkstone.model.packed.pack import unpacked
@@ -42,6 +45,8 @@ _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of PEFT that take something off the base's weights, so the product alone is not the adapter."""
 _PREFIX = "base_model.model."
 _NUMBERS = "prompt_embeddings"
+_TRAINERS = "transformer.prefix_encoder.embedding.weight"
+"""The same rows, as ChatGLM2's P-tuning trainer names them in a legacy file."""
 _PARTS = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": "magnitude"}
 
 
@@ -170,7 +175,7 @@ def own_prefix(directory: Path) -> Path | None:
 
 def named_base(directory: Path) -> str:
     """The base that the adapter's files name: a directory, or a hub's model; empty where they do not say."""
-    return str(read_json_object(directory / CONFIG).get("base_model_name_or_path") or "")
+    return str(_told(directory).get("base_model_name_or_path") or "")
 
 
 def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str, Tensor]) -> None:
@@ -213,13 +218,29 @@ def _attach(model: Decoder, directory: Path, shape: LoraShape, tensors: dict[str
         raise InputError(problems)
 
 
+def is_adapter(directory: Path) -> bool:
+    """Whether the directory holds an adapter of a form that is read here."""
+    return (directory / CONFIG).is_file() or _of_the_trainer(directory)
+
+
+def _of_the_trainer(directory: Path) -> bool:
+    return not (directory / CONFIG).is_file() and (directory / "pytorch_model.bin").is_file()
+
+
 def _told(directory: Path) -> dict[str, Any]:
+    if _of_the_trainer(directory):
+        return {"peft_type": "PREFIX_TUNING"}
     if not (directory / CONFIG).is_file():
         raise InputError(f"{directory} is no adapter: it has no {CONFIG}")
     return read_json_object(directory / CONFIG)
 
 
 def _tensors(directory: Path) -> dict[str, Tensor]:
+    if _of_the_trainer(directory):
+        stored = Checkpoint(directory)
+        if _TRAINERS not in stored.entries:
+            raise InputError(f"{directory} is no adapter: it has no {CONFIG}, and its weights no {_TRAINERS}")
+        return {_NUMBERS: stored.tensor(_TRAINERS).float()}
     legacy = directory / LEGACY
     try:
         if legacy.is_file() and not (directory / WEIGHTS).exists():
