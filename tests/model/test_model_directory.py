@@ -166,12 +166,14 @@ def test_a_truncated_safetensors_file_is_refused_with_its_name(kept: int, direct
 
 
 def test_a_lost_shard_is_named(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
     index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model-00002-of-00002.safetensors is missing" in refused(directory)
 
 
 def test_an_unreadable_index_of_shards_is_refused(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text('{"weight_map": {"model.no')
     assert "model.safetensors.index.json is not valid JSON" in refused(directory)
 
