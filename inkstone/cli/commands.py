@@ -22,7 +22,7 @@ from inkstone.cli.options import (
     RecipePath,
     Where,
     refuse_existing,
-)  # fmt: skip
+)
 from inkstone.cli.template_commands import template_app
 from inkstone.cli.tokenizer_commands import tokenizer_app
 from inkstone.cli.tune_commands import tune_app

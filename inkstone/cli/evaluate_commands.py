@@ -90,7 +90,7 @@ def evaluate_run(
 
         if quiz or problems or bf16 or quantize or offload or gpu_memory_gib:
             raise typer.BadParameter("--perplexity-by-length is measured alone, in float32: leave out --quiz, "
-                                     "--problems, --bf16, --quantize and where weights are to stay")  # fmt: skip
+                                     "--problems, --bf16, --quantize, --offload and --gpu-memory-gib")  # fmt: skip
         refuse_existing(output)
         show_perplexity_by_length(Path(model), output, perplexity_by_length, text, tokens, text_tokens)
         return
